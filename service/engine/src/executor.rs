@@ -1,0 +1,81 @@
+//! What the engine asks of whoever runs the model.
+
+use crate::block_pool::BlockId;
+
+/// One sequence's share of a step: `len` tokens at consecutive positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// First of its tokens in [`Batch::tokens`].
+    pub token_begin: usize,
+    /// Number of tokens, at least 1.
+    pub len: usize,
+    /// Position of the first token in its sequence; all positions before it
+    /// are in the KV pages already.
+    pub position: usize,
+    /// First entry of its block table in [`Batch::block_tables`].
+    pub table_begin: usize,
+    /// Entries of its block table: enough for `position + len` tokens.
+    pub table_len: usize,
+    /// How many of its last positions need logits: 0 while a prompt is not
+    /// through, 1 for the position that is sampled from.
+    pub num_logits: usize,
+}
+
+/// What one step computes. Reused from step to step.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids of all spans, one after the other.
+    pub tokens: Vec<u32>,
+    /// One entry a sequence, in scheduling order.
+    pub spans: Vec<Span>,
+    /// Block tables of all spans, one after the other.
+    pub block_tables: Vec<BlockId>,
+}
+
+impl Batch {
+    /// Empties the batch, keeping its memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.spans.clear();
+        self.block_tables.clear();
+    }
+
+    /// Tokens of a span.
+    pub fn tokens_of(&self, span: &Span) -> &[u32] {
+        &self.tokens[span.token_begin..][..span.len]
+    }
+
+    /// Block table of a span.
+    pub fn table_of(&self, span: &Span) -> &[BlockId] {
+        &self.block_tables[span.table_begin..][..span.table_len]
+    }
+
+    /// Rows of logits that the step produces.
+    pub fn num_logits(&self) -> usize {
+        self.spans.iter().map(|span| span.num_logits).sum()
+    }
+}
+
+/// Why a step could not be run. It ends the sequences of the batch, not the
+/// engine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ExecutorError {
+    /// What went wrong, for the log.
+    pub message: String,
+}
+
+/// Runs batches: writes keys and values of every token into its sequence's
+/// pages and returns logits.
+///
+/// The result for a position depends on the tokens at and before it in its
+/// own sequence only, to the bit: never on batch mates, chunk lengths or
+/// which blocks it was given.
+pub trait Executor {
+    /// Runs one step. Returns `batch.num_logits()` rows of `vocab_size`
+    /// values, in the order of the spans and, inside one, of positions.
+    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError>;
+
+    /// Length of one row of logits.
+    fn vocab_size(&self) -> usize;
+}
