@@ -1,0 +1,54 @@
+//! The engine: sequences, a block pool, a scheduler and a sampler, as a pure
+//! state machine.
+//!
+//! It is told what happens ([`Engine::submit`], [`Engine::cancel`],
+//! [`Engine::set_credit`]) and asked to take a step ([`Engine::step`]). A step
+//! expires deadlines, chooses which sequences run and how many tokens each
+//! computes, has an [`Executor`] run them, samples a token wherever a sequence
+//! has caught up with itself, and says what happened as [`Event`]s and a
+//! [`StepReport`].
+//!
+//! Three things explain most of the code:
+//!
+//! - **There are no phases.** A sequence knows `num_tokens` tokens, of which
+//!   `num_computed_tokens` have keys and values in its pages. A step closes
+//!   gaps under a token budget: a wide gap is prefill, a gap of one is decode,
+//!   a gap the budget cuts short is chunked prefill, and a preempted sequence
+//!   is one whose gap became wide again. See [`Limits`] for the budget.
+//! - **A page has one owner.** A block table can be grown and released by the
+//!   pool only, and is not `Clone`, so that free and held blocks always add up.
+//! - **A token depends on its own sequence only.** Logits do by the contract of
+//!   [`Executor`]; sampling does because its random numbers are a function of
+//!   the request's seed and the token's index. Neither load nor preemption
+//!   changes what a request is answered.
+//!
+//! What is absent on purpose: the engine reads no clock (time is an argument),
+//! does no I/O, waits for nobody, starts no thread, and knows neither
+//! transports nor tenants. Text is bytes here; whole characters are the
+//! caller's business.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod block_pool;
+mod engine;
+mod event;
+mod executor;
+mod limits;
+mod request;
+mod sequence;
+mod step_report;
+mod vocabulary;
+
+pub use block_pool::BlockId;
+pub use engine::Engine;
+pub use event::{Event, FinishReason, Timings, TokenLogprob, Usage};
+pub use executor::{Batch, Executor, ExecutorError, Span};
+pub use limits::Limits;
+pub use request::{Request, Sampling, Stopping, SubmitError};
+pub use sequence::SequenceId;
+pub use step_report::StepReport;
+pub use vocabulary::Vocabulary;
+
+/// A moment, as the time since an origin that the caller chooses and keeps.
+pub type Time = std::time::Duration;

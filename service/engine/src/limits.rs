@@ -1,0 +1,43 @@
+//! What an engine may use.
+
+/// Sizes fixed for the life of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// KV blocks in the pool.
+    pub num_blocks: usize,
+    /// Tokens a block holds.
+    pub block_size: usize,
+    /// Sequences in one batch.
+    pub max_num_seqs: usize,
+    /// Tokens in one batch. Decoding sequences are served first, and prompts
+    /// share what they leave, so a larger budget makes prompts faster and the
+    /// time between tokens longer.
+    pub max_num_batched_tokens: usize,
+    /// Sequences that may be alive beyond `max_num_seqs`, be they waiting or
+    /// parked. With all of them taken, [`Engine::submit`] refuses.
+    ///
+    /// [`Engine::submit`]: crate::Engine::submit
+    pub max_queued: usize,
+    /// Longest sequence, prompt and generated tokens together.
+    pub max_model_len: usize,
+}
+
+impl Limits {
+    /// Panics on limits under which a sequence could wait for ever.
+    pub(crate) fn check(&self) {
+        assert!(self.num_blocks > 0, "num_blocks is 0");
+        assert!(self.block_size > 0, "block_size is 0");
+        assert!(self.max_num_seqs > 0, "max_num_seqs is 0");
+        assert!(
+            self.max_num_batched_tokens >= self.max_num_seqs,
+            "max_num_batched_tokens {} is less than max_num_seqs {}: some sequence would never get a token",
+            self.max_num_batched_tokens,
+            self.max_num_seqs,
+        );
+    }
+
+    /// Blocks that hold `num_tokens` tokens.
+    pub(crate) fn blocks_for(&self, num_tokens: usize) -> usize {
+        num_tokens.div_ceil(self.block_size)
+    }
+}
