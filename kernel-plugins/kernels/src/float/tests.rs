@@ -1,0 +1,134 @@
+//! Against plain loops in f64, and against the order that the module promises.
+
+use super::*;
+
+/// A fixed, patternless sequence in -1..1.
+fn noise(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        })
+        .collect()
+}
+
+/// The promised order, written as slowly as possible.
+fn dot_in_order(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = vec![0.0_f32; 32];
+    for i in 0..a.len() {
+        lanes[i % 32] = a[i].mul_add(b[i], lanes[i % 32]);
+    }
+    while lanes.len() > 1 {
+        let upper = lanes.split_off(lanes.len() / 2);
+        for (low, high) in lanes.iter_mut().zip(upper) {
+            *low += high;
+        }
+    }
+    lanes[0]
+}
+
+const LENGTHS: [usize; 12] = [0, 1, 3, 31, 32, 33, 64, 100, 127, 128, 688, 2561];
+
+#[test]
+fn dot_products_have_the_promised_order() {
+    for len in LENGTHS {
+        let (a, b) = (noise(len, 1), noise(len, 2));
+        assert_eq!(dot(&a, &b).to_bits(), dot_in_order(&a, &b).to_bits(), "f32, {len}");
+
+        let bytes: Vec<u8> = b.iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(dot_f32_bytes(&a, &bytes).to_bits(), dot_in_order(&a, &b).to_bits());
+
+        let halves: Vec<_> = b.iter().map(|x| half::f16::from_f32(*x)).collect();
+        let exact: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
+        let bytes: Vec<u8> = halves.iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(dot_f16(&a, &bytes).to_bits(), dot_in_order(&a, &exact).to_bits());
+        let mut widened = vec![0.0; len];
+        widen_f16(&bytes, &mut widened);
+        assert_eq!(widened, exact);
+
+        let halves: Vec<_> = b.iter().map(|x| half::bf16::from_f32(*x)).collect();
+        let exact: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
+        let bytes: Vec<u8> = halves.iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(dot_bf16(&a, &bytes).to_bits(), dot_in_order(&a, &exact).to_bits());
+        widen_bf16(&bytes, &mut widened);
+        assert_eq!(widened, exact);
+    }
+}
+
+#[test]
+fn norm_divides_by_the_root_mean_square() {
+    // mean of squares (1 + 4 + 9 + 16 + 0 + 0) / 6 = 5, plus eps 4: root 3.
+    let x = [1.0, -2.0, 3.0, -4.0, 0.0, 0.0];
+    let weight = [3.0, 3.0, 1.0, 1.5, 1.0, 1.0];
+    let mut out = [9.0; 6];
+    rms_norm(&x, &weight, 4.0, &mut out);
+    let want = [1.0, -2.0, 1.0, -2.0, 0.0, 0.0];
+    for (out, want) in out.iter().zip(want) {
+        assert!((out - want).abs() < 1e-6, "{out} is not {want}");
+    }
+    for len in [1, 15, 16, 17, 2560] {
+        let x = noise(len, 3);
+        let mean = x.iter().map(|x| f64::from(x * x)).sum::<f64>() / len as f64;
+        let mut out = vec![0.0; len];
+        rms_norm(&x, &vec![1.0; len], 1e-5, &mut out);
+        for (out, x) in out.iter().zip(&x) {
+            let want = f64::from(*x) / (mean + 1e-5).sqrt();
+            assert!((f64::from(*out) - want).abs() < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn quantisation_rounds_to_nearest_even() {
+    // The largest value is 127, so the scale is 1 and ties are visible.
+    let x = [0.5, 1.5, 2.5, -0.5, -1.5, 126.5, -127.0, 0.49, f32::NAN];
+    let mut q = [99; 9];
+    assert_eq!(quantise(&x, &mut q), 1.0);
+    assert_eq!(q, [0, 2, 2, 0, -2, 126, -127, 0, 0]);
+
+    // All zero: the floor of 1e-5 keeps the scale finite.
+    let mut q = [99; 40];
+    assert_eq!(quantise(&[0.0; 40], &mut q), 127.0 / 1e-5);
+    assert_eq!(q, [0; 40]);
+}
+
+#[test]
+fn exponential_is_close_to_the_real_one() {
+    for i in -87_000..=88_000 {
+        let x = i as f32 / 1000.0;
+        let want = f64::from(x).exp();
+        let error = (f64::from(exp(x)) - want).abs() / want;
+        assert!(error < 2.4e-7, "e^{x}: relative error {error:e}");
+    }
+    assert_eq!(exp(0.0), 1.0);
+    assert_eq!(exp(-1000.0), 0.0);
+    assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+    assert_eq!(exp(1000.0), f32::INFINITY);
+    assert!(exp(f32::NAN).is_nan());
+}
+
+#[test]
+fn gates_and_softmax_match_f64() {
+    let (gate, up) = (noise(77, 4), noise(77, 5));
+    let (mut relu2, mut silu) = (vec![0.0; 77], vec![0.0; 77]);
+    relu2_times(&gate, &up, &mut relu2);
+    silu_times(&gate, &up, &mut silu);
+    for i in 0..77 {
+        let (g, u) = (f64::from(gate[i]), f64::from(up[i]));
+        assert!((f64::from(relu2[i]) - g.max(0.0).powi(2) * u).abs() < 1e-6);
+        assert!((f64::from(silu[i]) - g / (1.0 + (-g).exp()) * u).abs() < 1e-6);
+    }
+    for len in [1, 5, 32, 77] {
+        let scores: Vec<f32> = noise(len, 6).iter().map(|x| 20.0 * x).collect();
+        let total: f64 = scores.iter().map(|x| f64::from(*x).exp()).sum();
+        let mut weights = scores.clone();
+        softmax(&mut weights);
+        for (weight, score) in weights.iter().zip(&scores) {
+            assert!((f64::from(*weight) - f64::from(*score).exp() / total).abs() < 1e-6);
+        }
+    }
+    let mut out = [1.0, 2.0];
+    add_scaled(0.5, &[4.0, -4.0], &mut out);
+    assert_eq!(out, [3.0, 0.0]);
+}

@@ -1,0 +1,452 @@
+//! A fixed team of threads that works through chunks together.
+//!
+//! A step of the forward pass is some hundred short parallel regions, so what
+//! counts is the time from the caller's word to the last worker's. Workers
+//! live as long as the team, wait for the next region by spinning for a short
+//! while and then sleep; the caller works too and is worker 0.
+//!
+//! Chunks are handed out by a shared counter rather than split in advance: on
+//! a shared machine a worker may lose its core for a while, and the others
+//! then take over what it has not begun. Which worker gets which chunk must
+//! therefore never matter to the result.
+//!
+//! The team stands in this crate since lending a closure to threads that
+//! outlive it, and giving each chunk its own part of one output buffer, takes
+//! `unsafe`; what it offers is safe.
+
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, Thread};
+
+/// Turns of the waiting loop before a worker goes to sleep: some tens of
+/// microseconds, about as long as the serial parts between two regions.
+const SPINS: u32 = 20_000;
+
+/// Threads that run parallel regions together.
+pub struct Team {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held for the length of a region: the team runs one at a time.
+    region: Mutex<()>,
+}
+
+/// What a region runs: worker index, chunk index.
+type Region<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+struct Shared {
+    /// Counts regions. A worker that sees it change takes part in the new one.
+    epoch: AtomicU32,
+    /// The current region. Written by the caller while no worker is in one.
+    job: UnsafeCell<Option<Job>>,
+    /// Next chunk to hand out.
+    next: AtomicUsize,
+    /// Workers still in the current region.
+    busy: AtomicUsize,
+    asleep: Vec<AtomicBool>,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    region: *const Region<'static>,
+    num_chunks: usize,
+}
+
+// SAFETY: `job` is the only field that is not Sync by itself. It is written
+// by the caller of `run` alone, under `Team::region` and while `busy` is 0,
+// and read by workers between the release of `epoch` and their release of
+// `busy`, so a write never meets a read.
+unsafe impl Sync for Shared {}
+// SAFETY: the pointer in `job` is used only inside a region, whose closure is
+// Sync and outlives it.
+unsafe impl Send for Shared {}
+
+impl Team {
+    /// A team of `size` workers, the caller of [`run`](Team::run) included.
+    ///
+    /// # Panics
+    ///
+    /// If `size` is 0 or the operating system refuses a thread.
+    pub fn new(size: usize) -> Team {
+        assert!(size > 0, "a team has at least its caller");
+        let shared = Arc::new(Shared {
+            epoch: AtomicU32::new(0),
+            job: UnsafeCell::new(None),
+            next: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            asleep: (1..size).map(|_| AtomicBool::new(false)).collect(),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        });
+        let workers = (1..size)
+            .map(|worker| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new()
+                    .name(format!("ternion-{worker}"))
+                    .spawn(move || shared.work(worker))
+                    .expect("the operating system gives a thread")
+            })
+            .collect();
+        Team {
+            shared,
+            workers,
+            region: Mutex::new(()),
+        }
+    }
+
+    /// Number of workers, the caller included.
+    pub fn size(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `region(worker, chunk)` once for every chunk in `0..num_chunks`,
+    /// from all workers, and returns when all calls have.
+    ///
+    /// # Panics
+    ///
+    /// If a call panicked (after all others have returned), or if called from
+    /// inside a region.
+    pub fn run(&self, num_chunks: usize, region: &Region<'_>) {
+        if num_chunks == 0 {
+            return;
+        }
+        // One chunk or one worker: no need to wake anybody.
+        if num_chunks == 1 || self.workers.is_empty() {
+            (0..num_chunks).for_each(|chunk| region(0, chunk));
+            return;
+        }
+        let _one_at_a_time = self.region.try_lock().unwrap_or_else(|error| match error {
+            std::sync::TryLockError::Poisoned(guard) => guard.into_inner(),
+            std::sync::TryLockError::WouldBlock => panic!("a region runs on this team already"),
+        });
+        let shared = &*self.shared;
+        // SAFETY: this only forgets the closure's lifetime. `run` does not
+        // return, or unwind, before `busy` is 0 again, that is before the last
+        // use of the pointer.
+        let region_for_workers = unsafe {
+            std::mem::transmute::<*const Region<'_>, *const Region<'static>>(region)
+        };
+        let job = Job {
+            region: region_for_workers,
+            num_chunks,
+        };
+        // SAFETY: `busy` is 0, so no worker reads the job; `region` is locked,
+        // so no other caller writes it.
+        unsafe { *shared.job.get() = Some(job) };
+        shared.next.store(0, Ordering::Relaxed);
+        shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for (worker, asleep) in self.workers.iter().zip(&shared.asleep) {
+            wake(asleep, worker.thread());
+        }
+
+        let own = catch_unwind(AssertUnwindSafe(|| shared.chunks(0, num_chunks, region)));
+        let mut turns = 0_u32;
+        while shared.busy.load(Ordering::Acquire) > 0 {
+            turns += 1;
+            if turns > SPINS {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        let panicked = shared.panicked.swap(false, Ordering::Relaxed);
+        if let Err(payload) = own {
+            resume_unwind(payload);
+        }
+        assert!(!panicked, "a worker panicked in a parallel region");
+    }
+
+    /// Gives every row of `out`, `row_len` elements long, to one call of `f`
+    /// as `f(worker, row, elements)`.
+    ///
+    /// # Panics
+    ///
+    /// If `out` is not a whole number of rows.
+    pub fn rows<T: Send>(
+        &self,
+        out: &mut [T],
+        row_len: usize,
+        f: impl Fn(usize, usize, &mut [T]) + Sync,
+    ) {
+        assert!(
+            row_len > 0 && out.len().is_multiple_of(row_len),
+            "{} elements are not whole rows of {row_len}",
+            out.len(),
+        );
+        let num_rows = out.len() / row_len;
+        let base = Shareable(out.as_mut_ptr());
+        self.run(num_rows, &|worker, row| {
+            // SAFETY: `row < num_rows`, so the row lies inside `out`, which is
+            // borrowed mutably until `run` returns; `run` gives each row to
+            // one call only, so no two slices overlap.
+            let elements = unsafe {
+                std::slice::from_raw_parts_mut(base.pointer().add(row * row_len), row_len)
+            };
+            f(worker, row, elements);
+        });
+    }
+
+    /// Splits the columns of `out`, a row-major matrix with rows of `stride`
+    /// elements, and calls `f(worker, chunk, columns)` for each of `ranges`.
+    ///
+    /// # Panics
+    ///
+    /// If the ranges are not ascending, disjoint and inside `0..stride`, or
+    /// `out` is not a whole number of rows.
+    pub fn columns<T: Send>(
+        &self,
+        out: &mut [T],
+        stride: usize,
+        ranges: &[Range<usize>],
+        f: impl Fn(usize, usize, Columns<'_, T>) + Sync,
+    ) {
+        assert!(
+            stride > 0 && out.len().is_multiple_of(stride),
+            "{} elements are not whole rows of {stride}",
+            out.len(),
+        );
+        let mut end = 0;
+        for range in ranges {
+            assert!(
+                range.start >= end && range.end >= range.start && range.end <= stride,
+                "column ranges overlap or leave 0..{stride}",
+            );
+            end = range.end;
+        }
+        let num_rows = out.len() / stride;
+        let base = Shareable(out.as_mut_ptr());
+        self.run(ranges.len(), &|worker, chunk| {
+            let columns = Columns {
+                base: base.pointer(),
+                num_rows,
+                stride,
+                range: ranges[chunk].clone(),
+                _borrow: PhantomData,
+            };
+            f(worker, chunk, columns);
+        });
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker only ends by returning: it catches what a region throws.
+            let _ = worker.join();
+        }
+    }
+}
+
+fn wake(asleep: &AtomicBool, thread: &Thread) {
+    if asleep.load(Ordering::SeqCst) {
+        thread.unpark();
+    }
+}
+
+impl Shared {
+    fn work(&self, worker: usize) {
+        let mut seen = 0;
+        loop {
+            seen = self.wait_for_region(worker, seen);
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            // SAFETY: the epoch changed and this worker has not yet left the
+            // region, so the caller waits and does not write the job.
+            let job = unsafe { (*self.job.get()).expect("an epoch has a job") };
+            // SAFETY: the caller of `run` keeps the closure alive until this
+            // worker decrements `busy`, below.
+            let region = unsafe { &*job.region };
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                self.chunks(worker, job.num_chunks, region);
+            }));
+            if outcome.is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            self.busy.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    fn chunks(&self, worker: usize, num_chunks: usize, region: &Region<'_>) {
+        loop {
+            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
+            if chunk >= num_chunks {
+                return;
+            }
+            region(worker, chunk);
+        }
+    }
+
+    /// Returns the new epoch once it is no longer `seen`.
+    fn wait_for_region(&self, worker: usize, seen: u32) -> u32 {
+        for _ in 0..SPINS {
+            let epoch = self.epoch.load(Ordering::Acquire);
+            if epoch != seen {
+                return epoch;
+            }
+            std::hint::spin_loop();
+        }
+        // The flag is set before the epoch is read again, and the caller reads
+        // the flag after it has written the epoch: one of the two sees the
+        // other. A stale unpark only costs a turn of the loop.
+        let asleep = &self.asleep[worker - 1];
+        asleep.store(true, Ordering::SeqCst);
+        loop {
+            let epoch = self.epoch.load(Ordering::SeqCst);
+            if epoch != seen {
+                asleep.store(false, Ordering::SeqCst);
+                return epoch;
+            }
+            std::thread::park();
+        }
+    }
+}
+
+/// A pointer that may be copied to the workers of one region.
+struct Shareable<T>(*mut T);
+
+impl<T> Shareable<T> {
+    fn pointer(&self) -> *mut T {
+        self.0
+    }
+}
+
+// SAFETY: what the pointer reaches is `Send`, and the two methods that use
+// one give every element to one worker only.
+unsafe impl<T: Send> Sync for Shareable<T> {}
+
+/// Some columns of every row of a matrix; no other worker has them.
+pub struct Columns<'a, T> {
+    base: *mut T,
+    num_rows: usize,
+    stride: usize,
+    range: Range<usize>,
+    _borrow: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Columns<'_, T> {
+    /// Rows of the matrix.
+    pub fn num_rows(&self) -> usize {
+        self.num_rows
+    }
+
+    /// Which columns these are.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// This part of one row.
+    pub fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.num_rows, "row {row} of {}", self.num_rows);
+        // SAFETY: `row` and the range lie inside the matrix, which is borrowed
+        // for as long as this value; ranges are disjoint, each is given to one
+        // call, and `&mut self` lets only one slice live at a time.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.base.add(row * self.stride + self.range.start),
+                self.range.len(),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chunk_runs_once_region_after_region() {
+        for size in [1, 2, 3, 8] {
+            let team = Team::new(size);
+            for num_chunks in [0, 1, 2, 7, 100] {
+                let counts: Vec<_> = (0..num_chunks).map(|_| AtomicUsize::new(0)).collect();
+                for _ in 0..50 {
+                    team.run(num_chunks, &|worker, chunk| {
+                        assert!(worker < size);
+                        counts[chunk].fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+                assert!(counts.iter().all(|n| n.load(Ordering::Relaxed) == 50));
+            }
+        }
+    }
+
+    #[test]
+    fn sleeping_workers_wake_up() {
+        let team = Team::new(3);
+        for _ in 0..3 {
+            let all_asleep = || team.shared.asleep.iter().all(|a| a.load(Ordering::SeqCst));
+            while !all_asleep() {
+                std::thread::yield_now();
+            }
+            let workers: Vec<_> = (0..3).map(|_| AtomicBool::new(false)).collect();
+            // Each chunk waits for the others, so all three workers are needed.
+            let arrived = AtomicUsize::new(0);
+            team.run(3, &|worker, _| {
+                workers[worker].store(true, Ordering::Relaxed);
+                arrived.fetch_add(1, Ordering::SeqCst);
+                while arrived.load(Ordering::SeqCst) < 3 {
+                    std::thread::yield_now();
+                }
+            });
+            assert!(workers.iter().all(|w| w.load(Ordering::Relaxed)));
+        }
+    }
+
+    #[test]
+    fn rows_and_columns_reach_every_element() {
+        let team = Team::new(4);
+        let mut matrix = vec![0_u32; 5 * 12];
+        team.rows(&mut matrix, 12, |_, row, elements| {
+            for (column, element) in elements.iter_mut().enumerate() {
+                *element = (row * 100 + column) as u32;
+            }
+        });
+        team.columns(&mut matrix, 12, &[0..3, 3..4, 6..12], |_, chunk, mut columns| {
+            for row in 0..columns.num_rows() {
+                for element in columns.row(row) {
+                    *element += 1000 * (chunk as u32 + 1);
+                }
+            }
+        });
+        for (i, element) in matrix.iter().enumerate() {
+            let (row, column) = (i / 12, i % 12);
+            let chunk = match column {
+                0..3 => 1,
+                3 => 2,
+                4..6 => 0,
+                _ => 3,
+            };
+            assert_eq!(*element as usize, row * 100 + column + 1000 * chunk);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "overlap")]
+    fn overlapping_columns_are_refused() {
+        Team::new(2).columns(&mut [0_u8; 8], 8, &[0..4, 3..8], |_, _, _| {});
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_goes_on() {
+        let team = Team::new(2);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            team.run(64, &|_, chunk| assert_ne!(chunk, 40));
+        }));
+        assert!(result.is_err());
+        let sum = AtomicUsize::new(0);
+        team.run(64, &|_, chunk| {
+            sum.fetch_add(chunk, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 63 * 64 / 2);
+    }
+}
