@@ -1,0 +1,190 @@
+//! How activations lie in memory.
+//!
+//! First one `i32` a token, minus the sum of its activations: with weights
+//! stored plus one, `sum (w + 1) x - sum x` is the product, so a kernel begins
+//! at this number. Then the activations, in groups of up to [`GROUP_TOKENS`]
+//! tokens: four columns of the first token, the same four of the second, and
+//! so on, so that a kernel that runs a group against a vector of weights walks
+//! through one stream. A group takes its true number of tokens: one token
+//! alone lies as it came.
+//!
+//! Columns beyond the last, up to a whole step of weights, are zero.
+
+use super::layout::{MAX_COLS, STEP_COLS};
+
+/// Tokens whose sums fit the registers of an AVX2 core beside two vectors of
+/// weights, which makes it the width of a group.
+pub(super) const GROUP_TOKENS: usize = 6;
+
+/// The sums take whole cache lines, so that the activations begin with one.
+const CACHE_LINE: usize = 64;
+
+/// Sizes and places of prepared activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activations {
+    cols: usize,
+    batch: usize,
+}
+
+impl Activations {
+    /// None if there are none, if there are more than [`MAX_COLS`] columns, or
+    /// if they would not fit into an address space.
+    pub fn new(cols: usize, batch: usize) -> Option<Activations> {
+        if cols == 0 || cols > MAX_COLS || batch == 0 {
+            return None;
+        }
+        let activations = Activations { cols, batch };
+        // A bound above the true size, in terms that can't overflow before it.
+        let token_bytes = activations.padded_cols() + 2 * CACHE_LINE;
+        batch
+            .checked_mul(token_bytes)
+            .filter(|&bytes| bytes <= isize::MAX as usize)
+            .map(|_| activations)
+    }
+
+    /// Columns of a token.
+    pub fn cols(self) -> usize {
+        self.cols
+    }
+
+    /// Number of tokens.
+    pub fn batch(self) -> usize {
+        self.batch
+    }
+
+    /// Bytes of the prepared activations.
+    pub fn prepared_bytes(self) -> usize {
+        self.sums_bytes() + self.batch * self.padded_cols()
+    }
+
+    /// Prepares row-major activations, one row a token.
+    ///
+    /// # Panics
+    ///
+    /// If a slice is not of the size that the columns and the batch give it.
+    pub fn prepare(self, activations: &[i8], prepared: &mut [u8]) {
+        assert_eq!(activations.len(), self.batch * self.cols, "activations");
+        assert_eq!(prepared.len(), self.prepared_bytes(), "prepared bytes");
+        let (sums, groups) = prepared.split_at_mut(self.sums_bytes());
+        let tokens = activations.chunks_exact(self.cols);
+        for (token, sum) in tokens.zip(sums.as_chunks_mut().0) {
+            let total: i32 = token.iter().map(|&x| i32::from(x)).sum();
+            *sum = (-total).to_ne_bytes();
+        }
+        let tokens = activations.chunks(GROUP_TOKENS * self.cols);
+        for (tokens, group) in tokens.zip(groups.chunks_mut(GROUP_TOKENS * self.padded_cols())) {
+            self.interleave(tokens, group);
+        }
+    }
+
+    fn interleave(self, tokens: &[i8], group: &mut [u8]) {
+        let (words, _) = group.as_chunks_mut::<4>();
+        let num_tokens = words.len() * 4 / self.padded_cols();
+        for (lane, token) in tokens.chunks_exact(self.cols).enumerate() {
+            let (whole, rest) = token.as_chunks::<4>();
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            let places = words[lane..].iter_mut().step_by(num_tokens);
+            let columns = whole.iter().chain([&last]).chain([&[0; 4]; STEP_COLS / 4]);
+            for (place, columns) in places.zip(columns) {
+                *place = columns.map(|x| x as u8);
+            }
+        }
+    }
+
+    /// What a kernel starts token `token` at: minus the sum of its activations.
+    pub(super) fn offset(self, prepared: &[u8], token: usize) -> i32 {
+        i32::from_ne_bytes(prepared.as_chunks().0[token])
+    }
+
+    pub(super) fn num_groups(self) -> usize {
+        self.batch.div_ceil(GROUP_TOKENS)
+    }
+
+    /// A group of tokens, as bytes whose order the module's text gives.
+    pub(super) fn group(self, prepared: &[u8], index: usize) -> Group<'_> {
+        let first_token = index * GROUP_TOKENS;
+        let num_tokens = GROUP_TOKENS.min(self.batch - first_token);
+        let start = self.sums_bytes() + first_token * self.padded_cols();
+        Group {
+            first_token,
+            num_tokens,
+            bytes: &prepared[start..][..num_tokens * self.padded_cols()],
+        }
+    }
+
+    fn padded_cols(self) -> usize {
+        self.cols.next_multiple_of(STEP_COLS)
+    }
+
+    fn sums_bytes(self) -> usize {
+        (self.batch * size_of::<i32>()).next_multiple_of(CACHE_LINE)
+    }
+}
+
+/// Up to [`GROUP_TOKENS`] tokens, four columns of each in turn.
+#[derive(Clone, Copy)]
+pub(super) struct Group<'a> {
+    pub(super) first_token: usize,
+    pub(super) num_tokens: usize,
+    pub(super) bytes: &'a [u8],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(cols: usize, batch: usize) -> (Vec<i8>, Vec<u8>) {
+        let x: Vec<i8> = (0..cols * batch).map(|i| (i * 37 + 11) as i8).collect();
+        let activations = Activations::new(cols, batch).unwrap();
+        let mut bytes = vec![0xff; activations.prepared_bytes()];
+        activations.prepare(&x, &mut bytes);
+        (x, bytes)
+    }
+
+    #[test]
+    fn one_token_lies_as_it_came() {
+        let (x, bytes) = prepared(21, 1);
+        let x: Vec<u8> = x.iter().map(|&x| x as u8).collect();
+        assert_eq!(&bytes[64..85], &x[..]);
+        assert_eq!(&bytes[85..], &[0; 11]);
+    }
+
+    #[test]
+    fn tokens_of_a_group_take_turns() {
+        for (cols, batch) in [(1, 2), (5, 6), (16, 7), (21, 13)] {
+            let (x, bytes) = prepared(cols, batch);
+            let padded = cols.next_multiple_of(16);
+            let start = (4 * batch).next_multiple_of(64);
+            assert_eq!(bytes.len(), start + batch * padded);
+            for token in 0..batch {
+                let first = token / 6 * 6;
+                let width = 6.min(batch - first);
+                for col in 0..padded {
+                    let at = start + first * padded + col / 4 * 4 * width + token % 6 * 4 + col % 4;
+                    let want = if col < cols { x[token * cols + col] } else { 0 };
+                    assert_eq!(bytes[at] as i8, want, "{batch} x {cols} at {token},{col}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_are_minus_the_sums() {
+        let (x, bytes) = prepared(300, 3);
+        for token in 0..3 {
+            let sum: i32 = x[token * 300..][..300].iter().map(|&x| i32::from(x)).sum();
+            let activations = Activations::new(300, 3).unwrap();
+            assert_eq!(activations.offset(&bytes, token), -sum);
+        }
+    }
+
+    #[test]
+    fn sizes_beyond_memory_are_refused() {
+        assert_eq!(Activations::new(0, 1), None);
+        assert_eq!(Activations::new(1, 0), None);
+        assert_eq!(Activations::new(MAX_COLS + 1, 1), None);
+        assert_eq!(Activations::new(1, usize::MAX), None);
+        assert_eq!(Activations::new(MAX_COLS, usize::MAX / MAX_COLS), None);
+    }
+}

@@ -1,0 +1,136 @@
+//! Multiply-add over two-bit weights.
+//!
+//! Weights are packed once ([`Layout`]), activations once for all matrices
+//! that read them ([`Activations`]), and a [`Variant`] multiplies the two. The
+//! variants read the same bytes and return the same integers; they differ in
+//! the instructions they need.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod layout;
+mod output;
+mod portable;
+
+use core::ops::Range;
+
+pub use activations::Activations;
+pub use layout::{Layout, MAX_COLS, ROW_TILE};
+pub use output::Output;
+
+/// Alignment in bytes at which packed and prepared buffers are fastest: a
+/// cache line, and the widest vector. No variant needs it to be right.
+pub const ALIGNMENT: usize = 64;
+
+/// An implementation this CPU can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant(Instructions);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instructions {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+}
+
+impl Variant {
+    /// Plain Rust, for any CPU.
+    pub const PORTABLE: Variant = Variant(Instructions::Portable);
+
+    /// All that this CPU can run, the best one last.
+    pub fn available() -> Vec<Variant> {
+        let mut variants = vec![Variant::PORTABLE];
+        #[cfg(target_arch = "x86_64")]
+        variants.extend(avx2::Avx2::new().map(|avx2| Variant(Instructions::Avx2(avx2))));
+        variants
+    }
+
+    /// The best one this CPU can run.
+    pub fn best() -> Variant {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = avx2::Avx2::new() {
+            return Variant(Instructions::Avx2(avx2));
+        }
+        Variant::PORTABLE
+    }
+
+    /// What it needs of the CPU: `portable`, `avx2`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Instructions::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(_) => "avx2",
+        }
+    }
+
+    /// Writes the product's integers, all of them and nothing else.
+    ///
+    /// # Panics
+    ///
+    /// If the output's rows or tokens aren't the product's.
+    pub fn multiply(self, product: &Product<'_>, out: Output<'_>) {
+        assert_eq!(out.rows(), product.rows.len(), "rows of the output");
+        assert_eq!(
+            out.batch(),
+            product.activations.batch(),
+            "tokens of the output"
+        );
+        match self.0 {
+            Instructions::Portable => portable::multiply(product, out),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(avx2) => avx2.multiply(product, out),
+        }
+    }
+}
+
+/// Some rows of a packed matrix times prepared activations.
+#[derive(Clone, Debug)]
+pub struct Product<'a> {
+    layout: Layout,
+    packed: &'a [u8],
+    activations: Activations,
+    prepared: &'a [u8],
+    rows: Range<usize>,
+}
+
+impl<'a> Product<'a> {
+    /// # Panics
+    ///
+    /// If a buffer is not of its layout's size, if matrix and activations have
+    /// different columns, or if the rows aren't whole tiles of the matrix.
+    pub fn new(
+        layout: Layout,
+        packed: &'a [u8],
+        activations: Activations,
+        prepared: &'a [u8],
+        rows: Range<usize>,
+    ) -> Product<'a> {
+        assert_eq!(packed.len(), layout.packed_bytes(), "packed bytes");
+        assert_eq!(
+            prepared.len(),
+            activations.prepared_bytes(),
+            "prepared bytes"
+        );
+        assert_eq!(activations.cols(), layout.cols(), "columns");
+        assert!(layout.holds(&rows), "rows {rows:?} are not whole tiles");
+        Product {
+            layout,
+            packed,
+            activations,
+            prepared,
+            rows,
+        }
+    }
+
+    fn tiles(&self) -> impl Iterator<Item = layout::Tile<'a>> + use<'a> {
+        self.layout.tiles(&self.rows, self.packed)
+    }
+
+    fn groups(&self) -> impl Iterator<Item = activations::Group<'a>> {
+        (0..self.activations.num_groups()).map(|g| self.activations.group(self.prepared, g))
+    }
+
+    fn offset(&self, token: usize) -> i32 {
+        self.activations.offset(self.prepared, token)
+    }
+}
