@@ -1,10 +1,10 @@
 //! The C table that a ternion kernel plugin exports.
 //!
 //! A plugin is a shared library with one exported symbol,
-//! [`ENTRY_SYMBOL`] (`ternion_kernel_v1`), a function without arguments that
-//! returns a pointer to a static [`Kernel`]. The table only ever grows at its
-//! end, and `struct_size` says how much of it the plugin knows; a change that
-//! is not an addition gets a new symbol.
+//! `ternion_kernel_v1`, a function without arguments that returns a pointer
+//! to a static [`Kernel`]. The table only ever grows at its end, and
+//! `struct_size` says how much of it the plugin knows; a change that is not an
+//! addition gets a new symbol.
 //!
 //! What crosses the boundary: plain pointers, lengths and integer status
 //! codes. No Rust type, no allocation, no panic, no thread. The host owns all
@@ -26,7 +26,8 @@
 //!
 //! **Ownership.** Buffers belong to the host, don't overlap, and are valid
 //! for the length of the call only. Packed and prepared buffers are aligned
-//! to `alignment` bytes; others to their element.
+//! to `alignment` bytes; others to their element. Between two tokens' results
+//! in `out` may lie those of another thread: `gemm` touches its own only.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -35,7 +36,7 @@ use core::ffi::c_char;
 /// Version of the table's meaning. Unequal versions don't work together.
 pub const ABI_VERSION: u32 = 1;
 
-/// The exported symbol, NUL-terminated as `dlsym` wants it.
+/// The exported symbol, `ternion_kernel_v1`, NUL-terminated as `dlsym` wants it.
 pub const ENTRY_SYMBOL: &[u8] = b"ternion_kernel_v1\0";
 
 /// Type of the function behind [`ENTRY_SYMBOL`].
@@ -130,4 +131,4 @@ pub struct Kernel {
 }
 
 /// Bytes of version 1's table: a plugin that says less is too old to use.
-pub const KERNEL_SIZE_V1: u32 = core::mem::size_of::<Kernel>() as u32;
+pub const KERNEL_SIZE_V1: u32 = size_of::<Kernel>() as u32;
