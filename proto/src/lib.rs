@@ -5,6 +5,7 @@
 /// Everything in package `ternion.v1`.
 pub mod v1 {
     #![allow(
+        clippy::allow_attributes_without_reason,
         clippy::doc_markdown,
         clippy::large_enum_variant,
         unreachable_pub,
