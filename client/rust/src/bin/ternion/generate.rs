@@ -1,0 +1,95 @@
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ternion_client::{Client, Generate as Request, system, user};
+
+use crate::answer::{self, Show};
+use crate::failure::Failure;
+use crate::request::RequestOptions;
+
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    #[command(flatten)]
+    prompt: Prompt,
+
+    /// Instructions that come before the message given with --chat.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+
+    /// Take special tokens written in the prompt as plain text.
+    #[arg(long)]
+    no_special: bool,
+
+    /// Don't begin with the model's beginning-of-text token.
+    #[arg(long)]
+    no_bos: bool,
+
+    /// Name of this request in the server's logs and traces.
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+
+    #[command(flatten)]
+    options: RequestOptions,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Prompt {
+    /// Text to continue.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+
+    /// File with the text to continue; - is standard input.
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+
+    /// Tokens to continue, such as 1,2,3.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    token_ids: Option<Vec<u32>>,
+
+    /// Message to answer, put into the model's chat template.
+    #[arg(long, value_name = "TEXT")]
+    chat: Option<String>,
+}
+
+impl Generate {
+    pub(crate) fn request(&self) -> Result<Request, Failure> {
+        let Prompt {
+            prompt,
+            prompt_file,
+            token_ids,
+            chat,
+        } = &self.prompt;
+        let request = if let Some(prompt) = prompt {
+            Request::text(prompt)
+        } else if let Some(path) = prompt_file {
+            Request::text(read(path)?)
+        } else if let Some(ids) = token_ids {
+            Request::token_ids(ids.iter().copied())
+        } else {
+            let instructions = self.system.as_ref().map(system);
+            Request::chat(instructions.into_iter().chain(chat.as_ref().map(user)))
+        };
+        let mut request = self.options.apply(request);
+        request.request.parse_special = self.no_special.then_some(false);
+        request.request.add_bos = self.no_bos.then_some(false);
+        request.request.request_id = self.request_id.clone().unwrap_or_default();
+        Ok(request)
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    if path == Path::new("-") {
+        return std::io::read_to_string(std::io::stdin()).map_err(Failure::Input);
+    }
+    std::fs::read_to_string(path).map_err(|source| Failure::Prompt {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+pub(crate) async fn run(client: &Client, request: Request, json: bool) -> Result<(), Failure> {
+    let show = if json { Show::Json } else { Show::Text };
+    answer::stream(client, request, show).await?;
+    Ok(())
+}

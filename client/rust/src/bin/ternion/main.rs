@@ -1,0 +1,115 @@
+//! The `ternion` command line: talks to a ternion server.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod chat;
+mod failure;
+mod generate;
+mod json;
+mod models;
+mod request;
+mod stdout;
+mod tokenize;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ternion_client::Client;
+
+use failure::Failure;
+
+/// Generate text with a ternion server.
+#[derive(Debug, Parser)]
+#[command(name = "ternion", version, after_help = EXIT_CODES)]
+struct Command {
+    /// Address of the server.
+    #[arg(
+        long,
+        global = true,
+        env = "TERNION_ENDPOINT",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    endpoint: String,
+
+    /// Print results, and errors too, as JSON on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Continue a prompt, or answer one message.
+    Generate(Box<generate::Generate>),
+    /// Talk with a model, line by line.
+    Chat(Box<chat::Chat>),
+    /// List the models that are served.
+    Models,
+    /// Show the tokens of a text, or the text of tokens.
+    Tokenize(tokenize::Tokenize),
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    no connection, the server failed, or the output could not be written
+  2    the command line makes no sense
+  3    the request was refused: it is invalid, or names what is not there
+  4    the server is busy or draining: try again later
+  5    the deadline passed
+  130  interrupted; the request was cancelled on the server";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let command = Command::parse();
+    let json = command.json;
+    let Err(failure) = run(command).await else {
+        return ExitCode::SUCCESS;
+    };
+    failure.report(json);
+    failure.exit_code()
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    let Command {
+        endpoint,
+        json,
+        action,
+    } = command;
+    // Input is read before the connection is made: a missing prompt file is
+    // not worth a wait.
+    match action {
+        Action::Generate(generate) => {
+            let request = generate.request()?;
+            generate::run(&connect(endpoint).await?, request, json).await
+        }
+        Action::Chat(chat) => chat::run(&connect(endpoint).await?, *chat, json).await,
+        Action::Models => models::run(&connect(endpoint).await?, json).await,
+        Action::Tokenize(tokenize) => {
+            let input = tokenize.input()?;
+            tokenize::run(&connect(endpoint).await?, input, json).await
+        }
+    }
+}
+
+async fn connect(endpoint: String) -> Result<Client, Failure> {
+    let connecting = Client::connect(endpoint.clone());
+    tokio::select! {
+        connected = connecting => connected.map_err(|error| Failure::Connect { endpoint, error }),
+        _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Command::command().debug_assert();
+    }
+}
