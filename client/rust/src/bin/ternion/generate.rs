@@ -9,11 +9,13 @@ use crate::request::RequestOptions;
 
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
-    #[command(flatten)]
-    prompt: Prompt,
-
     /// Instructions that come before the message given with --chat.
-    #[arg(long, value_name = "TEXT", requires = "chat")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "chat",
+        allow_hyphen_values = true
+    )]
     system: Option<String>,
 
     /// Take special tokens written in the prompt as plain text.
@@ -30,13 +32,17 @@ pub(crate) struct Generate {
 
     #[command(flatten)]
     options: RequestOptions,
+
+    #[command(flatten)]
+    prompt: Prompt,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
+#[command(next_help_heading = "Prompt (one of)")]
 struct Prompt {
     /// Text to continue.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
 
     /// File with the text to continue; - is standard input.
@@ -48,7 +54,7 @@ struct Prompt {
     token_ids: Option<Vec<u32>>,
 
     /// Message to answer, put into the model's chat template.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     chat: Option<String>,
 }
 

@@ -25,20 +25,20 @@ pub(crate) struct RequestOptions {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
 
-    #[command(flatten)]
-    sampling: SamplingOptions,
-
-    #[command(flatten)]
-    stopping: StoppingOptions,
-
     /// Log-probabilities of tokens: 0 for the chosen one, up to 20 for that
     /// many alternatives too. Seen with --json.
-    #[arg(long, value_name = "N", help_heading = "Output")]
+    #[arg(long, value_name = "N")]
     logprobs: Option<u32>,
 
     /// Higher runs first when requests wait, from -100 to 100.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     priority: Option<i32>,
+
+    #[command(flatten)]
+    sampling: SamplingOptions,
+
+    #[command(flatten)]
+    stopping: StoppingOptions,
 }
 
 /// Absent options take the model's own defaults.
@@ -82,7 +82,7 @@ struct SamplingOptions {
 #[command(next_help_heading = "Stopping")]
 struct StoppingOptions {
     /// End before this text. May be given again.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
 
     /// End at this token. May be given again.
