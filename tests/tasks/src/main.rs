@@ -1,1 +1,24 @@
-fn main() {}
+//! `cargo serve` and `cargo verify`: what people and CI type.
+#![forbid(unsafe_code)]
+
+mod cargo;
+mod serve;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo serve [arguments of `ternion-server serve`]
+       cargo verify";
+
+fn main() -> Result<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let task = arguments.next();
+    match task.as_ref().and_then(|task| task.to_str()) {
+        Some("serve") => serve::serve(arguments),
+        Some("verify") if arguments.len() == 0 => verify::verify(),
+        _ => bail!("{USAGE}"),
+    }
+}

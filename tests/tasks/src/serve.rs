@@ -1,0 +1,19 @@
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::cargo::{build_shipped, release_dir};
+
+/// Becomes the server, so that signals reach it and its exit code is the
+/// task's. The server finds the plugins beside its own executable.
+pub(crate) fn serve(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode> {
+    let built = build_shipped().status().context("can't run cargo")?;
+    if !built.success() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let server = release_dir()?.join("ternion-server");
+    let error = Command::new(&server).arg("serve").args(arguments).exec();
+    Err(error).with_context(|| format!("can't run {}", server.display()))
+}
