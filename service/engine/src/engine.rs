@@ -1,15 +1,29 @@
-//! The engine.
+//! The engine: a step from deadlines to events.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::sampling::Sampler;
+use crate::scheduler::Scheduler;
+use crate::sequence::Sequence;
 use crate::{
-    Event, Executor, Limits, Request, SequenceId, StepReport, SubmitError, Time, Vocabulary,
+    Batch, Event, Executor, ExecutorError, FinishReason, Limits, Request, SequenceId, Span,
+    StepReport, SubmitError, Time, Vocabulary,
 };
 
 /// Takes requests, and runs them a step at a time.
 pub struct Engine {
     limits: Limits,
     vocabulary: Arc<dyn Vocabulary>,
+    /// The tokens that [`Vocabulary::is_end`] names.
+    end_tokens: Vec<u32>,
+    scheduler: Scheduler,
+    deadlines: BTreeSet<(Time, SequenceId)>,
+    next_id: u64,
+    sampler: Sampler,
+    /// Endings that no step has told of yet.
+    untold: Vec<Event>,
+    batch: Batch,
     report: StepReport,
 }
 
@@ -19,85 +33,282 @@ impl Engine {
     /// # Panics
     ///
     /// On limits under which a sequence could wait for ever: a size of 0, or
-    /// fewer `max_num_batched_tokens` than `max_num_seqs`.
+    /// fewer `max_num_batched_tokens` than `max_num_seqs`. Also on more blocks
+    /// than a [`BlockId`](crate::BlockId) can name.
     pub fn new(limits: Limits, vocabulary: Arc<dyn Vocabulary>) -> Engine {
         limits.check();
+        let tokens = 0..vocabulary.size() as u32;
         Engine {
             limits,
+            end_tokens: tokens.filter(|&token| vocabulary.is_end(token)).collect(),
             vocabulary,
+            scheduler: Scheduler::new(limits),
+            deadlines: BTreeSet::new(),
+            next_id: 0,
+            sampler: Sampler::default(),
+            untold: Vec::new(),
+            batch: Batch::default(),
             report: StepReport::default(),
         }
     }
 
     /// Takes a request, or says why not.
-    pub fn submit(&mut self, request: Request, _now: Time) -> Result<SequenceId, SubmitError> {
+    pub fn submit(&mut self, request: Request, now: Time) -> Result<SequenceId, SubmitError> {
         request.check(&self.limits, self.vocabulary.size())?;
-        Ok(SequenceId(0))
+        let queued = self.scheduler.num_alive();
+        let limit = self
+            .limits
+            .max_num_seqs
+            .saturating_add(self.limits.max_queued);
+        if queued >= limit {
+            return Err(SubmitError::QueueFull { queued, limit });
+        }
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        let deadline = request.deadline.map(|deadline| (deadline, id));
+        self.deadlines.extend(deadline);
+        self.scheduler.insert(Sequence::new(id, request, now));
+        Ok(id)
     }
 
     /// Ends a sequence and frees its pages now; its `Finished` comes with the
     /// next [`Engine::step`] or [`Engine::drain_events`]. Does nothing to a
     /// sequence that has ended already.
-    pub fn cancel(&mut self, _id: SequenceId, _now: Time) {}
+    pub fn cancel(&mut self, id: SequenceId, now: Time) {
+        let ended = self.end(id, FinishReason::Cancelled, now);
+        self.untold.extend(ended);
+    }
 
-    /// Says how many more tokens the reader of a sequence has room for.
+    /// Says how many more tokens the reader of a sequence has room for, not
+    /// counting those whose events it has already been given.
     ///
     /// Every token uses up one. At 0 the sequence is parked until there is
     /// room again: it keeps its pages unless others need them, and takes no
     /// place in the batch. `Finished` needs no credit. Does nothing to a
     /// sequence that has ended already.
-    pub fn set_credit(&mut self, _id: SequenceId, _tokens: usize) {}
+    pub fn set_credit(&mut self, id: SequenceId, tokens: usize) {
+        if let Some(sequence) = self.scheduler.get_mut(id) {
+            sequence.credit = tokens;
+            self.scheduler.follow_credit(id);
+        }
+    }
 
-    /// Appends the events of what happened between steps.
-    pub fn drain_events(&mut self, _events: &mut Vec<Event>) {}
+    /// Appends the endings of sequences that were cancelled since the last
+    /// step.
+    pub fn drain_events(&mut self, events: &mut Vec<Event>) {
+        events.append(&mut self.untold);
+    }
 
     /// Expires deadlines, runs one batch, and appends to `events` what
     /// happened.
     ///
-    /// `now` is asked twice: before the batch, for deadlines, and after it, for
-    /// the times of tokens and endings.
+    /// `now` is asked before the batch, for deadlines, and after it, for the
+    /// times of tokens and endings.
     pub fn step<E: Executor>(
         &mut self,
-        _now: impl FnMut() -> Time,
-        _executor: &mut E,
-        _events: &mut Vec<Event>,
+        mut now: impl FnMut() -> Time,
+        executor: &mut E,
+        events: &mut Vec<Event>,
     ) -> &StepReport {
-        &self.report
+        self.plan(now(), events);
+        if !self.batch.spans.is_empty() {
+            let row_len = executor.vocab_size();
+            let logits = executor.execute(&self.batch);
+            self.conclude(now(), logits, row_len, events);
+        }
+        let (report, scheduler) = (&mut self.report, &self.scheduler);
+        report.num_free_blocks = scheduler.num_free_blocks();
+        report.num_running = scheduler.num_running();
+        report.num_waiting = scheduler.num_waiting();
+        report.num_parked = scheduler.num_parked();
+        report
+    }
+
+    /// Everything of a step before the batch.
+    fn plan(&mut self, now: Time, events: &mut Vec<Event>) {
+        self.report.clear();
+        for event in self.untold.drain(..) {
+            if let Event::Finished { id, reason, .. } = &event {
+                self.report.finished.push((*id, reason.clone()));
+            }
+            events.push(event);
+        }
+        self.expire(now, events);
+        self.scheduler.schedule(&mut self.report);
+        self.fill_batch(now, events);
+    }
+
+    fn expire(&mut self, now: Time, events: &mut Vec<Event>) {
+        while let Some(&(deadline, id)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.finish(id, FinishReason::DeadlineExceeded, now, events);
+        }
+    }
+
+    fn fill_batch(&mut self, now: Time, events: &mut Vec<Event>) {
+        let batch = &mut self.batch;
+        batch.clear();
+        for &(id, len) in &self.report.scheduled {
+            let sequence = self.scheduler.get_mut(id).expect("it was just scheduled");
+            if sequence.start(now) {
+                events.push(Event::Started { id, at: now });
+            }
+            let blocks = sequence.blocks.blocks();
+            let needed = (sequence.num_computed_tokens + len).div_ceil(self.limits.block_size);
+            batch.spans.push(Span {
+                token_begin: batch.tokens.len(),
+                len,
+                position: sequence.num_computed_tokens,
+                table_begin: batch.block_tables.len(),
+                table_len: needed,
+                num_logits: usize::from(len == sequence.gap()),
+            });
+            batch.tokens.extend_from_slice(sequence.next_tokens(len));
+            batch.block_tables.extend_from_slice(&blocks[..needed]);
+        }
+        self.report.num_tokens = batch.tokens.len();
+        self.report.num_sampled = batch.num_logits();
+    }
+
+    /// Everything of a step after the batch.
+    fn conclude(
+        &mut self,
+        now: Time,
+        logits: Result<&[f32], ExecutorError>,
+        row_len: usize,
+        events: &mut Vec<Event>,
+    ) {
+        match logits.and_then(|logits| self.check_logits(logits, row_len)) {
+            Ok(logits) => self.sample_all(now, logits, row_len, events),
+            Err(error) => self.fail_all(now, &error, events),
+        }
+    }
+
+    fn check_logits<'a>(
+        &self,
+        logits: &'a [f32],
+        row_len: usize,
+    ) -> Result<&'a [f32], ExecutorError> {
+        let rows = self.batch.num_logits();
+        if logits.len() == rows * row_len {
+            return Ok(logits);
+        }
+        let got = logits.len();
+        Err(ExecutorError {
+            message: format!("executor returned {got} logits instead of {rows} rows of {row_len}"),
+        })
+    }
+
+    fn sample_all(&mut self, now: Time, logits: &[f32], row_len: usize, events: &mut Vec<Event>) {
+        // What lies behind the vocabulary pads the matrix and means nothing.
+        let num_tokens = row_len.min(self.vocabulary.size());
+        let mut rows = logits.chunks_exact(row_len.max(1));
+        for place in 0..self.batch.spans.len() {
+            let (id, len) = self.report.scheduled[place];
+            let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
+            sequence.num_computed_tokens += len;
+            if self.batch.spans[place].num_logits > 0 {
+                let row = rows.next().unwrap_or_default();
+                self.sample(id, &row[..num_tokens], now, events);
+            }
+        }
+    }
+
+    fn sample(&mut self, id: SequenceId, logits: &[f32], now: Time, events: &mut Vec<Event>) {
+        let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
+        let choice = sequence.choice(&self.end_tokens);
+        let sampled = match self.sampler.sample(logits, &choice) {
+            Ok(sampled) => sampled,
+            Err(error) => {
+                let message = error.to_string();
+                return self.finish(id, FinishReason::Failed { message }, now, events);
+            }
+        };
+        let end = sequence.append(sampled.token, &*self.vocabulary, now);
+        events.push(Event::Token {
+            id,
+            token: sampled.token,
+            text_end: match end {
+                Some(_) => sequence.final_text_end(),
+                None => sequence.text_end(),
+            },
+            logprob: sampled.logprob,
+            top: sampled.top,
+        });
+        match end {
+            Some(reason) => self.finish(id, reason, now, events),
+            None => self.scheduler.follow_credit(id),
+        }
+    }
+
+    fn fail_all(&mut self, now: Time, error: &ExecutorError, events: &mut Vec<Event>) {
+        for place in 0..self.report.scheduled.len() {
+            let (id, _) = self.report.scheduled[place];
+            let message = error.to_string();
+            self.finish(id, FinishReason::Failed { message }, now, events);
+        }
+    }
+
+    /// Ends a sequence within a step.
+    fn finish(&mut self, id: SequenceId, reason: FinishReason, now: Time, events: &mut Vec<Event>) {
+        self.report.finished.push((id, reason.clone()));
+        events.extend(self.end(id, reason, now));
+    }
+
+    /// Frees all that a sequence holds. Returns its last event, if it was
+    /// alive.
+    fn end(&mut self, id: SequenceId, reason: FinishReason, now: Time) -> Option<Event> {
+        let sequence = self.scheduler.finish(id)?;
+        if let Some(deadline) = sequence.deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
+        Some(sequence.finished(reason, now))
     }
 
     /// Whether a step would do something now. Without work, the next thing to
     /// happen is a call or [`Engine::next_deadline`].
     pub fn has_work(&self) -> bool {
-        false
+        self.num_running() + self.num_waiting() + self.untold.len() > 0
     }
 
     /// The earliest deadline of all sequences, parked ones included.
     pub fn next_deadline(&self) -> Option<Time> {
-        None
+        self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
     /// Sequences with pages and a reader.
     pub fn num_running(&self) -> usize {
-        0
+        self.scheduler.num_running()
     }
 
-    /// Sequences without pages.
+    /// Sequences that wait for pages.
     pub fn num_waiting(&self) -> usize {
-        0
+        self.scheduler.num_waiting()
     }
 
     /// Sequences whose readers have no room.
     pub fn num_parked(&self) -> usize {
-        0
+        self.scheduler.num_parked()
     }
 
     /// Blocks nobody holds.
     pub fn num_free_blocks(&self) -> usize {
-        self.limits.num_blocks
+        self.scheduler.num_free_blocks()
     }
 
     /// Blocks of the pool.
     pub fn num_blocks(&self) -> usize {
         self.limits.num_blocks
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        self.scheduler.check();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sequence(&self, id: SequenceId) -> &Sequence {
+        &self.scheduler[id]
     }
 }

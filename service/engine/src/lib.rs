@@ -34,11 +34,21 @@ mod block_pool;
 mod engine;
 mod event;
 mod executor;
+mod exp;
+mod lifecycle;
 mod limits;
+mod random;
+mod ranking;
 mod request;
+mod sampling;
+mod scheduler;
 mod sequence;
 mod step_report;
+mod stop;
 mod vocabulary;
+
+#[cfg(test)]
+mod tests;
 
 pub use block_pool::BlockId;
 pub use engine::Engine;

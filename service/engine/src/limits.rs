@@ -26,6 +26,11 @@ impl Limits {
     /// Panics on limits under which a sequence could wait for ever.
     pub(crate) fn check(&self) {
         assert!(self.num_blocks > 0, "num_blocks is 0");
+        assert!(
+            u32::try_from(self.num_blocks).is_ok(),
+            "num_blocks {} is more than a block id can name",
+            self.num_blocks,
+        );
         assert!(self.block_size > 0, "block_size is 0");
         assert!(self.max_num_seqs > 0, "max_num_seqs is 0");
         assert!(

@@ -27,3 +27,13 @@ pub struct StepReport {
     /// Sequences parked for their readers after the step.
     pub num_parked: usize,
 }
+
+impl StepReport {
+    /// Empties the lists, keeping their memory. The numbers are all written
+    /// anew in each step.
+    pub(crate) fn clear(&mut self) {
+        self.scheduled.clear();
+        self.preempted.clear();
+        self.finished.clear();
+    }
+}

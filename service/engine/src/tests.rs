@@ -1,0 +1,8 @@
+//! The engine as a whole, run on a fake model.
+
+mod endings;
+mod fake;
+mod oracle;
+mod random_schedules;
+mod sim;
+mod traces;

@@ -1,0 +1,136 @@
+//! A model without arithmetic: logits are a hash of a sequence's tokens, as
+//! read back from the pages they were written to. A wrong block table, a wrong
+//! position or a page that belongs to two sequences changes what is generated.
+
+use crate::{Batch, Executor, ExecutorError, Vocabulary};
+
+pub(super) const END: u32 = 0;
+
+/// Text of the tokens: much overlap for stop strings, a two-byte character in
+/// halves, an end token and one without text.
+const TEXT: [&[u8]; 12] = [
+    b"</s>", b"a", b"b", b"ab", b"ba", b"aa", b"bb", b"\xc3", b"\xa9", b"abb", b"", b"b",
+];
+
+pub(super) const VOCAB_SIZE: usize = TEXT.len();
+
+/// Output heads are padded to round sizes.
+pub(super) const ROW_LEN: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct FakeVocabulary;
+
+impl Vocabulary for FakeVocabulary {
+    fn token_bytes(&self, token: u32) -> &[u8] {
+        TEXT[token as usize]
+    }
+
+    fn size(&self) -> usize {
+        VOCAB_SIZE
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        token == END
+    }
+}
+
+/// The row of logits that follows some tokens. The padding is the largest.
+pub(super) fn logits_after(tokens: impl IntoIterator<Item = u32>) -> [f32; ROW_LEN] {
+    let hash = tokens
+        .into_iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, token| {
+            scramble(hash ^ u64::from(token) ^ 0x100)
+        });
+    std::array::from_fn(|token| match token {
+        0..VOCAB_SIZE => (scramble(hash ^ token as u64) % 1000) as f32 / 250.0 - 2.0,
+        _ => 9.0,
+    })
+}
+
+fn scramble(x: u64) -> u64 {
+    let x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x ^ (x >> 32)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    None,
+    /// The step fails.
+    Step,
+    /// The first row of logits, if there is one, holds NaN.
+    NanInFirstRow,
+    /// One logit is missing.
+    ShortLogits,
+}
+
+#[derive(Debug)]
+pub(super) struct FakeModel {
+    block_size: usize,
+    /// One token a slot, never cleared: what is stale stays readable.
+    pages: Vec<Option<u32>>,
+    logits: Vec<f32>,
+    pub(super) fault: Fault,
+}
+
+impl FakeModel {
+    pub(super) fn new(num_blocks: usize, block_size: usize) -> FakeModel {
+        FakeModel {
+            block_size,
+            pages: vec![None; num_blocks * block_size],
+            logits: Vec::new(),
+            fault: Fault::None,
+        }
+    }
+
+    fn check_spans(&self, batch: &Batch) {
+        let mut owned = vec![false; self.pages.len() / self.block_size];
+        for span in &batch.spans {
+            assert!(span.len > 0 && span.num_logits <= 1, "{span:?}");
+            assert!(span.table_len * self.block_size >= span.position + span.len);
+            for block in batch.table_of(span) {
+                let owned = &mut owned[block.0 as usize];
+                assert!(
+                    !std::mem::replace(owned, true),
+                    "{block:?} is in two tables"
+                );
+            }
+        }
+    }
+}
+
+impl Executor for FakeModel {
+    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError> {
+        self.check_spans(batch);
+        self.logits.clear();
+        for span in &batch.spans {
+            let table = batch.table_of(span);
+            let slot = |position: usize| {
+                table[position / self.block_size].0 as usize * self.block_size
+                    + position % self.block_size
+            };
+            let end = span.position + span.len;
+            for (position, &token) in (span.position..end).zip(batch.tokens_of(span)) {
+                self.pages[slot(position)] = Some(token);
+            }
+            if span.num_logits == 1 {
+                let read = |position| self.pages[slot(position)].expect("the slot was written");
+                self.logits.extend(logits_after((0..end).map(read)));
+            }
+        }
+        match self.fault {
+            Fault::None => {}
+            Fault::Step => {
+                let message = "the fake was told to fail".to_owned();
+                return Err(ExecutorError { message });
+            }
+            Fault::NanInFirstRow => self.logits.iter_mut().take(1).for_each(|l| *l = f32::NAN),
+            Fault::ShortLogits => drop(self.logits.pop()),
+        }
+        Ok(&self.logits)
+    }
+
+    fn vocab_size(&self) -> usize {
+        ROW_LEN
+    }
+}

@@ -1,0 +1,426 @@
+//! Thousands of random schedules over tiny pools. Whatever happens around a
+//! request, it is answered as if it were alone, and the books balance after
+//! every step.
+
+use std::collections::BTreeMap;
+
+use super::fake::Fault;
+use super::oracle::{Answer, answer};
+use super::sim::Sim;
+use crate::lifecycle::State;
+use crate::{
+    Event, FinishReason, Limits, Request, Sampling, SequenceId, StepReport, Stopping, SubmitError,
+    Time,
+};
+
+const NUM_SCHEDULES: u64 = 3000;
+
+#[test]
+fn every_answer_is_as_if_alone_and_no_block_is_lost() {
+    let seeds = match std::env::var("TERNION_SIM_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("TERNION_SIM_SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => 0..NUM_SCHEDULES,
+    };
+    let mut seen = Seen::default();
+    for seed in seeds.clone() {
+        let announce = Announce(seed);
+        Schedule::new(seed).run(&mut seen);
+        drop(announce);
+    }
+    if seeds.end - seeds.start == NUM_SCHEDULES {
+        seen.check();
+    }
+}
+
+/// Says how to run the schedule again, if it fails.
+struct Announce(u64);
+
+impl Drop for Announce {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("run it again with TERNION_SIM_SEED={}", self.0);
+        }
+    }
+}
+
+/// What happened over all schedules: a simulation in which nothing ever is
+/// preempted proves nothing about preemption.
+#[derive(Debug, Default)]
+struct Seen {
+    preemptions: usize,
+    parked_preemptions: usize,
+    chunks: usize,
+    refusals: usize,
+    endings: BTreeMap<String, usize>,
+}
+
+impl Seen {
+    fn check(&self) {
+        assert!(self.preemptions > 1000, "{self:?}");
+        assert!(self.parked_preemptions > 1000, "{self:?}");
+        assert!(self.chunks > 1000, "{self:?}");
+        assert!(self.refusals > 100, "{self:?}");
+        assert_eq!(self.endings.len(), 7, "{self:?}");
+        assert!(self.endings.values().all(|count| *count > 100), "{self:?}");
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        // xorshift64*, by Vigna.
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
+    }
+
+    fn within(&mut self, range: std::ops::RangeInclusive<usize>) -> usize {
+        range.start() + self.below((range.end() - range.start() + 1) as u64) as usize
+    }
+
+    fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize].clone()
+    }
+}
+
+/// What the other side of the engine knows about a request.
+struct Watched {
+    request: Request,
+    answer: Answer,
+    submitted: Time,
+    credit: usize,
+    started: bool,
+    num_tokens: usize,
+    num_preemptions: u32,
+    cancelled: Option<Time>,
+    finished: bool,
+}
+
+struct Schedule {
+    random: Random,
+    limits: Limits,
+    sim: Sim,
+    watched: BTreeMap<SequenceId, Watched>,
+}
+
+impl Schedule {
+    fn new(seed: u64) -> Schedule {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let max_num_seqs = random.within(1..=5);
+        let limits = Limits {
+            num_blocks: random.within(4..=14),
+            block_size: random.within(1..=4),
+            max_num_seqs,
+            max_num_batched_tokens: max_num_seqs + random.within(0..=8),
+            max_queued: random.within(1..=8),
+            max_model_len: 24,
+        };
+        Schedule {
+            random,
+            limits,
+            sim: Sim::new(limits),
+            watched: BTreeMap::new(),
+        }
+    }
+
+    fn run(mut self, seen: &mut Seen) {
+        for _ in 0..self.random.within(20..=60) {
+            self.disturb(seen);
+            self.step(seen);
+        }
+        // From here on all readers read, and everything must come to its end.
+        self.sim.model.fault = Fault::None;
+        for id in self.alive() {
+            self.set_credit(id, usize::MAX);
+        }
+        let mut num_steps = 0;
+        while self.sim.engine.has_work() {
+            self.step(seen);
+            num_steps += 1;
+            assert!(num_steps < 2000, "no end in sight");
+        }
+        assert_eq!(self.alive(), []);
+        assert_eq!(self.sim.engine.num_free_blocks(), self.limits.num_blocks);
+        assert_eq!(self.sim.engine.next_deadline(), None);
+    }
+
+    fn disturb(&mut self, seen: &mut Seen) {
+        while self.random.percent(35) {
+            self.submit(seen);
+        }
+        for id in self.alive() {
+            if self.random.percent(2) {
+                let now = self.sim.now() + Time::from_millis(500);
+                self.sim.engine.cancel(id, now);
+                self.watched.get_mut(&id).unwrap().cancelled = Some(now);
+            } else if self.random.percent(15) {
+                let credit = self.random.pick(&[0, 1, 2, 5]);
+                self.set_credit(id, credit);
+            }
+            self.sim.engine.check();
+        }
+        self.sim.model.fault = match self.random.below(200) {
+            0 => Fault::Step,
+            1 => Fault::ShortLogits,
+            2..5 => Fault::NanInFirstRow,
+            _ => Fault::None,
+        };
+    }
+
+    fn submit(&mut self, seen: &mut Seen) {
+        let request = self.request();
+        match self.sim.engine.submit(request.clone(), self.sim.now()) {
+            Ok(id) => {
+                let watched = Watched {
+                    answer: answer(&request),
+                    submitted: self.sim.now(),
+                    credit: request.credit,
+                    request,
+                    started: false,
+                    num_tokens: 0,
+                    num_preemptions: 0,
+                    cancelled: None,
+                    finished: false,
+                };
+                assert!(self.watched.insert(id, watched).is_none());
+                self.sim.name(id);
+            }
+            Err(SubmitError::QueueFull { queued, limit }) => {
+                assert_eq!(queued, limit);
+                assert_eq!(limit, self.limits.max_num_seqs + self.limits.max_queued);
+                seen.refusals += 1;
+            }
+            Err(SubmitError::NeverFits { blocks, pool }) => {
+                assert!(blocks > pool);
+                seen.refusals += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn request(&mut self) -> Request {
+        let random = &mut self.random;
+        let prompt_len = random.within(1..=12);
+        let max_tokens = random.within(1..=12);
+        let sampling = match random.percent(40) {
+            true => Sampling::default(),
+            false => Sampling {
+                temperature: random.pick(&[0.3, 1.0, 2.0]),
+                top_k: random.pick(&[0, 3]),
+                top_p: random.pick(&[1.0, 0.8]),
+                min_p: random.pick(&[0.0, 0.1]),
+                seed: random.below(1000),
+                repetition_penalty: random.pick(&[1.0, 1.2]),
+                presence_penalty: random.pick(&[0.0, 0.4]),
+                frequency_penalty: random.pick(&[0.0, 0.3]),
+                num_logprobs: random.pick(&[None, Some(2)]),
+            },
+        };
+        let stop = (0..random.pick(&[0, 0, 1, 2])).map(|_| {
+            let len = random.within(2..=4);
+            (0..len).map(|_| random.pick(b"ab")).collect()
+        });
+        let stopping = Stopping {
+            stop: stop.collect(),
+            max_tokens,
+            min_tokens: random.pick(&[0, 0, 1, max_tokens / 2, max_tokens]),
+            stop_tokens: random.pick(&[vec![], vec![], vec![5]]),
+            ignore_eos: random.percent(30),
+            include_stop: random.percent(30),
+        };
+        let now = self.sim.now();
+        Request {
+            prompt: (0..prompt_len).map(|_| random.below(12) as u32).collect(),
+            sampling,
+            stopping,
+            priority: random.pick(&[-1, 0, 0, 0, 2]),
+            deadline: match random.percent(15) {
+                true => Some(now + Time::from_secs(random.below(15))),
+                false => None,
+            },
+            credit: random.pick(&[usize::MAX, usize::MAX, 0, 1, 3]),
+        }
+    }
+
+    fn set_credit(&mut self, id: SequenceId, credit: usize) {
+        self.watched.get_mut(&id).unwrap().credit = credit;
+        self.sim.engine.set_credit(id, credit);
+    }
+
+    /// Neither cancelled nor told to have ended.
+    fn alive(&self) -> Vec<SequenceId> {
+        let alive = |watched: &Watched| !watched.finished && watched.cancelled.is_none();
+        let alive = self.watched.iter().filter(|(_, watched)| alive(watched));
+        alive.map(|(id, _)| *id).collect()
+    }
+
+    fn step(&mut self, seen: &mut Seen) {
+        let had_work = self.sim.engine.has_work();
+        let parked = self.parked();
+        let streaming = self.streaming();
+        self.sim.events.clear();
+        let report = self.sim.step();
+        assert!(
+            !had_work || !report.scheduled.is_empty() || !report.finished.is_empty(),
+            "a step with work did nothing"
+        );
+        self.check_batch(&report, seen);
+        for id in streaming {
+            let scheduled = report.scheduled.contains(&(id, 1));
+            let expired = report.finished.iter().any(|(finished, _)| *finished == id);
+            assert!(
+                scheduled || report.preempted.contains(&id) || expired,
+                "{id:?} was held up"
+            );
+        }
+        for id in &report.preempted {
+            seen.preemptions += 1;
+            seen.parked_preemptions += usize::from(parked.contains(id));
+            self.watched.get_mut(id).unwrap().num_preemptions += 1;
+        }
+        let mut ended = Vec::new();
+        for event in std::mem::take(&mut self.sim.events) {
+            if let Some((id, reason)) = self.check_event(event, seen) {
+                ended.push((id, reason));
+            }
+        }
+        assert_eq!(report.finished, ended);
+        for (id, watched) in &self.watched {
+            let expired = watched
+                .request
+                .deadline
+                .is_some_and(|at| at <= self.sim.now());
+            assert!(
+                !expired || watched.finished,
+                "{id:?} has outlived its deadline"
+            );
+        }
+    }
+
+    fn parked(&self) -> Vec<SequenceId> {
+        let mut ids = self.alive();
+        ids.retain(|id| self.watched[id].credit == 0);
+        ids
+    }
+
+    /// Running sequences that need just one token computed, if the batch holds
+    /// all of those that run.
+    fn streaming(&self) -> Vec<SequenceId> {
+        if self.sim.engine.num_running() > self.limits.max_num_seqs {
+            return Vec::new();
+        }
+        let mut ids = self.alive();
+        ids.retain(|&id| {
+            let sequence = self.sim.engine.sequence(id);
+            sequence.state == State::Running && sequence.gap() == 1
+        });
+        ids
+    }
+
+    fn check_batch(&self, report: &StepReport, seen: &mut Seen) {
+        let limits = &self.limits;
+        assert!(report.scheduled.len() <= limits.max_num_seqs);
+        assert!(report.num_tokens <= limits.max_num_batched_tokens);
+        let sum: usize = report.scheduled.iter().map(|(_, len)| len).sum();
+        assert_eq!(sum, report.num_tokens);
+        seen.chunks += report.scheduled.len() - report.num_sampled;
+        for (place, (id, _)) in report.scheduled.iter().enumerate() {
+            let watched = &self.watched[id];
+            let has_reader = !watched.finished && watched.cancelled.is_none();
+            assert!(
+                has_reader && watched.credit > 0,
+                "{id:?} ran without a reader"
+            );
+            let deadline = watched.request.deadline;
+            assert!(deadline.is_none_or(|at| at > self.sim.now()));
+            let others = &report.scheduled[place + 1..];
+            assert!(others.iter().all(|(other, _)| other != id));
+            assert!(!report.preempted.contains(id));
+        }
+    }
+
+    fn check_event(&mut self, event: Event, seen: &mut Seen) -> Option<(SequenceId, FinishReason)> {
+        let now = self.sim.now();
+        let after_batch = now + Time::from_millis(250);
+        match event {
+            Event::Started { id, at } => {
+                let watched = self.watched.get_mut(&id).unwrap();
+                assert!(!watched.finished && !watched.started);
+                assert_eq!(at, now);
+                watched.started = true;
+                None
+            }
+            Event::Token {
+                id,
+                token,
+                text_end,
+                logprob,
+                top,
+            } => {
+                let watched = self.watched.get_mut(&id).unwrap();
+                assert!(!watched.finished && watched.started && watched.credit > 0);
+                assert_eq!(token, watched.answer.tokens[watched.num_tokens]);
+                assert_eq!(text_end, watched.answer.text_ends[watched.num_tokens]);
+                let asked = watched.request.sampling.num_logprobs;
+                assert_eq!(logprob.is_some(), asked.is_some());
+                assert_eq!(top.len(), asked.unwrap_or(0) as usize);
+                watched.num_tokens += 1;
+                watched.credit -= 1;
+                None
+            }
+            Event::Finished {
+                id,
+                reason,
+                text_end,
+                usage,
+                timings,
+            } => {
+                let watched = self.watched.get_mut(&id).unwrap();
+                assert!(!watched.finished, "{id:?} ended twice");
+                watched.finished = true;
+                let end = match &reason {
+                    FinishReason::Cancelled => watched.cancelled.unwrap(),
+                    FinishReason::DeadlineExceeded => {
+                        assert!(watched.request.deadline.unwrap() <= now);
+                        now
+                    }
+                    FinishReason::Failed { .. } => {
+                        assert_ne!(self.sim.model.fault, Fault::None);
+                        after_batch
+                    }
+                    natural => {
+                        assert_eq!(natural, &watched.answer.reason);
+                        assert_eq!(watched.num_tokens, watched.answer.tokens.len());
+                        assert_eq!(text_end, *watched.answer.text_ends.last().unwrap());
+                        after_batch
+                    }
+                };
+                assert_eq!(usage.prompt_tokens, watched.request.prompt.len());
+                assert_eq!(usage.completion_tokens, watched.num_tokens);
+                let sum = timings.queue + timings.prefill + timings.decode;
+                assert_eq!(sum, end - watched.submitted);
+                assert_eq!(timings.preemptions, watched.num_preemptions);
+                assert_eq!(
+                    timings.time_to_first_token.is_some(),
+                    watched.num_tokens > 0
+                );
+                *seen.endings.entry(kind(&reason)).or_default() += 1;
+                Some((id, reason))
+            }
+        }
+    }
+}
+
+fn kind(reason: &FinishReason) -> String {
+    let text = format!("{reason:?}");
+    text.split([' ', '{']).next().unwrap().to_owned()
+}

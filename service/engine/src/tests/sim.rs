@@ -1,0 +1,137 @@
+//! An engine, a fake model and a clock that ticks once a step.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::fake::{FakeModel, FakeVocabulary};
+use crate::{Engine, Event, Limits, Request, Sampling, SequenceId, StepReport, Stopping, Time};
+
+pub(super) const TINY: Limits = Limits {
+    num_blocks: 4,
+    block_size: 2,
+    max_num_seqs: 4,
+    max_num_batched_tokens: 16,
+    max_queued: 8,
+    max_model_len: 32,
+};
+
+pub(super) const ROOMY: Limits = Limits {
+    num_blocks: 64,
+    ..TINY
+};
+
+/// Generates `max_tokens` tokens, whatever they are.
+pub(super) fn request(prompt_len: usize, max_tokens: usize) -> Request {
+    Request {
+        prompt: (0..prompt_len).map(|n| 1 + n as u32 % 9).collect(),
+        sampling: Sampling::default(),
+        stopping: Stopping {
+            max_tokens,
+            ignore_eos: true,
+            ..Stopping::default()
+        },
+        priority: 0,
+        deadline: None,
+        credit: usize::MAX,
+    }
+}
+
+pub(super) struct Sim {
+    pub(super) engine: Engine,
+    pub(super) model: FakeModel,
+    pub(super) events: Vec<Event>,
+    /// Seconds; a step begins at a whole one and takes 0.25.
+    pub(super) step: u64,
+    names: HashMap<SequenceId, &'static str>,
+    trace: String,
+}
+
+impl Sim {
+    pub(super) fn new(limits: Limits) -> Sim {
+        Sim {
+            engine: Engine::new(limits, Arc::new(FakeVocabulary)),
+            model: FakeModel::new(limits.num_blocks, limits.block_size),
+            events: Vec::new(),
+            step: 0,
+            names: HashMap::new(),
+            trace: String::new(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time::from_secs(self.step)
+    }
+
+    pub(super) fn submit(&mut self, name: &'static str, request: Request) -> SequenceId {
+        let id = self.engine.submit(request, self.now()).unwrap();
+        self.names.insert(id, name);
+        id
+    }
+
+    /// For sequences whose trace nobody reads.
+    pub(super) fn name(&mut self, id: SequenceId) {
+        self.names.insert(id, "x");
+    }
+
+    pub(super) fn step(&mut self) -> StepReport {
+        self.step += 1;
+        let mut times = [0, 250]
+            .map(|ms| self.now() + Time::from_millis(ms))
+            .into_iter();
+        let now = || times.next().expect("a step asks for the time twice");
+        let report = self.engine.step(now, &mut self.model, &mut self.events);
+        let report = report.clone();
+        self.engine.check();
+        self.describe(&report);
+        report
+    }
+
+    /// `+n` computes n tokens, `-` is preempted, `.` is finished.
+    fn describe(&mut self, report: &StepReport) {
+        write!(self.trace, "{} ", self.step).unwrap();
+        for (id, len) in &report.scheduled {
+            write!(self.trace, " {}+{len}", self.names[id]).unwrap();
+        }
+        for id in &report.preempted {
+            write!(self.trace, " {}-", self.names[id]).unwrap();
+        }
+        for (id, _) in &report.finished {
+            write!(self.trace, " {}.", self.names[id]).unwrap();
+        }
+        writeln!(self.trace, "  free {}", report.num_free_blocks).unwrap();
+    }
+
+    pub(super) fn steps(&mut self, count: usize) {
+        for _ in 0..count {
+            self.step();
+        }
+    }
+
+    /// Steps until there is nothing to do. Returns the trace.
+    pub(super) fn run(&mut self) -> &str {
+        let begin = self.step;
+        while self.engine.has_work() {
+            assert!(self.step - begin < 1000, "{}", self.trace);
+            self.step();
+        }
+        &self.trace
+    }
+
+    pub(super) fn tokens(&self, of: SequenceId) -> Vec<u32> {
+        let token = |event: &Event| match event {
+            Event::Token { id, token, .. } if *id == of => Some(*token),
+            _ => None,
+        };
+        self.events.iter().filter_map(token).collect()
+    }
+
+    /// The last event of a sequence, which has ended.
+    pub(super) fn end(&self, of: SequenceId) -> &Event {
+        let is_end = |event: &&Event| matches!(event, Event::Finished { id, .. } if *id == of);
+        let mut ends = self.events.iter().filter(is_end);
+        let end = ends.next().expect("the sequence has ended");
+        assert_eq!(ends.next(), None, "it ended twice");
+        end
+    }
+}
