@@ -102,12 +102,13 @@ typedef struct ternion_kernel {
    */
   int32_t (*probe)(void);
   /**
-   * Alignment in bytes, a power of two, of packed and prepared buffers.
+   * Alignment in bytes of packed and prepared buffers: a power of two, at
+   * most 4096.
    */
   uint32_t alignment;
   /**
    * Row ranges passed to pack and gemm begin at multiples of this and
-   * end at one or at rows.
+   * end at one or at rows. 1 to 4096.
    */
   uint32_t row_tile;
   /**
@@ -115,7 +116,9 @@ typedef struct ternion_kernel {
    */
   int32_t (*supports)(uint64_t rows, uint64_t cols);
   /**
-   * Bytes of a packed matrix; 0 if the shape isn't supported.
+   * Bytes of a packed matrix; 0 if the shape isn't supported. A host takes
+   * more than four bytes a weight, of a shape rounded up generously, for a
+   * mistake.
    */
   uint64_t (*packed_bytes)(uint64_t rows, uint64_t cols);
   /**
@@ -133,7 +136,8 @@ typedef struct ternion_kernel {
                   const int8_t *trits,
                   uint8_t *packed);
   /**
-   * Bytes of batch x cols prepared activations.
+   * Bytes of batch x cols prepared activations; 64 for each, of a shape
+   * rounded up generously, is as much as a host gives.
    */
   uint64_t (*prepared_bytes)(uint64_t cols, uint64_t batch);
   /**

@@ -75,14 +75,17 @@ pub struct Kernel {
     /// 0: can't run on this CPU. Otherwise how well it expects to do, higher
     /// is better; i2s says 100 for its portable path and 200 for AVX2.
     pub probe: Option<unsafe extern "C" fn() -> i32>,
-    /// Alignment in bytes, a power of two, of packed and prepared buffers.
+    /// Alignment in bytes of packed and prepared buffers: a power of two, at
+    /// most 4096.
     pub alignment: u32,
     /// Row ranges passed to `pack` and `gemm` begin at multiples of this and
-    /// end at one or at `rows`.
+    /// end at one or at `rows`. 1 to 4096.
     pub row_tile: u32,
     /// 1 if the plugin can multiply matrices of this shape, else 0.
     pub supports: Option<unsafe extern "C" fn(rows: u64, cols: u64) -> i32>,
-    /// Bytes of a packed matrix; 0 if the shape isn't supported.
+    /// Bytes of a packed matrix; 0 if the shape isn't supported. A host takes
+    /// more than four bytes a weight, of a shape rounded up generously, for a
+    /// mistake.
     pub packed_bytes: Option<unsafe extern "C" fn(rows: u64, cols: u64) -> u64>,
     /// Packs rows `row_begin..row_end` of a `rows` x `cols` matrix.
     ///
@@ -100,7 +103,8 @@ pub struct Kernel {
             packed: *mut u8,
         ) -> i32,
     >,
-    /// Bytes of `batch` x `cols` prepared activations.
+    /// Bytes of `batch` x `cols` prepared activations; 64 for each, of a shape
+    /// rounded up generously, is as much as a host gives.
     pub prepared_bytes: Option<unsafe extern "C" fn(cols: u64, batch: u64) -> u64>,
     /// Turns row-major `batch` x `cols` activations into what `gemm` reads:
     /// sums, tables, shuffles. Once for all matrices that share the input.

@@ -1,0 +1,29 @@
+//! Kernel plugins, from files in a directory to a [`Kernel`] that is safe to
+//! call.
+//!
+//! A plugin is a shared library behind the table of `ternion-kernel-abi`.
+//! [`survey`] looks through directories, refuses what can't be trusted or
+//! doesn't fit, and selects one of the rest; what it says of every file is
+//! what an operator sees. [`Kernel::open`] opens a single one.
+//!
+//! **What safe means here.** A library is code, and code that has been loaded
+//! can do anything: so a file that others could have written isn't loaded. Of
+//! a plugin that follows the contract, and of one whose sizes and statuses are
+//! merely wrong, nothing that is called through [`Kernel`], with whatever
+//! arguments, reads or writes out of bounds: lengths, ranges, strides and
+//! ownership are checked before each call.
+#![warn(missing_docs)]
+
+mod buffer;
+mod elf;
+mod kernel;
+mod open;
+mod packed_matrix;
+mod prepared;
+mod survey;
+
+pub use kernel::{Kernel, KernelError};
+pub use open::OpenError;
+pub use packed_matrix::{PackError, PackedMatrix};
+pub use prepared::Prepared;
+pub use survey::{Found, Identity, NoKernel, SearchPath, State, Survey, Unreadable, survey};
