@@ -255,7 +255,7 @@ impl Stopping {
             return bad(
                 "stop",
                 "an empty string".to_owned(),
-                "strings with at least one byte",
+                "at least one byte long",
             );
         }
         Ok(())

@@ -1,7 +1,6 @@
 //! How sequences end, and what is said about it.
 
 use super::fake::{END, Fault};
-use super::oracle::answer;
 use super::sim::{ROOMY, Sim, TINY, request};
 use crate::{Event, FinishReason, Limits, Request, SubmitError, Time, Timings, Usage};
 
@@ -26,11 +25,11 @@ fn timings(event: &Event) -> Timings {
 #[test]
 fn the_events_of_a_sequence() {
     let mut sim = Sim::new(ROOMY);
-    let mut request = request(2, 9);
-    // The third token of this prompt's answer.
-    let tokens = answer(&request).tokens;
-    request.stopping.stop_tokens = vec![tokens[2]];
-    assert!(!tokens[..2].contains(&tokens[2]));
+    // The fake answers this prompt with one byte, then three, then half a
+    // character.
+    let mut request = request(4, 9);
+    let tokens = [8, 9, 7];
+    request.stopping.stop_tokens = vec![7];
     let id = sim.submit("a", request);
     sim.run();
     let token = |token, text_end| Event::Token {
@@ -43,15 +42,15 @@ fn the_events_of_a_sequence() {
     // Tokens are sampled a quarter of a second after their step begins.
     let want = [
         Event::Started { id, at: secs(1.0) },
-        token(tokens[0], 2),
-        token(tokens[1], 3),
-        token(tokens[2], 3),
+        token(tokens[0], 1),
+        token(tokens[1], 4),
+        token(tokens[2], 4),
         Event::Finished {
             id,
-            reason: FinishReason::StopToken { token: tokens[2] },
-            text_end: 3,
+            reason: FinishReason::StopToken { token: 7 },
+            text_end: 4,
             usage: Usage {
-                prompt_tokens: 2,
+                prompt_tokens: 4,
                 completion_tokens: 3,
                 cached_tokens: 0,
             },
@@ -281,7 +280,24 @@ fn refusals_say_what_is_wrong() {
     for change in changes {
         refusals += &refusal(change);
     }
-    insta::assert_snapshot!(refusals, @r"");
+    insta::assert_snapshot!(refusals, @r"
+    prompt has no tokens
+    prompt has 32 tokens, and the context of 32 must hold at least one more
+    prompt of 3 tokens with max_tokens 30 exceeds the context of 32 tokens
+    prompt of 3 tokens with max_tokens 18446744073709551615 exceeds the context of 32 tokens
+    sequence may need 7 KV blocks, and there are 6
+    prompt holds token 12, and the vocabulary has 12 tokens
+    stop_tokens holds token 99, and the vocabulary has 12 tokens
+    max_tokens is 0, but must be at least 1
+    min_tokens is 5, but must be at most max_tokens
+    stop is an empty string, but must be at least one byte long
+    temperature is -0.5, but must be a finite number, 0 or more
+    temperature is inf, but must be a finite number, 0 or more
+    top_p is 0, but must be above 0 and at most 1
+    min_p is 1.5, but must be between 0 and 1
+    repetition_penalty is 0, but must be a finite number above 0
+    frequency_penalty is NaN, but must be a finite number
+    ");
 
     sim.submit("fits exactly", request(3, 10));
     sim.submit("queued", request(3, 4));
