@@ -28,9 +28,9 @@ pub enum OpenError {
     WritableDirectory { dir: PathBuf, mode: u32 },
     #[error("is cut short: {len} bytes of {needed}")]
     Truncated { len: u64, needed: u64 },
-    #[error("is not a library that can be loaded: {0}")]
+    #[error("is not a library that can be loaded: {}", loader_text(.0))]
     NotALibrary(#[source] libloading::Error),
-    #[error("exports no ternion_kernel_v1: {0}")]
+    #[error("exports no ternion_kernel_v1: {}", loader_text(.0))]
     NoEntry(#[source] libloading::Error),
     #[error("returned no table from ternion_kernel_v1")]
     NoTable,
@@ -59,6 +59,14 @@ pub enum OpenError {
     /// Nothing is wrong with the plugin; it is for another machine.
     #[error("can't run on this CPU")]
     CannotRun,
+}
+
+/// What the system's loader said; libloading itself says "dlopen failed".
+fn loader_text(error: &libloading::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(said) => said.to_string(),
+        None => error.to_string(),
+    }
 }
 
 /// A table whose slots are filled and whose numbers make sense.

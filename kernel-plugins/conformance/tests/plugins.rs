@@ -1,0 +1,301 @@
+//! Plugins good and bad, from files, as a server meets them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ternion_kernel_conformance::{Fault, full, quick};
+use ternion_kernel_host::{Kernel, OpenError, SearchPath, State, Survey, survey};
+
+const MODEL_SHAPES: [(usize, usize); 3] = [(2560, 2560), (6912, 2560), (2560, 6912)];
+
+/// The folder cargo builds into, from the test that runs in it: either
+/// `PROFILE/deps` or a folder below.
+fn build_dir() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let deps = test.ancestors().find(|dir| dir.ends_with("deps"));
+    deps.and_then(Path::parent)
+        .expect("tests run in the folder they were built in")
+        .to_owned()
+}
+
+/// A library cargo built: an example, or a dependency of this test.
+fn library(name: &str) -> PathBuf {
+    let file = format!("lib{name}.so");
+    ["examples", "deps", ""]
+        .iter()
+        .map(|dir| build_dir().join(dir).join(&file))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("cargo built {file}"))
+}
+
+fn install(name: &str, dir: &Path, file: &str) -> PathBuf {
+    let path = dir.join(file);
+    fs::copy(library(name), &path).unwrap();
+    path
+}
+
+fn look_in(dir: &Path, every_library: bool, wanted: Option<&str>) -> Survey {
+    let path = SearchPath {
+        dir: dir.to_owned(),
+        every_library,
+    };
+    survey(&[path], wanted, &|kernel| {
+        quick(kernel, &MODEL_SHAPES).map_err(|mismatch| mismatch.to_string())
+    })
+}
+
+fn state_of<'a>(survey: &'a Survey, file: &str) -> &'a State {
+    let found = survey.found.iter().find(|found| found.path.ends_with(file));
+    &found.expect("the file was looked at").state
+}
+
+fn refused(reason: &str) -> State {
+    State::Refused {
+        reason: reason.into(),
+    }
+}
+
+#[test]
+fn i2s_conforms_in_process() {
+    // SAFETY: the table is a static that follows the contract.
+    let kernel = unsafe { Kernel::from_table(ternion_kernel_i2s::ternion_kernel_v1()) };
+    full(&kernel.unwrap()).unwrap_or_else(|mismatch| panic!("{mismatch}"));
+}
+
+#[test]
+fn i2s_conforms_as_a_file() {
+    let kernel = Kernel::open(&library("ternion_kernel_i2s")).unwrap();
+    assert_eq!(kernel.name(), "i2s");
+    full(&kernel).unwrap_or_else(|mismatch| panic!("{mismatch}"));
+}
+
+#[test]
+fn i2s_exports_one_symbol() {
+    let nm = Command::new("nm")
+        .args(["-D", "--defined-only", "--format=posix"])
+        .arg(library("ternion_kernel_i2s"))
+        .output()
+        .unwrap();
+    let symbols = String::from_utf8(nm.stdout).unwrap();
+    let names: Vec<&str> = symbols
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert_eq!(names, ["ternion_kernel_v1"]);
+}
+
+#[test]
+fn a_plugin_written_in_c_conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("libstranger.so");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let compiled = Command::new("cc")
+        .args([
+            "-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC",
+        ])
+        .arg("-I")
+        .arg(here.join("../abi/include"))
+        .arg(here.join("tests/plugin.c"))
+        .arg("-o")
+        .arg(&path)
+        .status()
+        .unwrap();
+    assert!(compiled.success());
+    let kernel = Kernel::open(&path).unwrap();
+    assert_eq!((kernel.name(), kernel.isa()), ("stranger", "c"));
+    assert!(!kernel.supports(1, 1));
+    full(&kernel).unwrap_or_else(|mismatch| panic!("{mismatch}"));
+}
+
+#[test]
+fn among_many_bad_plugins_the_good_one_is_selected() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    install("plugin_too_old", dir, "a_too_old.so");
+    install("plugin_too_new", dir, "b_too_new.so");
+    install("plugin_incomplete", dir, "c_incomplete.so");
+    install("plugin_wrong_answer", dir, "d_wrong_answer.so");
+    install("plugin_newer_minor", dir, "e_newer_minor.so");
+    let text = dir.join("f_text.so");
+    fs::write(&text, "This file is not a library at all. ".repeat(10)).unwrap();
+    let i2s = install("ternion_kernel_i2s", dir, "g_i2s.so");
+    install("ternion_kernel_i2s", dir, "h_i2s_again.so");
+    let whole = fs::read(&i2s).unwrap();
+    fs::write(dir.join("i_truncated.so"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(dir.join("j_empty.so"), "").unwrap();
+    fs::create_dir(dir.join("k_directory.so")).unwrap();
+    fs::write(dir.join("l_readme.txt"), "not looked at").unwrap();
+    // A library that has nothing to do with ternion.
+    let foreign = dir.join("m_foreign.so");
+    let compiled = Command::new("cc")
+        .args(["-shared", "-xc", "/dev/null", "-o"])
+        .arg(&foreign)
+        .status()
+        .unwrap();
+    assert!(compiled.success());
+
+    let survey = look_in(dir, true, None);
+    let table_bytes = ternion_kernel_abi::KERNEL_SIZE_V1;
+    let state = |file| state_of(&survey, file);
+    assert_eq!(
+        state("a_too_old.so"),
+        &refused(&format!(
+            "is too old: its table has 16 bytes, and this host needs {table_bytes}"
+        ))
+    );
+    assert_eq!(
+        state("b_too_new.so"),
+        &refused("has kernel ABI version 2, and this host has 1")
+    );
+    assert_eq!(
+        state("c_incomplete.so"),
+        &refused("has no function `prepare`")
+    );
+    let State::Failed { reason } = state("d_wrong_answer.so") else {
+        panic!("{:?}", state("d_wrong_answer.so"));
+    };
+    assert!(
+        reason.starts_with(
+            "2x2560, batch 2, random weights, random activations: row 1 of token 1 is "
+        ),
+        "{reason}"
+    );
+    assert_eq!(state("e_newer_minor.so"), &State::Usable);
+    let text = fs::canonicalize(text).unwrap();
+    assert_eq!(
+        state("f_text.so"),
+        &refused(&format!(
+            "is not a library that can be loaded: {}: invalid ELF header",
+            text.display()
+        ))
+    );
+    assert!(
+        matches!(state("g_i2s.so"), State::Selected { why } if why.ends_with(" of 2 usable")),
+        "{:?}",
+        state("g_i2s.so")
+    );
+    assert_eq!(
+        state("h_i2s_again.so"),
+        &refused(&format!("has the name of {}", i2s.display()))
+    );
+    let State::Refused { reason } = state("i_truncated.so") else {
+        panic!("{:?}", state("i_truncated.so"));
+    };
+    assert!(
+        reason.starts_with(&format!("is cut short: {} bytes of ", whole.len() / 2)),
+        "{reason}"
+    );
+    assert!(
+        matches!(state("j_empty.so"), State::Refused { reason } if reason.ends_with("file too short"))
+    );
+    assert_eq!(state("k_directory.so"), &refused("is not a file"));
+    assert!(
+        matches!(state("m_foreign.so"), State::Refused { reason }
+            if reason.starts_with("exports no ternion_kernel_v1: ")),
+        "{:?}",
+        state("m_foreign.so")
+    );
+    assert_eq!(survey.found.len(), 12);
+    let selected = survey.selected().unwrap();
+    assert_eq!((selected.name(), selected.path()), ("i2s", i2s.as_path()));
+}
+
+#[test]
+fn a_wanted_plugin_is_selected_and_no_other_instead() {
+    let dir = tempfile::tempdir().unwrap();
+    install("plugin_newer_minor", dir.path(), "newer.so");
+    install("ternion_kernel_i2s", dir.path(), "i2s.so");
+    let survey = look_in(dir.path(), true, Some("newer_minor"));
+    assert_eq!(survey.selected().unwrap().name(), "newer_minor");
+    let why = "configured by name".into();
+    assert_eq!(state_of(&survey, "newer.so"), &State::Selected { why });
+    assert_eq!(state_of(&survey, "i2s.so"), &State::Usable);
+
+    let survey = look_in(dir.path(), true, Some("tl2"));
+    let error = survey.selected().unwrap_err().to_string();
+    let dir = dir.path().display();
+    let start =
+        format!("no kernel plugin called tl2 can be used; looked in {dir}; {dir}/i2s.so (i2s ");
+    assert!(error.starts_with(&start), "{error}");
+}
+
+#[test]
+fn beside_the_executable_only_plugins_are_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    install("plugin_newer_minor", dir.path(), "libsomething_else.so");
+    install("ternion_kernel_i2s", dir.path(), "libternion_kernel_i2s.so");
+    let survey = look_in(dir.path(), false, None);
+    assert_eq!(survey.found.len(), 1);
+    let found = &survey.found[0];
+    assert!(matches!(&found.state, State::Selected { .. }), "{found}");
+}
+
+#[test]
+fn without_a_plugin_the_error_says_where_it_looked() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    let error = look_in(&missing, true, None).selected().unwrap_err();
+    let missing = missing.display();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "no kernel plugin can be used; looked in {missing}; \
+             {missing} can't be read: No such file or directory (os error 2); found nothing"
+        )
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn what_others_could_have_written_is_not_loaded() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let chmod = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = install("ternion_kernel_i2s", dir.path(), "plugin.so");
+    chmod(&plugin, 0o666);
+    let error = Kernel::open(&plugin).unwrap_err();
+    assert_eq!(error.to_string(), "can be written by anyone (mode 0666)");
+
+    chmod(&plugin, 0o644);
+    assert!(Kernel::open(&plugin).is_ok());
+
+    chmod(dir.path(), 0o777);
+    let error = Kernel::open(&plugin).unwrap_err();
+    assert!(matches!(
+        error,
+        OpenError::WritableDirectory { mode: 0o777, .. }
+    ));
+
+    // A link doesn't launder the place it leads to, nor the one it lies in.
+    let safe = tempfile::tempdir().unwrap();
+    let link = safe.path().join("link.so");
+    symlink(&plugin, &link).unwrap();
+    let error = Kernel::open(&link).unwrap_err();
+    assert!(matches!(error, OpenError::WritableDirectory { .. }));
+    chmod(dir.path(), 0o700);
+    assert!(Kernel::open(&link).is_ok());
+    chmod(safe.path(), 0o777);
+    let error = Kernel::open(&link).unwrap_err();
+    assert!(matches!(error, OpenError::WritableDirectory { .. }));
+}
+
+#[test]
+fn a_wrong_answer_is_told_in_full() {
+    let kernel = Kernel::open(&library("plugin_wrong_answer")).unwrap();
+    let mismatch = full(&kernel).unwrap_err();
+    assert_eq!((mismatch.rows, mismatch.cols, mismatch.batch), (1, 1, 2));
+    let Fault::Wrong {
+        row: 0,
+        token: 1,
+        got,
+        want,
+    } = mismatch.fault
+    else {
+        panic!("{mismatch}");
+    };
+    assert_eq!(got, want + 1);
+}
