@@ -137,16 +137,23 @@ impl<'a> DenseMatrix<'a> {
         self.bytes
     }
 
+    /// The stored bytes of row `row`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row.
+    pub fn row(&self, row: usize) -> &'a [u8] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        &self.bytes[row * self.row_bytes..][..self.row_bytes]
+    }
+
     /// Decodes row `row`.
     ///
     /// # Panics
     ///
     /// If there is no such row or `out` is not one row long.
     pub fn row_into(&self, row: usize, out: &mut [f32]) {
-        assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(out.len(), self.cols, "a row has {} columns", self.cols);
-        let start = row * self.row_bytes;
-        self.format
-            .decode(&self.bytes[start..start + self.row_bytes], out);
+        self.format.decode(self.row(row), out);
     }
 }

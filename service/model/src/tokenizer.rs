@@ -63,13 +63,15 @@ pub(crate) struct Conventions {
 impl Tokenizer {
     pub(crate) fn new(
         file: &str,
-        inner: tokenizers::Tokenizer,
+        mut inner: tokenizers::Tokenizer,
         conventions: Conventions,
     ) -> Result<Tokenizer, TokenizerError> {
         let unusable = |reason: String| TokenizerError::Unusable {
             file: file.to_owned(),
             reason,
         };
+        seek_specials_before_normalising(&mut inner)
+            .map_err(|e| unusable(format!("special tokens: {e}")))?;
         let added = inner.get_added_tokens_decoder();
         let mut specials: Vec<Special> = added
             .iter()
@@ -127,9 +129,7 @@ impl Tokenizer {
             Specials::Parse => self.encode_guarded(text, None),
             Specials::Text => {
                 let guard = self.guard_for([text])?;
-                let ids = self.encode_guarded(&self.guarded(text, guard), Some(guard))?;
-                self.refuse_specials(&ids)?;
-                Ok(ids)
+                self.encode_guarded(&self.guarded(text, guard), Some(guard))
             }
         }
     }
@@ -249,9 +249,24 @@ impl Tokenizer {
         if let Some(pre_tokenizer) = inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
         }
+        // The guard keeps special tokens from being *found* in text. A vocabulary that also
+        // *builds* them from pieces is odd enough to give up over.
         pieces
-            .tokenize(|piece| inner.get_model().tokenize(piece.get()))
-            .map_err(failed)?;
+            .tokenize(|piece| {
+                let tokens = inner.get_model().tokenize(piece.get())?;
+                let special = |id| self.special_ids.contains(&id) && Some(id) != self.unknown;
+                match tokens.iter().find(|token| special(token.id)) {
+                    None => Ok(tokens),
+                    Some(token) => Err(TokenizerError::SpecialFromText {
+                        text: token.value.clone(),
+                    }
+                    .into()),
+                }
+            })
+            .map_err(|error| match error.downcast::<TokenizerError>() {
+                Ok(own) => *own,
+                Err(foreign) => failed(foreign),
+            })?;
         Ok(pieces
             .get_splits(OffsetReferential::Original, OffsetType::None)
             .into_iter()
@@ -260,20 +275,20 @@ impl Tokenizer {
             .map(|token| token.id)
             .collect())
     }
+}
 
-    /// The guard keeps special tokens from being *found* in text. A vocabulary that also *builds*
-    /// them from pieces is odd enough to give up over.
-    fn refuse_specials(&self, ids: &[u32]) -> Result<(), TokenizerError> {
-        let built = ids
-            .iter()
-            .find(|id| self.special_ids.contains(id) && Some(**id) != self.unknown);
-        match built {
-            None => Ok(()),
-            Some(&id) => Err(TokenizerError::SpecialFromText {
-                text: self.token_text(id).unwrap_or_default(),
-            }),
-        }
+/// A special token that is looked for in normalised text could be written in characters that only
+/// become it by normalisation, past the guard.
+fn seek_specials_before_normalising(
+    inner: &mut tokenizers::Tokenizer,
+) -> Result<(), tokenizers::Error> {
+    if inner.get_normalizer().is_none() {
+        return Ok(());
     }
+    let added = inner.get_added_tokens_decoder();
+    let late = added.into_values().filter(|t| t.special && t.normalized);
+    inner.add_special_tokens(late.map(|token| token.normalized(false)))?;
+    Ok(())
 }
 
 const PRIVATE: std::ops::RangeInclusive<char> = '\u{F0000}'..='\u{FFFFD}';
