@@ -1,0 +1,314 @@
+//! The forward pass.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use ternion_engine::{Batch, Executor, ExecutorError};
+use ternion_kernel_host::{KernelError, Prepared};
+use ternion_kernels::float::{quantise, relu2_times, rms_norm, silu_times};
+use ternion_kernels::team::Team;
+use ternion_model::{Activation, Architecture, Norm};
+
+use crate::attention::{Heads, Place, Scores, attend};
+use crate::head;
+use crate::kv_cache::{KvCache, KvConfig};
+use crate::linear::{LinearGroup, Quantised, Sums, Write};
+use crate::loaded::LoadedModel;
+use crate::rope::RopeTable;
+
+/// Runs a model's batches on a team of threads.
+pub struct CpuExecutor {
+    model: Arc<LoadedModel>,
+    team: Arc<Team>,
+    cache: KvCache,
+    kv: KvConfig,
+    rope: RopeTable,
+    vocab_chunks: Vec<Range<usize>>,
+    scratch: Scratch,
+}
+
+/// Memory of a step, kept from one to the next.
+#[derive(Default)]
+struct Scratch {
+    places: Vec<Place>,
+    /// The residual stream, `[batch, hidden]`.
+    x: Vec<f32>,
+    /// Output of the last norm, `[batch, its width]`.
+    normed: Vec<f32>,
+    quantised: Vec<i8>,
+    scales: Vec<f32>,
+    prepared: Prepared,
+    /// q, k and v side by side, or gate and up: `[batch, width]`.
+    wide: Vec<f32>,
+    /// Attention output or gated values, `[batch, width]`.
+    mixed: Vec<f32>,
+    /// `[positions that need logits, vocab]`.
+    logits: Vec<f32>,
+    sums: Vec<Mutex<Sums>>,
+    scores: Vec<Mutex<Scores>>,
+    head_rows: Vec<Mutex<Vec<f32>>>,
+}
+
+/// Bytes of KV cache that one token takes.
+pub fn kv_token_bytes(architecture: &Architecture) -> usize {
+    let a = architecture;
+    KvCache::token_bytes(a.layers, a.kv_heads, a.head_dim)
+}
+
+impl CpuExecutor {
+    /// Allocates the KV cache and the tables for sequences of up to
+    /// `max_model_len` tokens.
+    pub fn new(
+        model: Arc<LoadedModel>,
+        team: Arc<Team>,
+        kv: KvConfig,
+        max_model_len: usize,
+    ) -> CpuExecutor {
+        let a = model.architecture();
+        let scratch = Scratch {
+            sums: per_worker(&team),
+            scores: per_worker(&team),
+            head_rows: per_worker(&team),
+            ..Scratch::default()
+        };
+        CpuExecutor {
+            cache: KvCache::new(kv, a.layers, a.kv_heads, a.head_dim),
+            kv,
+            rope: RopeTable::new(a.rope, a.rope_theta, a.head_dim, max_model_len),
+            vocab_chunks: head::chunks(a.vocab),
+            scratch,
+            team,
+            model,
+        }
+    }
+
+    /// The KV cache's size.
+    pub fn kv(&self) -> KvConfig {
+        self.kv
+    }
+
+    /// The pass, top to bottom, in the arithmetic of bitnet.cpp: exact integer
+    /// products of int8 activations and ternary weights, everything else f32.
+    fn forward(&mut self, batch: &Batch) -> Result<(), KernelError> {
+        let model = &*self.model;
+        let a = model.architecture();
+        let n = batch.tokens.len();
+        let heads = Heads {
+            heads: a.heads,
+            kv_heads: a.kv_heads,
+            head_dim: a.head_dim,
+        };
+        let mut step = Step {
+            model,
+            team: &self.team,
+            n,
+            s: &mut self.scratch,
+        };
+        step.place_tokens(batch);
+        step.embed(batch)?;
+
+        for (index, layer) in model.layers.iter().enumerate() {
+            step.norm_residual(layer.norm(Norm::Attention));
+            step.linear(&layer.qkv)?;
+            step.rotate(&self.rope, a);
+            step.store(&mut self.cache, batch, index, a);
+            step.s.mixed.resize(n * a.q_rows(), 0.0);
+            attend(
+                heads,
+                index,
+                &self.cache,
+                batch,
+                &step.s.places,
+                &step.s.wide,
+                layer.qkv.width(),
+                step.team,
+                &step.s.scores,
+                &mut step.s.mixed,
+            );
+            step.norm_mixed(layer.norm(Norm::AttentionSub));
+            step.linear_into_residual(&layer.o)?;
+
+            step.norm_residual(layer.norm(Norm::Ffn));
+            step.linear(&layer.gate_up)?;
+            step.gate(a);
+            step.norm_mixed(layer.norm(Norm::FfnSub));
+            step.linear_into_residual(&layer.down)?;
+        }
+        step.logits(batch, &self.vocab_chunks)
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError> {
+        self.forward(batch).map_err(|error| ExecutorError {
+            message: error.to_string(),
+        })?;
+        Ok(&self.scratch.logits)
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.model.architecture().vocab
+    }
+}
+
+/// One pass under way.
+struct Step<'a> {
+    model: &'a LoadedModel,
+    team: &'a Team,
+    /// Tokens in the batch.
+    n: usize,
+    s: &'a mut Scratch,
+}
+
+impl Step<'_> {
+    fn place_tokens(&mut self, batch: &Batch) {
+        self.s.places.clear();
+        for (span, s) in batch.spans.iter().enumerate() {
+            let positions = s.position..s.position + s.len;
+            self.s
+                .places
+                .extend(positions.map(|position| Place { span, position }));
+        }
+        assert_eq!(self.s.places.len(), self.n, "spans cover the batch");
+    }
+
+    fn embed(&mut self, batch: &Batch) -> Result<(), KernelError> {
+        let embedding = self.model.source.embedding();
+        let hidden = embedding.cols();
+        self.s.x.resize(self.n * hidden, 0.0);
+        for (token, x) in batch.tokens.iter().zip(self.s.x.chunks_exact_mut(hidden)) {
+            head::widen(&embedding, *token as usize, x);
+        }
+        Ok(())
+    }
+
+    /// Norm and quantisation of the residual stream.
+    fn norm_residual(&mut self, weight: Option<&[f32]>) {
+        let s = &mut *self.s;
+        let out = (&mut s.normed, &mut s.quantised, &mut s.scales);
+        norm_and_quantise(self.team, self.n, &s.x, weight, self.model.architecture().norm_eps, out);
+    }
+
+    /// Norm and quantisation of attention output or gated values.
+    fn norm_mixed(&mut self, weight: Option<&[f32]>) {
+        let s = &mut *self.s;
+        let out = (&mut s.normed, &mut s.quantised, &mut s.scales);
+        norm_and_quantise(self.team, self.n, &s.mixed, weight, self.model.architecture().norm_eps, out);
+    }
+
+    fn linear(&mut self, group: &LinearGroup) -> Result<(), KernelError> {
+        self.s.wide.resize(self.n * group.width(), 0.0);
+        self.prepare()?;
+        let s = &mut *self.s;
+        let input = Quantised {
+            batch: self.n,
+            exact: &s.normed,
+            prepared: &s.prepared,
+            scales: &s.scales,
+        };
+        group.forward(&self.model.kernel, self.team, &s.sums, &input, Write::Replace, &mut s.wide)
+    }
+
+    fn linear_into_residual(&mut self, group: &LinearGroup) -> Result<(), KernelError> {
+        self.prepare()?;
+        let s = &mut *self.s;
+        let input = Quantised {
+            batch: self.n,
+            exact: &s.normed,
+            prepared: &s.prepared,
+            scales: &s.scales,
+        };
+        group.forward(&self.model.kernel, self.team, &s.sums, &input, Write::Add, &mut s.x)
+    }
+
+    fn prepare(&mut self) -> Result<(), KernelError> {
+        let cols = self.s.quantised.len() / self.n;
+        self.model
+            .kernel
+            .prepare(cols, self.n, &self.s.quantised, &mut self.s.prepared)
+    }
+
+    fn rotate(&mut self, rope: &RopeTable, a: &Architecture) {
+        let rotated = a.q_rows() + a.kv_rows();
+        let places = &self.s.places;
+        self.team
+            .rows(&mut self.s.wide, rotated + a.kv_rows(), |_, token, qkv| {
+                rope.rotate(places[token].position, &mut qkv[..rotated]);
+            });
+    }
+
+    fn store(&self, cache: &mut KvCache, batch: &Batch, layer: usize, a: &Architecture) {
+        let stride = a.q_rows() + 2 * a.kv_rows();
+        for (place, qkv) in self.s.places.iter().zip(self.s.wide.chunks_exact(stride)) {
+            let (key, value) = qkv[a.q_rows()..].split_at(a.kv_rows());
+            let table = batch.table_of(&batch.spans[place.span]);
+            cache.write(layer, table, place.position, key, value);
+        }
+    }
+
+    fn gate(&mut self, a: &Architecture) {
+        self.s.mixed.resize(self.n * a.ffn, 0.0);
+        let wide = &self.s.wide;
+        self.team.rows(&mut self.s.mixed, a.ffn, |_, token, out| {
+            let (gate, up) = wide[2 * token * a.ffn..][..2 * a.ffn].split_at(a.ffn);
+            match a.activation {
+                Activation::Relu2 => relu2_times(gate, up, out),
+                Activation::Silu => silu_times(gate, up, out),
+            }
+        });
+    }
+
+    fn logits(&mut self, batch: &Batch, chunks: &[Range<usize>]) -> Result<(), KernelError> {
+        let a = self.model.architecture();
+        let s = &mut *self.s;
+        s.logits.resize(batch.num_logits() * a.vocab, 0.0);
+        if s.logits.is_empty() {
+            return Ok(());
+        }
+        s.normed.clear();
+        for span in &batch.spans {
+            let end = span.token_begin + span.len;
+            for token in end - span.num_logits..end {
+                let begin = s.normed.len();
+                s.normed.resize(begin + a.hidden, 0.0);
+                rms_norm(
+                    &s.x[token * a.hidden..][..a.hidden],
+                    &self.model.output_norm,
+                    a.norm_eps,
+                    &mut s.normed[begin..],
+                );
+            }
+        }
+        let head = self.model.source.head();
+        head::logits(&head, chunks, &s.normed, self.team, &s.head_rows, &mut s.logits);
+        Ok(())
+    }
+}
+
+/// RMSNorm of each of `n` tokens, where the model has a norm here, then its
+/// int8 values and their scale.
+fn norm_and_quantise(
+    team: &Team,
+    n: usize,
+    x: &[f32],
+    weight: Option<&[f32]>,
+    eps: f32,
+    (normed, quantised, scales): (&mut Vec<f32>, &mut Vec<i8>, &mut Vec<f32>),
+) {
+    let width = x.len() / n;
+    normed.resize(x.len(), 0.0);
+    quantised.resize(x.len(), 0);
+    scales.resize(n, 0.0);
+    team.zip_rows(n, (normed, quantised, scales), |_, token, (normed, quantised, scale)| {
+        let x = &x[token * width..][..width];
+        match weight {
+            Some(weight) => rms_norm(x, weight, eps, normed),
+            None => normed.copy_from_slice(x),
+        }
+        scale[0] = quantise(normed, quantised);
+    });
+}
+
+fn per_worker<T: Default>(team: &Team) -> Vec<Mutex<T>> {
+    (0..team.size()).map(|_| Mutex::default()).collect()
+}

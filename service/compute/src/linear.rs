@@ -1,0 +1,212 @@
+//! Ternary linear layers that share their input.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use ternion_kernel_host::{Kernel, KernelError, PackedMatrix, Prepared};
+use ternion_kernels::float::{add_scaled, dot};
+use ternion_kernels::team::Team;
+
+/// A ternary matrix in the kernel's layout, with its multiplier.
+pub(crate) struct Linear {
+    pub(crate) weights: PackedMatrix,
+    pub(crate) scale: f32,
+    pub(crate) lora: Option<Lora>,
+}
+
+/// A low-rank addition `scaling * B(A(x))` on the layer's unquantised input.
+pub(crate) struct Lora {
+    pub(crate) rank: usize,
+    /// `[rank, cols]`.
+    pub(crate) a: Vec<f32>,
+    /// `[rows, rank]`.
+    pub(crate) b: Vec<f32>,
+    pub(crate) scaling: f32,
+}
+
+/// Layers that read the same activations, such as q, k and v: quantised and
+/// prepared once, computed in one parallel region, their outputs side by side.
+pub(crate) struct LinearGroup {
+    linears: Vec<Linear>,
+    /// What a worker computes at a time: a layer and some of its rows.
+    chunks: Vec<(usize, Range<usize>)>,
+    /// Columns of the output that each chunk fills.
+    columns: Vec<Range<usize>>,
+    width: usize,
+}
+
+/// One token's activations as int8, for each token of a batch.
+pub(crate) struct Quantised<'a> {
+    pub(crate) batch: usize,
+    /// Before quantisation, `[batch, cols]`: what low-rank additions read.
+    pub(crate) exact: &'a [f32],
+    pub(crate) prepared: &'a Prepared,
+    /// Scale of each token.
+    pub(crate) scales: &'a [f32],
+}
+
+/// What becomes of a result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    Replace,
+    /// Adds to what is there: the residual stream.
+    Add,
+}
+
+/// Rows per chunk at most: int32 results of a whole prefill batch then stay in
+/// the second-level cache.
+const MAX_CHUNK_ROWS: usize = 128;
+
+impl LinearGroup {
+    pub(crate) fn new(linears: Vec<Linear>, kernel: &Kernel, team_size: usize) -> LinearGroup {
+        let width: usize = linears.iter().map(|linear| linear.weights.rows()).sum();
+        let tile = kernel.row_tile();
+        // About four chunks a worker, so that one that loses its core for a
+        // moment doesn't hold up the others.
+        let step = (width / (4 * team_size))
+            .clamp(tile, MAX_CHUNK_ROWS.max(tile))
+            .next_multiple_of(tile);
+        let mut chunks = Vec::new();
+        let mut columns = Vec::new();
+        let mut offset = 0;
+        for (index, linear) in linears.iter().enumerate() {
+            let rows = linear.weights.rows();
+            for first in (0..rows).step_by(step) {
+                let end = rows.min(first + step);
+                chunks.push((index, first..end));
+                columns.push(offset + first..offset + end);
+            }
+            offset += rows;
+        }
+        LinearGroup {
+            linears,
+            chunks,
+            columns,
+            width,
+        }
+    }
+
+    /// Values a token has in the output.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Bytes of packed weights.
+    pub(crate) fn bytes(&self) -> usize {
+        self.linears.iter().map(|linear| linear.weights.bytes()).sum()
+    }
+
+    /// Computes `out`, `[batch, width]`.
+    ///
+    /// For each output `y = sum / s * w_s`, the exact integer sum divided by
+    /// the token's scale and multiplied by the matrix's, in that order, as
+    /// bitnet.cpp does; then the low-rank addition, if there is one.
+    pub(crate) fn forward(
+        &self,
+        kernel: &Kernel,
+        team: &Team,
+        workers: &[Mutex<Sums>],
+        input: &Quantised<'_>,
+        write: Write,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let low = self.project_low(input);
+        let failure = Mutex::new(None);
+        team.columns(out, self.width, &self.columns, |worker, chunk, mut columns| {
+            let (index, rows) = &self.chunks[chunk];
+            let linear = &self.linears[*index];
+            let mut sums = workers[worker].lock().expect("a worker's own scratch");
+            let sums = sums.of_len(input.batch * rows.len());
+            let outcome =
+                kernel.gemm(&linear.weights, input.prepared, rows.clone(), sums, rows.len());
+            if let Err(error) = outcome {
+                failure.lock().expect("no panic under this lock").get_or_insert(error);
+                return;
+            }
+            for (token, sums) in sums.chunks_exact(rows.len()).enumerate() {
+                let out = columns.row(token);
+                let (s, w_s) = (input.scales[token], linear.scale);
+                match write {
+                    Write::Replace => {
+                        for (out, sum) in out.iter_mut().zip(sums) {
+                            *out = *sum as f32 / s * w_s;
+                        }
+                    }
+                    Write::Add => {
+                        for (out, sum) in out.iter_mut().zip(sums) {
+                            *out += *sum as f32 / s * w_s;
+                        }
+                    }
+                }
+                if let Some(lora) = &linear.lora {
+                    lora.add(rows.clone(), low[*index].token(token), out);
+                }
+            }
+        });
+        failure
+            .into_inner()
+            .expect("no panic under this lock")
+            .map_or(Ok(()), Err)
+    }
+
+    fn project_low(&self, input: &Quantised<'_>) -> Vec<Low> {
+        if self.linears.iter().all(|linear| linear.lora.is_none()) {
+            return Vec::new();
+        }
+        self.linears
+            .iter()
+            .map(|linear| match &linear.lora {
+                Some(lora) => lora.project(input.exact, input.batch),
+                None => Low::default(),
+            })
+            .collect()
+    }
+}
+
+/// `A(x)` of every token, `[batch, rank]`.
+#[derive(Default)]
+struct Low {
+    rank: usize,
+    values: Vec<f32>,
+}
+
+impl Low {
+    fn token(&self, token: usize) -> &[f32] {
+        &self.values[token * self.rank..][..self.rank]
+    }
+}
+
+impl Lora {
+    fn project(&self, exact: &[f32], batch: usize) -> Low {
+        let cols = self.a.len() / self.rank;
+        let values = exact
+            .chunks_exact(cols)
+            .take(batch)
+            .flat_map(|x| self.a.chunks_exact(cols).map(move |row| dot(row, x)))
+            .collect();
+        Low {
+            rank: self.rank,
+            values,
+        }
+    }
+
+    fn add(&self, rows: Range<usize>, low: &[f32], out: &mut [f32]) {
+        for (row, out) in rows.zip(out) {
+            let b = &self.b[row * self.rank..][..self.rank];
+            add_scaled(self.scaling, &[dot(b, low)], std::slice::from_mut(out));
+        }
+    }
+}
+
+/// A worker's integer results. Grows to the largest batch seen.
+#[derive(Default)]
+pub(crate) struct Sums(Vec<i32>);
+
+impl Sums {
+    fn of_len(&mut self, len: usize) -> &mut [i32] {
+        if self.0.len() < len {
+            self.0.resize(len, 0);
+        }
+        &mut self.0[..len]
+    }
+}

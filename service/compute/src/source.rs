@@ -1,0 +1,71 @@
+//! Where a model's numbers come from.
+
+use std::ops::Range;
+
+use ternion_model::{Architecture, DenseMatrix, Model, ModelError, Norm, Projection};
+
+/// A model's numbers: those of a file, or random ones of a given shape.
+pub trait WeightSource: Send + Sync {
+    /// Shapes and choices of the forward pass.
+    fn architecture(&self) -> &Architecture;
+
+    /// Multiplier of a ternary matrix.
+    fn scale(&self, layer: usize, projection: Projection) -> Result<f32, ModelError>;
+
+    /// Rows of a ternary matrix, row-major, one int8 a weight.
+    fn trits_into(
+        &self,
+        layer: usize,
+        projection: Projection,
+        rows: Range<usize>,
+        out: &mut [i8],
+    ) -> Result<(), ModelError>;
+
+    /// Weights of a norm inside a layer, if the model has it.
+    fn norm(&self, layer: usize, norm: Norm) -> Option<Vec<f32>>;
+
+    /// Weights of the last norm.
+    fn output_norm(&self) -> Vec<f32>;
+
+    /// `[vocab, hidden]`.
+    fn embedding(&self) -> DenseMatrix<'_>;
+
+    /// `[vocab, hidden]`; the embedding where they are tied.
+    fn head(&self) -> DenseMatrix<'_>;
+}
+
+impl WeightSource for Model {
+    fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    fn scale(&self, layer: usize, projection: Projection) -> Result<f32, ModelError> {
+        Ok(self.weights.ternary(layer, projection)?.scale())
+    }
+
+    fn trits_into(
+        &self,
+        layer: usize,
+        projection: Projection,
+        rows: Range<usize>,
+        out: &mut [i8],
+    ) -> Result<(), ModelError> {
+        self.weights.ternary(layer, projection)?.trits_into(rows, out)
+    }
+
+    fn norm(&self, layer: usize, norm: Norm) -> Option<Vec<f32>> {
+        self.weights.norm(layer, norm).map(<[f32]>::to_vec)
+    }
+
+    fn output_norm(&self) -> Vec<f32> {
+        self.weights.output_norm().to_vec()
+    }
+
+    fn embedding(&self) -> DenseMatrix<'_> {
+        self.weights.embedding()
+    }
+
+    fn head(&self) -> DenseMatrix<'_> {
+        self.weights.head()
+    }
+}
