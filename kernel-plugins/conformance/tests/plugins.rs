@@ -246,6 +246,20 @@ fn without_a_plugin_the_error_says_where_it_looked() {
     );
 }
 
+/// The system's loader would map what isn't there and die of it.
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = fs::read(library("ternion_kernel_i2s")).unwrap();
+    let around_the_headers = (0..1024).step_by(31);
+    let elsewhere = (1024..whole.len()).step_by(whole.len() / 50);
+    for len in around_the_headers.chain(elsewhere).chain([whole.len() - 1]) {
+        let path = dir.path().join(format!("{len}.so"));
+        fs::write(&path, &whole[..len]).unwrap();
+        assert!(Kernel::open(&path).is_err(), "cut to {len} bytes");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn what_others_could_have_written_is_not_loaded() {
