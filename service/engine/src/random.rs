@@ -41,6 +41,13 @@ mod tests {
     }
 
     #[test]
+    fn seeds_an_increment_apart_do_not_share_numbers() {
+        for index in 0..100 {
+            assert_ne!(bits(INCREMENT, index), bits(0, index + 1));
+        }
+    }
+
+    #[test]
     fn numbers_are_spread_over_seeds_as_over_indices() {
         for (by_seed, by_index) in [(1, 0), (0, 1), (1, 1), (INCREMENT, 0)] {
             let mut bins = [0u32; 16];

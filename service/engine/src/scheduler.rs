@@ -135,9 +135,10 @@ impl Scheduler {
         }
     }
 
+    /// A step with room left has a place in the batch for every running
+    /// sequence, so as many may be added as places are left.
     fn admit_waiting(&mut self, room: &mut Room, report: &mut StepReport) {
         while !room.is_empty()
-            && self.running.len() < self.limits.max_num_seqs
             && let Some(rank) = self.waiting.first()
             && self.admit(rank.id, report)
         {

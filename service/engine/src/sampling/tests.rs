@@ -314,7 +314,9 @@ fn logprobs_only_when_asked_for() {
     };
     assert_eq!((ask(None).logprob, ask(None).top.len()), (None, 0));
     assert!(ask(Some(0)).logprob.is_some() && ask(Some(0)).top.is_empty());
-    assert_eq!(ask(Some(99)).top.len(), 4);
+    let all = ask(Some(99)).top;
+    let tokens: Vec<u32> = all.iter().map(|top| top.token).collect();
+    assert_eq!(tokens, [1, 3, 0, 2]);
 }
 
 #[test]
@@ -342,4 +344,35 @@ fn the_draw_is_the_inverse_of_the_cumulative_distribution() {
         sample(&halves(), &sampling, &[0; 2][..len]).unwrap().token
     });
     assert_eq!(tokens, [3, 1, 0]);
+}
+
+#[test]
+fn what_top_k_keeps_is_cumulated_from_the_likeliest_down() {
+    // The numbers above, of 100 equals kept from 1000.
+    let sampling = Sampling {
+        top_k: 100,
+        ..warm()
+    };
+    let tokens = [0, 1, 2].map(|len| {
+        let generated = &[0; 2][..len];
+        sample(&[1.0; 1000], &sampling, generated).unwrap().token
+    });
+    assert_eq!(tokens, [88, 43, 2]);
+}
+
+#[test]
+fn a_draw_of_zero_passes_over_tokens_too_unlikely_to_weigh_anything() {
+    let candidate = |token, weight| Candidate {
+        score: 0.0,
+        token,
+        weight,
+    };
+    let sampler = Sampler {
+        candidates: vec![candidate(0, 0.0), candidate(1, 0.5), candidate(2, 0.5)],
+        ..Sampler::default()
+    };
+    assert_eq!(
+        [0.0, 0.25, 0.5].map(|uniform| sampler.draw(uniform)),
+        [1, 1, 2]
+    );
 }

@@ -103,26 +103,31 @@ fn the_lowest_priority_yields_before_the_newest() {
 #[test]
 fn who_was_preempted_returns_before_later_arrivals_and_leaves_room_to_grow() {
     let mut sim = Sim::new(Limits {
-        num_blocks: 5,
+        num_blocks: 6,
         ..TINY
     });
     sim.submit("a", request(4, 6));
-    sim.submit("b", request(4, 3));
+    let low = |request| Request {
+        priority: -1,
+        ..request
+    };
+    sim.submit("b", low(request(4, 3)));
+    sim.submit("d", request(1, 2));
     sim.steps(1);
-    sim.submit("c", request(2, 1));
-    // Step 1 samples a's and b's first tokens into 2 blocks each. In step 2 both
-    // need a third block and there is one. b, of 5 tokens, then needs 3 blocks,
-    // and one more for a to grow into: not before a is through. c would fit
-    // earlier, but came later.
+    sim.submit("c", low(request(2, 1)));
+    // In step 2 both a and b need a third block, and one is free. b, now of 5
+    // tokens, needs 3 to return, and these are free from step 3 on, but a would
+    // take one of them in step 4, so b must find a fourth. c would fit all the
+    // time, but came later.
     insta::assert_snapshot!(sim.run(), @r"
-    1  a+4 b+4  free 1
-    2  a+1 b-  free 2
-    3  a+1  free 2
-    4  a+1  free 1
-    5  a+1  free 1
-    6  a+1 a.  free 5
-    7  b+5 c+2 c.  free 2
-    8  b+1 b.  free 5
+    1  a+4 d+1 b+4  free 1
+    2  a+1 d+1 b- d.  free 3
+    3  a+1  free 3
+    4  a+1  free 2
+    5  a+1  free 2
+    6  a+1 a.  free 6
+    7  b+5 c+2 c.  free 3
+    8  b+1 b.  free 6
     ");
 }
 
