@@ -93,6 +93,14 @@ impl ChatTemplate {
         })
     }
 
+    /// The template as the model has it.
+    pub fn source(&self) -> &str {
+        self.environment
+            .get_template("chat")
+            .expect("the template was added when this was made")
+            .source()
+    }
+
     /// The conversation as one text, BOS and all, exactly as the template writes it. With
     /// `add_generation_prompt` it ends where the model's answer begins.
     pub fn render(
@@ -219,3 +227,6 @@ impl serde_json::ser::Formatter for Spaced {
         writer.write_all(b": ")
     }
 }
+
+#[cfg(test)]
+mod tests;

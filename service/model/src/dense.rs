@@ -157,3 +157,6 @@ impl<'a> DenseMatrix<'a> {
         self.format.decode(self.row(row), out);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -178,3 +178,6 @@ fn unpack_i2s(bytes: &[u8], first: usize, out: &mut [i8]) -> Option<usize> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

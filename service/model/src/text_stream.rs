@@ -48,3 +48,6 @@ impl TextStream {
         text
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -184,6 +184,12 @@ impl Tokenizer {
         self.special_ids.contains(&id)
     }
 
+    /// How a special token is written.
+    pub fn special_text(&self, id: u32) -> Option<&str> {
+        let special = self.specials.iter().find(|special| special.id == id)?;
+        Some(&special.text)
+    }
+
     /// The id of a token by its spelling in the vocabulary.
     pub fn token_id(&self, text: &str) -> Option<u32> {
         self.inner.token_to_id(text)

@@ -28,7 +28,7 @@ pub(crate) fn open(path: &Path, stem: &str) -> Result<Model, ModelError> {
     let header = reader::Header::parse(&file)?;
     let metadata = metadata::Metadata::new(&header)?;
     let architecture = metadata.architecture(&header)?;
-    let (tokenizer, generation) = vocabulary::read(&metadata, &architecture)?;
+    let (tokenizer, generation) = vocabulary::read(&metadata)?;
     let chat = metadata
         .chat_template()?
         .map(|source| {

@@ -13,8 +13,8 @@ use tokenizers::{
 
 use super::metadata::{Metadata, refuse};
 use crate::{
-    Architecture, GenerationDefaults, ModelError, Tokenizer, TokenizerError,
-    generation::END_OF_TURN, token_text::Spelling, tokenizer::Conventions,
+    GenerationDefaults, ModelError, Tokenizer, TokenizerError, generation::END_OF_TURN,
+    token_text::Spelling, tokenizer::Conventions,
 };
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -34,13 +34,10 @@ const USER_DEFINED: u8 = 4;
 const UNUSED: u8 = 5;
 const BYTE: u8 = 6;
 
-pub(crate) fn read(
-    metadata: &Metadata<'_>,
-    of: &Architecture,
-) -> Result<(Tokenizer, GenerationDefaults), ModelError> {
+pub(crate) fn read(metadata: &Metadata<'_>) -> Result<(Tokenizer, GenerationDefaults), ModelError> {
     let vocabulary = Vocabulary::read(metadata)?;
     let (mut inner, spelling, adds_bos) = match metadata.text(MODEL)? {
-        Some("gpt2") => vocabulary.byte_level(metadata, of.vocab)?,
+        Some("gpt2") => vocabulary.byte_level(metadata)?,
         Some("llama") => vocabulary.sentence_piece(metadata)?,
         Some(other) => {
             return Err(refuse(MODEL, format!("is {other}, expected gpt2 or llama")));
@@ -157,12 +154,11 @@ impl<'a> Vocabulary<'a> {
     fn byte_level(
         &self,
         metadata: &Metadata<'_>,
-        vocab: usize,
     ) -> Result<(tokenizers::Tokenizer, Spelling, bool), ModelError> {
         // The official 2B-4T file does not say which rules it was trained with.
         let pre = match metadata.text(PRE)? {
             Some(pre) => pre,
-            None if vocab == LLAMA_3_VOCAB => "llama-bpe",
+            None if self.tokens.len() == LLAMA_3_VOCAB => "llama-bpe",
             None => "default",
         };
         let words = Words::named(pre)
@@ -170,10 +166,19 @@ impl<'a> Vocabulary<'a> {
         let merges = metadata
             .strings(MERGES)?
             .ok_or_else(|| refuse(MERGES, "is missing"))?;
-        let pairs = (0..).zip(merges).map(|(i, merge)| pair(i, merge));
-        let merges = pairs.collect::<Result<Vec<_>, _>>()?;
+        let vocab = self.ids();
+        let mut pairs = Vec::with_capacity(merges.len());
+        for (i, merge) in merges.iter().enumerate() {
+            let (left, right) = pair(i, merge)?;
+            // llama.cpp carries on with merges that make no token and falls back to bytes in the
+            // end. No trained vocabulary has any; the cut-down ones of test files do.
+            let known = |piece: &str| vocab.contains_key(piece);
+            if known(&left) && known(&right) && known(&format!("{left}{right}")) {
+                pairs.push((left, right));
+            }
+        }
         let bpe = BPE::builder()
-            .vocab_and_merges(self.ids(), merges)
+            .vocab_and_merges(vocab, pairs)
             .ignore_merges(words.whole_words_first)
             .build()
             .map_err(unusable)?;
@@ -331,3 +336,6 @@ fn unusable(error: impl std::fmt::Display) -> ModelError {
         reason: error.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests;
