@@ -1,0 +1,40 @@
+//! The harness of the end-to-end tests: the programs as they ship, started as
+//! a user starts them, and the fixtures to compare with.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod matrix;
+mod programs;
+mod server;
+
+pub use answer::{Answer, answer, answers, greedy};
+pub use matrix::{Comparison, Matrix, argmax};
+pub use programs::{Ran, server_tool, ternion};
+pub use server::Server;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// A file or directory of `tests/fixtures`.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(path)
+}
+
+/// A JSON file of `tests/fixtures`.
+pub fn fixture_json(path: &str) -> Value {
+    let path = fixture(path);
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Token ids in JSON.
+pub fn ids(value: &Value) -> Vec<u32> {
+    let ids = value.as_array().expect("an array of token ids");
+    ids.iter()
+        .map(|id| id.as_u64().expect("a token id") as u32)
+        .collect()
+}

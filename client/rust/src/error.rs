@@ -13,8 +13,8 @@ pub enum Error {
     /// again gives the same answer.
     #[error("{}{}", status.message(), Unsaid(status.message(), violations))]
     InvalidArgument {
-        /// `INVALID_ARGUMENT`, `OUT_OF_RANGE`, `FAILED_PRECONDITION` or
-        /// `UNIMPLEMENTED`.
+        /// `INVALID_ARGUMENT`, `OUT_OF_RANGE`, `ALREADY_EXISTS`,
+        /// `FAILED_PRECONDITION` or `UNIMPLEMENTED`.
         status: Box<Status>,
         /// What is wrong, field by field.
         violations: Vec<Violation>,
@@ -170,6 +170,7 @@ impl From<Status> for Error {
         match status.code() {
             Code::InvalidArgument
             | Code::OutOfRange
+            | Code::AlreadyExists
             | Code::FailedPrecondition
             | Code::Unimplemented => Error::InvalidArgument {
                 status,

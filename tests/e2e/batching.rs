@@ -1,0 +1,96 @@
+//! A request's answer does not depend on what else the server does.
+#![forbid(unsafe_code)]
+
+use ternion_client::Generate;
+use ternion_client::proto::{Sampling, Stopping};
+use ternion_tests::{Server, answer, answers, fixture};
+
+/// Of 16 tokens each. The longest request takes seven, so any one fits and
+/// three never do.
+const FEW_PAGES: &str = "12";
+
+#[tokio::test]
+async fn fourteen_at_once_answer_as_each_alone() {
+    let model = fixture("hf-bitnet/model");
+    let model = model.to_str().expect("paths of tests are UTF-8");
+
+    let roomy = Server::start(&["--model", model]);
+    let client = roomy.client().await;
+    let mut alone = Vec::new();
+    for request in requests() {
+        alone.push(answer(&client, request).await);
+    }
+    assert_eq!(client.load().await.expect("it is up").preemptions, 0);
+
+    let tight = Server::start(&["--model", model, "--kv-pages", FEW_PAGES]);
+    let client = tight.client().await;
+    let together = answers(&client, requests()).await;
+    let load = client.load().await.expect("it is up");
+    assert!(load.preemptions > 0, "{load:?}");
+    assert_eq!(load.kv_pages_free, load.kv_pages, "{load:?}");
+
+    for (i, (alone, together)) in alone.iter().zip(&together).enumerate() {
+        assert_eq!(together.token_ids, alone.token_ids, "request {i}");
+        assert_eq!(together.text, alone.text, "request {i}");
+        // Bit for bit: sums have an order that batch mates do not change.
+        assert_eq!(together.logprobs, alone.logprobs, "request {i}");
+        assert_eq!(together.finished().reason(), alone.finished().reason());
+        assert_eq!(together.finished().matched, alone.finished().matched);
+    }
+    let preempted: u32 = together
+        .iter()
+        .filter_map(|answer| answer.finished().timings)
+        .map(|timings| timings.preemptions)
+        .sum();
+    assert_eq!(u64::from(preempted), load.preemptions);
+}
+
+/// Greedy and sampled, short and long, with and without penalties.
+fn requests() -> Vec<Generate> {
+    (0..14_u32)
+        .map(|i| {
+            let prompt = (0..5 + 4 * i).map(|j| (17 + 31 * i + 7 * j) % 500);
+            let mut request =
+                Generate::token_ids(prompt)
+                    .sampling(sampling(i))
+                    .stopping(Stopping {
+                        max_tokens: Some(24 + 2 * i),
+                        ignore_eos: Some(i % 4 != 3),
+                        ..Stopping::default()
+                    });
+            request.request.logprobs = Some(i % 3);
+            request
+        })
+        .collect()
+}
+
+fn sampling(i: u32) -> Sampling {
+    let greedy = Sampling {
+        temperature: Some(0.0),
+        ..Sampling::default()
+    };
+    let sampled = Sampling {
+        temperature: Some(0.6 + 0.1 * i as f32),
+        seed: Some(u64::from(i) << 40 | 7),
+        ..Sampling::default()
+    };
+    match i % 5 {
+        0 => greedy,
+        1 => sampled,
+        2 => Sampling {
+            top_k: Some(20),
+            top_p: Some(0.9),
+            ..sampled
+        },
+        3 => Sampling {
+            min_p: Some(0.05),
+            repetition_penalty: Some(1.3),
+            ..sampled
+        },
+        _ => Sampling {
+            presence_penalty: Some(0.5),
+            frequency_penalty: Some(0.2),
+            ..greedy
+        },
+    }
+}

@@ -1,0 +1,219 @@
+//! A request that nobody waits for any more gives its pages back within a
+//! step.
+#![forbid(unsafe_code)]
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use ternion_client::proto::{FinishReason, LoadResponse};
+use ternion_client::{Client, Error, Event, Events, Generate, Session, SessionEvent, StreamExt};
+use ternion_tests::{Answer, Server, greedy, ternion};
+
+/// Most of the demo's context, and some seconds of work.
+const MANY_TOKENS: u32 = 1000;
+
+fn long_request() -> Generate {
+    greedy(&[1016, 591, 580, 256], MANY_TOKENS)
+}
+
+#[tokio::test]
+async fn a_cancelled_request_has_no_pages_once_it_says_so() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    let mut session = client.session().await.expect("a session opens");
+    session
+        .start("a", long_request())
+        .await
+        .expect("it is open");
+    session
+        .start("b", greedy(&[1016], 3))
+        .await
+        .expect("it is open");
+    let mut cancelled = Answer::default();
+    await_tokens(&mut session, &mut cancelled).await;
+    session.cancel("a").await.expect("it is open");
+    session
+        .cancel("nobody")
+        .await
+        .expect("unknown ids are ignored");
+    while cancelled.finished.is_none() {
+        add_event(&mut session, &mut cancelled).await;
+    }
+    assert_all_pages_free(&client.load().await.expect("it is up"));
+    assert_eq!(cancelled.finished().reason(), FinishReason::Cancelled);
+    let usage = cancelled.finished().usage.expect("every ending has it");
+    assert_eq!(usage.prompt_tokens, 4);
+    assert!(
+        (1..MANY_TOKENS).contains(&usage.completion_tokens),
+        "{usage:?}"
+    );
+    assert!(cancelled.finished().timings.is_some());
+
+    // The id and the stream are good for another one.
+    session
+        .start("a", greedy(&[1016], 3))
+        .await
+        .expect("it is open");
+    let mut again = Answer::default();
+    while again.finished.is_none() {
+        add_event(&mut session, &mut again).await;
+    }
+    assert_eq!(again.finished().reason(), FinishReason::Length);
+}
+
+/// Until both requests are past their first token, so that the cancel comes
+/// while one runs and none waits.
+async fn await_tokens(session: &mut Session, a: &mut Answer) {
+    let mut b = Answer::default();
+    while a.token_ids.is_empty() || b.finished.is_none() {
+        match session
+            .next()
+            .await
+            .expect("it goes on")
+            .expect("it goes on")
+        {
+            SessionEvent::Event { id, event } if id == "a" => a.add(event),
+            SessionEvent::Event { id, event } if id == "b" => b.add(event),
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
+async fn add_event(session: &mut Session, answer: &mut Answer) {
+    match session
+        .next()
+        .await
+        .expect("it goes on")
+        .expect("it goes on")
+    {
+        SessionEvent::Event { id, event } if id == "a" => answer.add(event),
+        event => panic!("{event:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_call_is_cancelled() {
+    let server = Server::start(&[]);
+    let watcher = server.client().await;
+    let client = server.client().await;
+    let mut events = client
+        .generate(long_request())
+        .await
+        .expect("a good request");
+    await_first_delta(&mut events).await;
+    drop(events);
+    assert_cancelled(&Server::idle(&watcher).await);
+}
+
+#[tokio::test]
+async fn a_dropped_connection_cancels_everything_on_it() {
+    let server = Server::start(&[]);
+    let watcher = server.client().await;
+    let client = server.client().await;
+    let mut session = client.session().await.expect("a session opens");
+    for id in ["a", "b", "c"] {
+        session.start(id, long_request()).await.expect("it is open");
+    }
+    let mut begun = 0;
+    while begun < 3 {
+        if let Some(Ok(SessionEvent::Event { event, .. })) = session.next().await {
+            begun += u32::from(matches!(event, Event::Started(_)));
+        }
+    }
+    drop((session, client));
+    assert_cancelled(&Server::idle(&watcher).await);
+}
+
+#[tokio::test]
+async fn a_killed_client_is_noticed() {
+    let server = Server::start(&[]);
+    let watcher = server.client().await;
+    let mut process = ternion()
+        .args([
+            "generate",
+            "--token-ids",
+            "1016,591,580,256",
+            "--ignore-eos",
+        ])
+        .args([
+            "--max-tokens",
+            &MANY_TOKENS.to_string(),
+            "--temperature",
+            "0",
+        ])
+        .args(["--json", "--endpoint", server.endpoint()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ternion can be run");
+    let lines = BufReader::new(process.stdout.take().expect("piped above")).lines();
+    let delta = lines
+        .map_while(Result::ok)
+        .find(|line| line.contains(r#""event":"delta""#));
+    assert!(delta.is_some(), "it ended before its first token");
+    process.kill().expect("it runs");
+    process.wait().expect("it was killed");
+    assert_cancelled(&Server::idle(&watcher).await);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_call_with_its_usage() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    let request = long_request().timeout(Duration::from_millis(50));
+    let mut answer = Answer::default();
+    let mut events = client.generate(request).await.expect("a good request");
+    let error = answer.read(&mut events).await.expect_err("it takes longer");
+    assert_all_pages_free(&client.load().await.expect("it is up"));
+    assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error:?}");
+    assert_eq!(answer.finished().reason(), FinishReason::DeadlineExceeded);
+    let usage = answer.finished().usage.expect("every ending has it");
+    assert_eq!(usage.prompt_tokens, 4);
+    assert!(usage.completion_tokens < MANY_TOKENS, "{usage:?}");
+}
+
+#[tokio::test]
+async fn a_deadline_ends_one_request_of_a_session() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    let mut session = client.session().await.expect("a session opens");
+    let request = long_request().timeout(Duration::from_millis(50));
+    session.start("a", request).await.expect("it is open");
+    let mut answer = Answer::default();
+    while answer.finished.is_none() {
+        add_event(&mut session, &mut answer).await;
+    }
+    assert_all_pages_free(&client.load().await.expect("it is up"));
+    assert_eq!(answer.finished().reason(), FinishReason::DeadlineExceeded);
+}
+
+async fn await_first_delta(events: &mut Events) {
+    while let Some(event) = events.next().await {
+        if matches!(event.expect("it goes on"), Event::Delta(_)) {
+            return;
+        }
+    }
+    panic!("it ended before its first token");
+}
+
+fn assert_all_pages_free(load: &LoadResponse) {
+    assert_eq!(load.kv_pages_free, load.kv_pages, "{load:?}");
+    assert_eq!((load.running, load.waiting), (0, 0), "{load:?}");
+}
+
+/// Pages are back, and not because the requests ran to their end, which takes
+/// a step for each token.
+#[track_caller]
+fn assert_cancelled(load: &LoadResponse) {
+    assert!(load.steps < u64::from(MANY_TOKENS), "{load:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_its_own_request_only() {
+    let server = Server::start(&["--outbox-capacity", "4"]);
+    let slow = server.client().await;
+    let _unread = slow.generate(long_request()).await.expect("a good request");
+    let client: Client = server.client().await;
+    let answer = ternion_tests::answer(&client, greedy(&[1016], 20)).await;
+    assert_eq!(answer.token_ids.len(), 20);
+}

@@ -1,0 +1,91 @@
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Ran {
+    /// `None` if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Standard output as one JSON value.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    /// Standard output as one JSON value a line.
+    pub fn json_lines(&self) -> Vec<Value> {
+        self.stdout
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"))
+            })
+            .collect()
+    }
+
+    /// Fails the test unless the program ended well.
+    pub fn succeeded(self) -> Ran {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Ran {
+        Ran {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("programs print UTF-8"),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// The `ternion` command line.
+pub fn ternion() -> Command {
+    program("ternion")
+}
+
+/// Runs `ternion-server` with arguments other than `serve`.
+pub fn server_tool(arguments: &[&str]) -> Ran {
+    let output = program("ternion-server").args(arguments).output();
+    output.expect("ternion-server can be run").into()
+}
+
+/// A program as it ships, without settings of whoever runs the tests.
+pub(crate) fn program(name: &str) -> Command {
+    let mut command = Command::new(release_dir().join(name));
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("TERNION_") || name_text.starts_with("OTEL_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Directory of the release build, which holds the programs and the plugins.
+/// Built by the first test that asks: cargo knows of no dependency between a
+/// test and another package's binary, let alone a plugin that nobody links.
+fn release_dir() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+            .args(["build", "--release", "--locked", "--quiet"])
+            .args(["--package=ternion-server", "--package=ternion-kernel-i2s"])
+            .arg("--package=ternion-client")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .expect("cargo can be run");
+        assert!(status.success(), "the release build failed");
+        // target/PROFILE/deps/THIS-TEST, with or without a triple before.
+        let this = std::env::current_exe().expect("a test has a path");
+        let target = this.ancestors().nth(3).expect("four levels of directories");
+        target.join("release")
+    })
+}

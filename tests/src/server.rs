@@ -1,0 +1,172 @@
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use ternion_client::Client;
+use ternion_client::proto::LoadResponse;
+
+use crate::programs::program;
+
+/// A served model starts in a second or two; a busy CI machine gets more.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long anything may take that happens within a step.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A running `ternion-server serve`, killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    process: Child,
+    endpoint: String,
+    output: Receiver<Line>,
+    log: String,
+}
+
+#[derive(Debug)]
+enum Line {
+    Stdout(String),
+    Stderr(String),
+}
+
+impl Server {
+    /// Serves on a free port and waits until the address is printed.
+    pub fn start(arguments: &[&str]) -> Server {
+        let mut process = program("ternion-server")
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ternion-server can be run");
+        let (sender, output) = channel();
+        forward(process.stdout.take(), sender.clone(), Line::Stdout);
+        forward(process.stderr.take(), sender, Line::Stderr);
+        let mut server = Server {
+            process,
+            endpoint: String::new(),
+            output,
+            log: String::new(),
+        };
+        server.await_address();
+        server
+    }
+
+    /// Such as `http://127.0.0.1:40123`.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// `127.0.0.1:40123`.
+    pub fn address(&self) -> &str {
+        self.endpoint.trim_start_matches("http://")
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.endpoint)
+            .await
+            .expect("the server printed this address")
+    }
+
+    /// Asks to end, as an orchestrator does.
+    pub fn terminate(&self) {
+        let killed = Command::new("kill")
+            .args(["-TERM", &self.process.id().to_string()])
+            .status();
+        assert!(killed.is_ok_and(|status| status.success()), "kill failed");
+    }
+
+    /// Waits for the end, which must have been asked for.
+    pub fn wait(&mut self) -> ExitStatus {
+        // Output ends with the process, so this waits without asking again
+        // and again.
+        let deadline = Instant::now() + START_TIMEOUT;
+        while let Some(line) = self.next_line(deadline) {
+            self.keep(&line);
+        }
+        match self.process.try_wait().expect("it was not waited for") {
+            Some(status) => status,
+            None if Instant::now() < deadline => self.process.wait().expect("as above"),
+            None => panic!("the server did not end\n{}", self.log),
+        }
+    }
+
+    /// The load once no request runs or waits, and all pages are back: soon,
+    /// as nothing here takes longer than a step.
+    pub async fn idle(client: &Client) -> LoadResponse {
+        let deadline = Instant::now() + STEP_TIMEOUT;
+        loop {
+            let load = client.load().await.expect("the server is up");
+            if load.running == 0 && load.waiting == 0 && load.kv_pages_free == load.kv_pages {
+                return load;
+            }
+            assert!(Instant::now() < deadline, "pages are not back: {load:?}");
+        }
+    }
+
+    fn await_address(&mut self) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while self.endpoint.is_empty() {
+            let Some(line) = self.next_line(deadline) else {
+                panic!("the server told no address\n{}", self.log);
+            };
+            self.keep(&line);
+            if let Line::Stdout(text) = line
+                && let Some(endpoint) = endpoint_in(&text)
+            {
+                self.endpoint = endpoint;
+            }
+        }
+    }
+
+    fn next_line(&self, deadline: Instant) -> Option<Line> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.output.recv_timeout(left).ok()
+    }
+
+    fn keep(&mut self, line: &Line) {
+        let (Line::Stdout(text) | Line::Stderr(text)) = line;
+        self.log.push_str(text);
+        self.log.push('\n');
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        while let Ok(line) = self.output.recv() {
+            self.keep(&line);
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of the server\n{}---", self.log);
+        } else {
+            assert!(!self.log.contains("panicked at"), "{}", self.log);
+        }
+    }
+}
+
+fn forward(
+    pipe: Option<impl Read + Send + 'static>,
+    lines: Sender<Line>,
+    label: fn(String) -> Line,
+) {
+    let pipe = BufReader::new(pipe.expect("piped above"));
+    std::thread::spawn(move || {
+        for line in pipe.lines().map_while(Result::ok) {
+            if lines.send(label(line)).is_err() {
+                break;
+            }
+        }
+    });
+}
+
+/// The first address on a line that some server can have.
+fn endpoint_in(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("127.0.0.1:")?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    let port: u16 = digits.parse().ok()?;
+    (port != 0).then(|| format!("http://127.0.0.1:{port}"))
+}
