@@ -18,6 +18,7 @@ pub struct ChatMessage {
 /// anything, and with a limit on the work they may do.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     bos_token: String,
     eos_token: String,
 }
@@ -84,21 +85,19 @@ impl ChatTemplate {
         });
         environment.add_filter("tojson", tojson);
         environment
-            .add_template_owned("chat", source)
+            .add_template_owned("chat", source.clone())
             .map_err(|error| TemplateError::Syntax(error.to_string()))?;
         Ok(ChatTemplate {
             environment,
+            source,
             bos_token,
             eos_token,
         })
     }
 
-    /// The template as the model has it.
+    /// The template's text.
     pub fn source(&self) -> &str {
-        self.environment
-            .get_template("chat")
-            .expect("the template was added when this was made")
-            .source()
+        &self.source
     }
 
     /// The conversation as one text, BOS and all, exactly as the template writes it. With
