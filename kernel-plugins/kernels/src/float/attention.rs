@@ -20,7 +20,7 @@ two_widths! {
             *score = exp(*score - largest);
             lanes[l] += *score;
         }
-        let sum = add_lanes(lanes);
+        let sum = add_lanes(&mut lanes);
         for score in scores {
             *score /= sum;
         }

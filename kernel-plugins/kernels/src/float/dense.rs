@@ -18,7 +18,7 @@ two_widths! {
         for (l, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
             lanes[l] = a.mul_add(*b, lanes[l]);
         }
-        add_lanes(lanes)
+        add_lanes(&mut lanes)
     }
 }
 
@@ -38,7 +38,7 @@ two_widths! {
         for (l, (a, b)) in a_rest.iter().zip(row_rest).enumerate() {
             lanes[l] = a.mul_add(from_bf16(*b), lanes[l]);
         }
-        add_lanes(lanes)
+        add_lanes(&mut lanes)
     }
 }
 
@@ -58,7 +58,7 @@ two_widths! {
         for (l, (a, b)) in a_rest.iter().zip(row_rest).enumerate() {
             lanes[l] = a.mul_add(f32::from_le_bytes(*b), lanes[l]);
         }
-        add_lanes(lanes)
+        add_lanes(&mut lanes)
     }
 }
 
@@ -86,7 +86,7 @@ pub fn dot_f16(a: &[f32], row: &[u8]) -> f32 {
         let lane = &mut lanes[i % LANES];
         *lane = a.mul_add(from_f16(*value), *lane);
     }
-    add_lanes(lanes)
+    add_lanes(&mut lanes)
 }
 
 /// Converts a row of f16 to f32, exactly.
@@ -146,7 +146,7 @@ mod avx2 {
         for (l, (a, value)) in a_rest.iter().zip(row_rest.as_chunks::<2>().0).enumerate() {
             lanes[l] = a.mul_add(from_f16(*value), lanes[l]);
         }
-        add_lanes(lanes)
+        add_lanes(&mut lanes)
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]

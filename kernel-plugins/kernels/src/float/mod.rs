@@ -24,8 +24,12 @@ pub use quantise::quantise;
 const LANES: usize = 32;
 
 /// Adds the lanes pairwise: `l` and `l + 16`, then `l` and `l + 8`, and so on.
-#[inline(always)]
-fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
+///
+/// Not inlined: where it is, the compiler splits the lanes of the loop before
+/// it into pairs, for the sake of the last additions, and never joins them to
+/// whole registers again.
+#[inline(never)]
+fn add_lanes(lanes: &mut [f32; LANES]) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for l in 0..half {

@@ -34,15 +34,25 @@ const LENGTHS: [usize; 12] = [0, 1, 3, 31, 32, 33, 64, 100, 127, 128, 688, 2561]
 fn dot_products_have_the_promised_order() {
     for len in LENGTHS {
         let (a, b) = (noise(len, 1), noise(len, 2));
-        assert_eq!(dot(&a, &b).to_bits(), dot_in_order(&a, &b).to_bits(), "f32, {len}");
+        assert_eq!(
+            dot(&a, &b).to_bits(),
+            dot_in_order(&a, &b).to_bits(),
+            "f32, {len}"
+        );
 
         let bytes: Vec<u8> = b.iter().flat_map(|x| x.to_le_bytes()).collect();
-        assert_eq!(dot_f32_bytes(&a, &bytes).to_bits(), dot_in_order(&a, &b).to_bits());
+        assert_eq!(
+            dot_f32_bytes(&a, &bytes).to_bits(),
+            dot_in_order(&a, &b).to_bits()
+        );
 
         let halves: Vec<_> = b.iter().map(|x| half::f16::from_f32(*x)).collect();
         let exact: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
         let bytes: Vec<u8> = halves.iter().flat_map(|x| x.to_le_bytes()).collect();
-        assert_eq!(dot_f16(&a, &bytes).to_bits(), dot_in_order(&a, &exact).to_bits());
+        assert_eq!(
+            dot_f16(&a, &bytes).to_bits(),
+            dot_in_order(&a, &exact).to_bits()
+        );
         let mut widened = vec![0.0; len];
         widen_f16(&bytes, &mut widened);
         assert_eq!(widened, exact);
@@ -50,7 +60,10 @@ fn dot_products_have_the_promised_order() {
         let halves: Vec<_> = b.iter().map(|x| half::bf16::from_f32(*x)).collect();
         let exact: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
         let bytes: Vec<u8> = halves.iter().flat_map(|x| x.to_le_bytes()).collect();
-        assert_eq!(dot_bf16(&a, &bytes).to_bits(), dot_in_order(&a, &exact).to_bits());
+        assert_eq!(
+            dot_bf16(&a, &bytes).to_bits(),
+            dot_in_order(&a, &exact).to_bits()
+        );
         widen_bf16(&bytes, &mut widened);
         assert_eq!(widened, exact);
     }
