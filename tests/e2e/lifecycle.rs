@@ -1,1 +1,376 @@
-//! x
+//! From start to end of a server: what an orchestrator and an operator see.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use ternion_client::proto::{FinishReason, KernelState};
+use ternion_client::{Error, Event, Generate, Session, SessionEvent};
+use ternion_proto::v1::inference_service_client::InferenceServiceClient;
+use ternion_tests::{Answer, Server, greedy};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+/// Requests that keep the server busy for a while.
+const NUM_RUNNING: usize = 8;
+const MANY_TOKENS: u32 = 900;
+
+#[tokio::test]
+async fn sigterm_lets_running_requests_finish() {
+    drains(Drain::Signal).await;
+}
+
+#[tokio::test]
+async fn so_does_a_drain_by_an_operator() {
+    drains(Drain::Call).await;
+}
+
+enum Drain {
+    Signal,
+    Call,
+}
+
+async fn drains(drain: Drain) {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    let mut health = watch_health(&server).await;
+    assert_eq!(next_health(&mut health).await, ServingStatus::Serving);
+    let mut session = client.session().await.expect("a session opens");
+    start_many(&mut session).await;
+
+    match drain {
+        Drain::Signal => server.terminate(),
+        Drain::Call => {
+            let drained = client.drain().await.expect("it is up");
+            assert_eq!(drained.in_flight as usize, NUM_RUNNING);
+            let again = client.drain().await.expect("a second call changes nothing");
+            assert!(again.in_flight as usize <= NUM_RUNNING);
+        }
+    }
+    // Health tells first, so nothing below races with the signal.
+    assert_eq!(next_health(&mut health).await, ServingStatus::NotServing);
+    assert!(client.load().await.expect("it still drains").draining);
+    let refused = client.generate(greedy(&[1016], 1)).await;
+    let refused = refused.expect_err("nothing new is taken");
+    assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+    assert!(refused.retry_after().is_some(), "{refused:?}");
+
+    let mut finished = 0;
+    while finished < NUM_RUNNING {
+        let event = session
+            .next()
+            .await
+            .expect("it goes on")
+            .expect("it goes on");
+        match event {
+            SessionEvent::Event {
+                event: Event::Finished(end),
+                ..
+            } => {
+                assert_eq!(end.reason(), FinishReason::Length);
+                let usage = end.usage.expect("every ending has it");
+                assert_eq!(usage.completion_tokens, MANY_TOKENS);
+                finished += 1;
+            }
+            SessionEvent::Event { .. } => {}
+            failed => panic!("{failed:?}"),
+        }
+    }
+    // Connections that are open, and a stream that never ends by itself, hold
+    // nothing up.
+    assert_eq!(server.wait().await.code(), Some(0));
+    drop((session, health));
+}
+
+/// Until all of them run.
+async fn start_many(session: &mut Session) {
+    for id in 0..NUM_RUNNING {
+        let request = greedy(&[1016, 591, 580], MANY_TOKENS);
+        session
+            .start(id.to_string(), request)
+            .await
+            .expect("it is open");
+    }
+    let mut started = 0;
+    while started < NUM_RUNNING {
+        let event = session
+            .next()
+            .await
+            .expect("it goes on")
+            .expect("it goes on");
+        if let SessionEvent::Event {
+            event: Event::Started(_),
+            ..
+        } = event
+        {
+            started += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_that_takes_too_long_ends_what_runs() {
+    let server = Server::start(&["--drain-timeout", "50ms"]);
+    let client = server.client().await;
+    let mut session = client.session().await.expect("a session opens");
+    start_many(&mut session).await;
+    server.terminate();
+    let mut ended = 0;
+    while ended < NUM_RUNNING {
+        match session
+            .next()
+            .await
+            .expect("it goes on")
+            .expect("every request is told")
+        {
+            SessionEvent::Event {
+                event: Event::Finished(end),
+                ..
+            } => {
+                assert_eq!(end.reason(), FinishReason::Drained);
+                assert!(end.usage.is_some());
+                ended += 1;
+            }
+            SessionEvent::Event { .. } => {}
+            failed => panic!("{failed:?}"),
+        }
+    }
+    drop((session, client));
+    assert_eq!(server.wait().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_idle_server_ends_at_once() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    server.terminate();
+    assert_eq!(server.wait().await.code(), Some(0));
+    let error = client.load().await.expect_err("it is gone");
+    assert!(matches!(error, Error::Transport { .. }), "{error:?}");
+}
+
+type Health = tonic::Streaming<tonic_health::pb::HealthCheckResponse>;
+
+async fn watch_health(server: &Server) -> Health {
+    let request = HealthCheckRequest {
+        service: String::new(),
+    };
+    let mut health = HealthClient::new(channel(server).await);
+    health.watch(request).await.expect("it is up").into_inner()
+}
+
+async fn next_health(health: &mut Health) -> ServingStatus {
+    health
+        .message()
+        .await
+        .expect("it goes on")
+        .expect("it goes on")
+        .status()
+}
+
+async fn channel(server: &Server) -> Channel {
+    let endpoint = Channel::from_shared(server.endpoint().to_owned()).expect("it is one");
+    endpoint.connect().await.expect("it is up")
+}
+
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    let server = Server::start(&[]);
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut reflection = ServerReflectionClient::new(channel(&server).await);
+    let responses = reflection
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .expect("it is up");
+    let response = responses.into_inner().next().await.expect("an answer");
+    let Some(MessageResponse::ListServicesResponse(list)) =
+        response.expect("no error").message_response
+    else {
+        panic!("not a list");
+    };
+    let names: Vec<_> = list
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
+    for service in ["InferenceService", "ModelService", "AdminService"] {
+        let service = format!("ternion.v1.{service}");
+        assert!(names.contains(&service), "{service} is not in {names:?}");
+    }
+    assert!(
+        names.iter().any(|name| name == "grpc.health.v1.Health"),
+        "{names:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_selected_kernel_is_told() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    let kernels = client.kernels().await.expect("it is up");
+    let selected: Vec<_> = kernels
+        .iter()
+        .filter(|kernel| kernel.state() == KernelState::Selected)
+        .collect();
+    let [selected] = selected[..] else {
+        panic!("{kernels:?}");
+    };
+    assert!(!selected.reason.is_empty(), "{selected:?}");
+    let models = client.models().await.expect("it is up");
+    assert!(models[0].kernel.starts_with(&selected.name), "{models:?}");
+}
+
+/// A collector that keeps what it is sent.
+struct Collector(mpsc::UnboundedSender<Span>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let resources = request.into_inner().resource_spans;
+        let scopes = resources
+            .into_iter()
+            .flat_map(|resource| resource.scope_spans);
+        for span in scopes.flat_map(|scope| scope.spans) {
+            // The test may have seen enough.
+            let _ = self.0.send(span);
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+/// Its endpoint, and the spans as they come.
+async fn collector() -> (String, mpsc::UnboundedReceiver<Span>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let (sender, spans) = mpsc::unbounded_channel();
+    let service = TraceServiceServer::new(Collector(sender));
+    let incoming = TcpListenerStream::new(listener);
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(incoming),
+    );
+    (format!("http://{address}"), spans)
+}
+
+#[tokio::test]
+async fn each_request_is_one_span_in_its_callers_trace() {
+    let (endpoint, mut spans) = collector().await;
+    let server = Server::start(&["--otlp-endpoint", &endpoint]);
+    let mut inference = InferenceServiceClient::new(channel(&server).await);
+    let good = traced(greedy(&[1016, 591], 5), 0xa1);
+    let mut stream = inference
+        .generate(good)
+        .await
+        .expect("a good request")
+        .into_inner();
+    while stream.message().await.expect("it goes on").is_some() {}
+    let bad = traced(Generate::token_ids([]), 0xb2);
+    let refused = inference.generate(bad).await.expect_err("no tokens");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+
+    // What is left in the exporter goes out before the end.
+    server.terminate();
+    assert_eq!(server.wait().await.code(), Some(0));
+    let mut seen = Vec::new();
+    while let Ok(span) = spans.try_recv() {
+        seen.push(span);
+    }
+    for parent in [0xa1, 0xb2] {
+        let of_request: Vec<_> = seen.iter().filter(|s| s.trace_id == [parent; 16]).collect();
+        let [span] = of_request[..] else {
+            panic!("spans of {parent:x}: {of_request:?}, among {}", seen.len());
+        };
+        assert_eq!(span.parent_span_id, [parent; 8]);
+    }
+    let served = seen.iter().find(|span| span.trace_id == [0xa1; 16]);
+    let served = served.expect("seen above");
+    assert_eq!(
+        attribute(served, "gen_ai.usage.input_tokens"),
+        Some(Value::IntValue(2))
+    );
+    assert_eq!(
+        attribute(served, "gen_ai.usage.output_tokens"),
+        Some(Value::IntValue(5))
+    );
+    assert!(served.end_time_unix_nano > served.start_time_unix_nano);
+    let prompts = seen.iter().flat_map(|span| &span.attributes);
+    assert!(
+        prompts
+            .clone()
+            .all(|attribute| !attribute.key.contains("prompt")),
+        "{seen:?}"
+    );
+}
+
+/// A request in a trace whose ids are made of one byte.
+fn traced(generate: Generate, byte: u8) -> Request<ternion_proto::v1::GenerateRequest> {
+    let mut request = Request::new(generate.request);
+    let id = |bytes: usize| format!("{byte:02x}").repeat(bytes);
+    let parent = format!("00-{}-{}-01", id(16), id(8));
+    let parent = parent.parse().expect("it is ASCII");
+    request.metadata_mut().insert("traceparent", parent);
+    request.set_timeout(Duration::from_secs(30));
+    request
+}
+
+fn attribute(span: &Span, key: &str) -> Option<Value> {
+    let attribute = span
+        .attributes
+        .iter()
+        .find(|attribute| attribute.key == key)?;
+    attribute.value.clone()?.value
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_stops_nobody() {
+    let server = Server::start(&["--otlp-endpoint", "http://127.0.0.1:1"]);
+    let client = server.client().await;
+    let answer: Answer = ternion_tests::answer(&client, greedy(&[1016, 591], 5)).await;
+    assert_eq!(answer.token_ids.len(), 5);
+}
+
+#[test]
+fn every_mistake_in_the_configuration_is_told_at_once() {
+    let ran = ternion_tests::server_tool(&[
+        "serve",
+        "--listen",
+        "nowhere",
+        "--max-num-seqs",
+        "0",
+        "--threads",
+        "many",
+    ]);
+    assert_eq!(ran.code, Some(64), "{ran:?}");
+    for setting in ["listen", "max_num_seqs", "threads"] {
+        assert!(
+            ran.stderr.contains(setting),
+            "{setting} is not named: {ran:?}"
+        );
+    }
+}

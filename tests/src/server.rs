@@ -77,19 +77,20 @@ impl Server {
         assert!(killed.is_ok_and(|status| status.success()), "kill failed");
     }
 
-    /// Waits for the end, which must have been asked for.
-    pub fn wait(&mut self) -> ExitStatus {
-        // Output ends with the process, so this waits without asking again
-        // and again.
-        let deadline = Instant::now() + START_TIMEOUT;
-        while let Some(line) = self.next_line(deadline) {
-            self.keep(&line);
-        }
-        match self.process.try_wait().expect("it was not waited for") {
-            Some(status) => status,
-            None if Instant::now() < deadline => self.process.wait().expect("as above"),
-            None => panic!("the server did not end\n{}", self.log),
-        }
+    /// Waits for the end, which must have been asked for. Connections of the
+    /// test go on meanwhile.
+    pub async fn wait(mut self) -> ExitStatus {
+        let waiting = tokio::task::spawn_blocking(move || {
+            // Output ends with the process, so this needs no asking again and
+            // again.
+            let deadline = Instant::now() + START_TIMEOUT;
+            while let Some(line) = self.next_line(deadline) {
+                self.keep(&line);
+            }
+            assert!(Instant::now() < deadline, "the server did not end");
+            self.process.wait().expect("it can be waited for")
+        });
+        waiting.await.expect("the server ends")
     }
 
     /// The load once no request runs or waits, and all pages are back: soon,
