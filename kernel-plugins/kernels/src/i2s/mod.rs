@@ -39,19 +39,25 @@ impl Variant {
 
     /// All that this CPU can run, the best one last.
     pub fn available() -> Vec<Variant> {
-        let mut variants = vec![Variant::PORTABLE];
-        #[cfg(target_arch = "x86_64")]
-        variants.extend(avx2::Avx2::new().map(|avx2| Variant(Instructions::Avx2(avx2))));
-        variants
+        [Some(Variant::PORTABLE), Variant::avx2()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// The best one this CPU can run.
     pub fn best() -> Variant {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(avx2) = avx2::Avx2::new() {
-            return Variant(Instructions::Avx2(avx2));
-        }
-        Variant::PORTABLE
+        Variant::avx2().unwrap_or(Variant::PORTABLE)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn avx2() -> Option<Variant> {
+        avx2::Avx2::new().map(|avx2| Variant(Instructions::Avx2(avx2)))
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn avx2() -> Option<Variant> {
+        None
     }
 
     /// What it needs of the CPU: `portable`, `avx2`.
