@@ -71,7 +71,7 @@ fn pack_refuses_ranges_and_null() {
 fn gemm_refuses_ranges_strides_and_null() {
     let gemm = table().gemm.unwrap();
     let packed = vec![0; 3 * 2 * 128];
-    let prepared = vec![0; 64 + 2 * 32];
+    let prepared = [0; 64 + 2 * 32];
     let mut out = [0; 2 * ROWS as usize];
     let mut status = |begin, end, stride| {
         let (packed, prepared) = (packed.as_ptr(), prepared.as_ptr());
