@@ -1,8 +1,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    adapter::AdapterError, chat::TemplateError, gguf::GgufError, safetensors::SafetensorsError,
-    tokenizer::TokenizerError,
+    chat::TemplateError, gguf::GgufError, safetensors::SafetensorsError, tokenizer::TokenizerError,
 };
 
 /// Why a model cannot be served.
@@ -33,7 +32,7 @@ pub enum ModelError {
         source: serde_json::Error,
     },
 
-    /// A value in `config.json` or in GGUF metadata that is absurd or not supported.
+    /// A value in a config or in GGUF metadata that is absurd or not supported.
     #[error("{file}: {key}: {reason}")]
     Config {
         file: String,
@@ -76,7 +75,4 @@ pub enum ModelError {
 
     #[error(transparent)]
     Template(#[from] TemplateError),
-
-    #[error(transparent)]
-    Adapter(#[from] AdapterError),
 }

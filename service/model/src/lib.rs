@@ -38,7 +38,7 @@ mod token_text;
 mod tokenizer;
 mod weights;
 
-pub use adapter::{Adapter, AdapterError, LoraPair};
+pub use adapter::{Adapter, LoraPair};
 pub use architecture::{Activation, Architecture, Rope};
 pub use chat::{ChatMessage, ChatTemplate, TemplateError};
 pub use dense::{DenseFormat, DenseMatrix};

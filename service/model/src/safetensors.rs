@@ -5,6 +5,7 @@
 
 use std::{collections::HashMap, fmt, ops::Range};
 
+use crate::{ModelError, dense::DenseFormat};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 /// What is wrong with a safetensors file.
@@ -68,6 +69,43 @@ pub(crate) struct Entry {
     pub shape: Vec<u64>,
     /// From the start of the file.
     pub bytes: Range<usize>,
+}
+
+impl Entry {
+    pub(crate) fn float_format(&self, name: &str) -> Result<DenseFormat, ModelError> {
+        match self.dtype.as_str() {
+            "F32" => Ok(DenseFormat::F32),
+            "F16" => Ok(DenseFormat::F16),
+            "BF16" => Ok(DenseFormat::BF16),
+            _ => Err(self.wrong_type(name, "F32, F16 or BF16")),
+        }
+    }
+
+    pub(crate) fn expect_shape(&self, name: &str, want: &[usize]) -> Result<(), ModelError> {
+        let same = self.shape.len() == want.len()
+            && self
+                .shape
+                .iter()
+                .zip(want)
+                .all(|(&got, &want)| got == want as u64);
+        if same {
+            Ok(())
+        } else {
+            Err(ModelError::TensorShape {
+                name: name.to_owned(),
+                got: self.shape.clone(),
+                want: format!("{want:?}"),
+            })
+        }
+    }
+
+    pub(crate) fn wrong_type(&self, name: &str, want: &'static str) -> ModelError {
+        ModelError::TensorType {
+            name: name.to_owned(),
+            got: self.dtype.clone(),
+            want,
+        }
+    }
 }
 
 #[derive(serde::Deserialize)]

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The ternary matrices of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Projection {
     Q,
     K,

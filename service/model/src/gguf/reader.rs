@@ -185,7 +185,7 @@ fn place<'a>(
             });
         };
         let end = info.start.checked_add(bytes);
-        if !end.is_some_and(|end| end <= available as u64) {
+        if end.is_none_or(|end| end > available as u64) {
             return Err(GgufError::OutOfRange {
                 tensor: info.name.to_owned(),
                 offset: info.at,

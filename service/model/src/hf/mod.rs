@@ -8,6 +8,7 @@ mod text;
 use crate::{Model, ModelError, digest::Digest};
 
 pub(crate) use directory::Directory;
+pub(crate) use tensors::projection_name;
 
 pub(crate) fn open(name: &str, directory: &Directory) -> Result<Model, ModelError> {
     let config = config::Config::read(directory)?;

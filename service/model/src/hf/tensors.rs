@@ -6,7 +6,6 @@ use super::{
 };
 use crate::{
     Architecture, ModelError, Norm, Projection, Weights,
-    dense::DenseFormat,
     digest::Digest,
     json_object::JsonObject,
     mapped::FileBytes,
@@ -124,7 +123,7 @@ impl Tensors {
         let unpacked = [rows as u64, cols as u64];
         let has_scale = self.entries.contains_key(&scale_name);
         let encoding = if entry.shape == unpacked {
-            let format = float_format(&name, entry)?;
+            let format = entry.float_format(&name)?;
             if has_scale {
                 let scale = self.scale(&scale_name, linear)?;
                 TernaryEncoding::Unpacked { format, scale }
@@ -140,7 +139,7 @@ impl Tensors {
             }
         } else if entry.shape == packed {
             if entry.dtype != "U8" && entry.dtype != "I8" {
-                return Err(wrong_type(&name, entry, "U8"));
+                return Err(entry.wrong_type(&name, "U8"));
             }
             let scale = self.scale(&scale_name, linear)?;
             TernaryEncoding::RowQuarters { scale }
@@ -172,11 +171,11 @@ impl Tensors {
 
     fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<StoredDense, ModelError> {
         let (file, entry) = self.entry(name)?;
-        expect_shape(name, entry, &[rows, cols])?;
+        entry.expect_shape(name, &[rows, cols])?;
         Ok(StoredDense {
             rows,
             cols,
-            format: float_format(name, entry)?,
+            format: entry.float_format(name)?,
             file: *file,
             bytes: entry.bytes.clone(),
         })
@@ -186,9 +185,9 @@ impl Tensors {
         let (file, entry) = self.entry(name)?;
         // A scale may be stored as a scalar.
         if !(len == 1 && entry.shape.is_empty()) {
-            expect_shape(name, entry, &[len])?;
+            entry.expect_shape(name, &[len])?;
         }
-        let format = float_format(name, entry)?;
+        let format = entry.float_format(name)?;
         let mut values = vec![0.0; len];
         format.decode(&self.files[*file][entry.bytes.clone()], &mut values);
         Ok(values)
@@ -233,7 +232,7 @@ fn shards(directory: &Directory) -> Result<Vec<String>, ModelError> {
     Ok(names)
 }
 
-fn projection_name(projection: Projection) -> &'static str {
+pub(crate) fn projection_name(projection: Projection) -> &'static str {
     match projection {
         Projection::Q => "self_attn.q_proj",
         Projection::K => "self_attn.k_proj",
@@ -252,40 +251,5 @@ fn norm_names(norm: Norm) -> [&'static str; 2] {
         Norm::AttentionSub => ["self_attn.attn_sub_norm", "self_attn.inner_attn_ln"],
         Norm::Ffn => ["post_attention_layernorm"; 2],
         Norm::FfnSub => ["mlp.ffn_sub_norm", "mlp.ffn_layernorm"],
-    }
-}
-
-fn float_format(name: &str, entry: &Entry) -> Result<DenseFormat, ModelError> {
-    match entry.dtype.as_str() {
-        "F32" => Ok(DenseFormat::F32),
-        "F16" => Ok(DenseFormat::F16),
-        "BF16" => Ok(DenseFormat::BF16),
-        _ => Err(wrong_type(name, entry, "F32, F16 or BF16")),
-    }
-}
-
-fn wrong_type(name: &str, entry: &Entry, want: &'static str) -> ModelError {
-    ModelError::TensorType {
-        name: name.to_owned(),
-        got: entry.dtype.clone(),
-        want,
-    }
-}
-
-fn expect_shape(name: &str, entry: &Entry, want: &[usize]) -> Result<(), ModelError> {
-    let same = entry.shape.len() == want.len()
-        && entry
-            .shape
-            .iter()
-            .zip(want)
-            .all(|(&got, &want)| got == want as u64);
-    if same {
-        Ok(())
-    } else {
-        Err(ModelError::TensorShape {
-            name: name.to_owned(),
-            got: entry.shape.clone(),
-            want: format!("{want:?}"),
-        })
     }
 }

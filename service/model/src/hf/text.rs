@@ -83,25 +83,25 @@ fn tokenizer(
         file: TOKENIZER.to_owned(),
         reason,
     };
-    // The parser of this format has a few `expect`s that a contrived file can reach.
-    let inner = catch_unwind(AssertUnwindSafe(|| {
-        tokenizers::Tokenizer::from_bytes(bytes)
-    }))
-    .map_err(|_| unusable("is damaged beyond what its parser can tell".to_owned()))?
-    .map_err(|e| unusable(e.to_string()))?;
+    // The parser of this format and its post-processor have a few `expect`s that a contrived file
+    // can reach. The post-processor runs only here, to see what it puts before an empty text.
+    let parsed = catch_unwind(AssertUnwindSafe(|| {
+        let inner = tokenizers::Tokenizer::from_bytes(bytes)?;
+        let around_nothing = inner.encode("", true)?;
+        Ok((inner, around_nothing.get_ids().first().copied()))
+    }));
+    let (inner, put_first) = parsed
+        .map_err(|_| unusable("is damaged beyond what its parser can tell".to_owned()))?
+        .map_err(|e: tokenizers::Error| unusable(e.to_string()))?;
     let spelling = spelling(&inner)
         .ok_or_else(|| unusable("is neither byte-level nor SentencePiece-like BPE".to_owned()))?;
     let bos = match special_text(tokenizer_config, "bos_token") {
         Some(text) => inner.token_to_id(&text),
         None => config.token_ids("bos_token_id")?.first().copied(),
     };
-    // What the file itself puts before an empty text.
-    let around_nothing = inner
-        .encode("", true)
-        .map_err(|e| unusable(e.to_string()))?;
     let adds_bos = match tokenizer_config.flag("add_bos_token")? {
         Some(adds) => adds,
-        None => bos.is_some() && around_nothing.get_ids().first().copied() == bos,
+        None => bos.is_some() && put_first == bos,
     };
     let conventions = Conventions {
         spelling,
