@@ -284,3 +284,6 @@ pub(crate) fn checked_scale(name: &str, value: f32) -> Result<f32, ModelError> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

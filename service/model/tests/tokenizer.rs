@@ -112,3 +112,30 @@ fn special_tokens_add_no_text() {
     assert_eq!(tokenizer.token_bytes(u32::MAX), b"");
     assert_eq!(tokenizer.decode(&[1016, 270, 25, 1023]), "User:");
 }
+
+/// A normaliser could make a special token of text that did not spell one.
+#[test]
+fn normalising_does_not_write_special_tokens() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/demo");
+    let dir = tempfile::TempDir::new().unwrap();
+    for entry in std::fs::read_dir(demo).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let path = dir.path().join("tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    json["normalizer"] = serde_json::json!({"type": "Lowercase"});
+    for token in json["added_tokens"].as_array_mut().unwrap() {
+        token["normalized"] = true.into();
+    }
+    std::fs::write(&path, json.to_string()).unwrap();
+    let model = Model::open(dir.path()).unwrap();
+    let ids = model.encode_chat(&[user("<|EOT_ID|> <|eot_id|>")]).unwrap();
+    let eot = model.tokenizer.token_id("<|eot_id|>").unwrap();
+    assert_eq!(ids.iter().filter(|&&id| id == eot).count(), 1);
+    let plain = model
+        .tokenizer
+        .encode("<|EOT_ID|>", Specials::Text)
+        .unwrap();
+    assert_eq!(model.tokenizer.decode(&plain), "<|eot_id|>");
+}
