@@ -46,3 +46,6 @@ impl Digest {
         self.0.update(name.as_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;

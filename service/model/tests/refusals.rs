@@ -604,3 +604,31 @@ fn the_converters_placeholder_template_is_replaced() {
     let ids = model.encode_chat(&[]).unwrap();
     assert_eq!(ids.first().copied(), model.tokenizer.bos());
 }
+
+#[test]
+fn the_template_is_found_where_it_is_kept() {
+    let said = |dir: &TempDir| {
+        let model = Model::open(dir.path()).unwrap();
+        model
+            .chat
+            .map(|template| template.render(&[], true).unwrap())
+    };
+    let listed =
+        json!([{"name": "tools", "template": "no"}, {"name": "default", "template": "yes"}]);
+    let config = "tokenizer_config.json";
+    let dir = changed("hf-bitnet/model", config, &json!({"chat_template": listed}));
+    assert_eq!(said(&dir).as_deref(), Some("yes"));
+    std::fs::write(
+        dir.path().join("chat_template.jinja"),
+        "{{ bos_token }}file",
+    )
+    .unwrap();
+    assert_eq!(said(&dir).as_deref(), Some("<|begin_of_text|>file"));
+    let none = changed("hf-bitnet/model", config, &json!({"chat_template": null}));
+    assert_eq!(said(&none), None);
+    let error = Model::open(none.path())
+        .unwrap()
+        .encode_chat(&[])
+        .unwrap_err();
+    assert_eq!(error.to_string(), "this model has no chat template");
+}

@@ -71,3 +71,13 @@ fn json_is_written_as_python_writes_it() {
         "{\"a\": [1, \"é<>&\"], \"b\": null}[\n  1\n]"
     );
 }
+
+#[test]
+fn a_template_cannot_ask_for_a_huge_string() {
+    for source in [
+        "{{ 'x' * 1000000000000 }}",
+        "{{ range(100000000000)|list }}",
+    ] {
+        assert!(render(source, &[]).is_err(), "{source}");
+    }
+}

@@ -246,3 +246,6 @@ pub(crate) fn refuse(key: &str, reason: impl Into<String>) -> ModelError {
         reason: reason.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

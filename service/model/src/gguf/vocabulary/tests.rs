@@ -1,9 +1,7 @@
 use serde_json::Value;
 
-use crate::{
-    Specials, Tokenizer,
-    gguf::{metadata::Metadata, reader::Header},
-};
+use super::*;
+use crate::{Specials, Tokenizer, gguf::reader::Header};
 
 fn fixture(name: &str) -> Vec<u8> {
     let folder = concat!(
@@ -21,7 +19,7 @@ fn tokenizer(name: &str) -> Tokenizer {
     let file = fixture(name);
     let header = Header::parse(&file).unwrap();
     let metadata = Metadata::new(&header).unwrap();
-    super::read(&metadata).unwrap().0
+    read(&metadata).unwrap().0
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -80,4 +78,31 @@ fn sentence_piece_specials_are_parsed_only_when_asked_for() {
     let plain = tokenizer.encode("<s>Emma</s>", Specials::Text).unwrap();
     assert!(plain.iter().all(|id| ![0, 1, 2].contains(id)));
     assert_eq!(tokenizer.decode(&parsed), " Emma");
+}
+
+/// The official 2B-4T file does not name its rules. Llama-3's take a word that is a token whole;
+/// the default ones would have to get there by merging.
+#[test]
+fn a_vocabulary_of_llama_3s_size_has_llama_3s_rules() {
+    use std::collections::HashMap;
+
+    use crate::gguf::value::{Array, Value};
+
+    let filler: Vec<String> = (0..LLAMA_3_VOCAB).map(|i| format!("filler {i}")).collect();
+    for (size, want) in [(LLAMA_3_VOCAB, vec![0]), (LLAMA_3_VOCAB - 1, vec![1, 2])] {
+        let mut tokens: Vec<&str> = filler.iter().take(size).map(String::as_str).collect();
+        tokens[..3].copy_from_slice(&["hi", "h", "i"]);
+        let header = Header {
+            metadata: HashMap::from([
+                ("general.architecture", Value::String("bitnet-b1.58")),
+                (MODEL, Value::String("gpt2")),
+                (TOKENS, Value::Array(Array::Strings(tokens))),
+                (MERGES, Value::Array(Array::Strings(vec!["f i"]))),
+            ]),
+            tensors: HashMap::new(),
+            data_start: 0,
+        };
+        let tokenizer = read(&Metadata::new(&header).unwrap()).unwrap().0;
+        assert_eq!(tokenizer.encode("hi", Specials::Text).unwrap(), want);
+    }
 }
