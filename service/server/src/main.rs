@@ -1,1 +1,99 @@
-fn main() {}
+//! `ternion-server`: serves BitNet b1.58 models over gRPC, and tools for them.
+//!
+//! Two worlds meet here, and one channel lies between them. The engine and the
+//! model run on one thread ([`engine_loop`]) that nothing may hold up; gRPC,
+//! telemetry and signals live on tokio. A request crosses over in
+//! [`admission`], and its tokens come back through its [`outbox`].
+//!
+//! Where to start reading: [`serve`] for the life of the process, [`generate`]
+//! and [`session`] for that of a request, [`settings`] for configuration,
+//! [`status`] for what clients are told when things go wrong.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod admission;
+mod banner;
+mod bench;
+mod cli;
+mod config_command;
+mod connection;
+mod deadline;
+mod drain;
+mod engine_loop;
+mod frames;
+mod generate;
+mod inference;
+mod inspect;
+mod kernels;
+mod kv_size;
+mod launch;
+mod live_requests;
+mod load;
+mod models;
+mod outbox;
+mod prompt;
+mod refusal;
+mod request;
+mod request_run;
+mod request_span;
+mod request_stream;
+mod score;
+mod semconv;
+mod serve;
+mod served;
+mod session;
+mod setting_kind;
+mod setting_list;
+mod settings;
+mod status;
+mod telemetry;
+mod vocabulary;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command},
+    settings::Mistakes,
+};
+
+/// `EX_USAGE` of sysexits.h: the arguments or the configuration are wrong,
+/// and starting again won't help.
+const EX_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" that go to standard output.
+            let is_mistake = error.use_stderr();
+            let _ = error.print();
+            return match is_mistake {
+                true => ExitCode::from(EX_USAGE),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ternion-server: {error:#}");
+            match error.is::<Mistakes>() {
+                true => ExitCode::from(EX_USAGE),
+                false => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(flags) => serve::run(flags.resolve()?.settings),
+        Command::Config(arguments) => config_command::run(arguments),
+        Command::Kernels(arguments) => kernels::run(arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Score(arguments) => score::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+    }
+}

@@ -1,0 +1,129 @@
+//! The way in: from a client's message to a running request.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::{Duration, Instant},
+};
+
+use ternion_engine::Request;
+use ternion_proto::v1;
+
+use crate::{
+    live_requests::Claim,
+    refusal::Refusal,
+    request::{Bounds, Checked, DEFAULT_MAX_TOKENS, check},
+    request_span::RequestSpan,
+    request_stream::{Facts, RequestStream},
+    served::Served,
+};
+
+/// Tonic answers CANCELLED when a call's headers are not out by its deadline.
+/// So much earlier, the right answer can still be given.
+const ANSWER_MARGIN: Duration = Duration::from_millis(5);
+
+/// Checks, tokenises and submits a request, or says why not.
+pub(crate) async fn admit(
+    served: &Served,
+    request: v1::GenerateRequest,
+    claim: &Claim,
+    deadline: Option<Instant>,
+    span: &RequestSpan,
+) -> Result<RequestStream, Refusal> {
+    let admission = admit_in_time(served, request, claim, deadline, span);
+    let Some(deadline) = deadline else {
+        return admission.await;
+    };
+    let latest = deadline.checked_sub(ANSWER_MARGIN).unwrap_or(deadline);
+    tokio::time::timeout_at(latest.into(), admission)
+        .await
+        .unwrap_or(Err(Refusal::DeadlineExceeded))
+}
+
+async fn admit_in_time(
+    served: &Served,
+    request: v1::GenerateRequest,
+    claim: &Claim,
+    deadline: Option<Instant>,
+    span: &RequestSpan,
+) -> Result<RequestStream, Refusal> {
+    served.check_model(&request.model)?;
+    let stop = request
+        .stopping
+        .as_ref()
+        .map_or_else(Vec::new, |stopping| stopping.stop.clone());
+    let drawn = random();
+    let checked = check(request, &served.bounds, &served.default_sampling, drawn)?;
+    span.asked(&checked);
+    let limit = served.bounds.context_limit;
+    served.prompts.check_size(&checked.input, limit)?;
+
+    let field = checked.input.field();
+    let prompt = served.prompts.encode(checked.input.clone()).await?;
+    if prompt.len() >= limit {
+        let got = prompt.len();
+        return Err(Refusal::TooLong { field, got, limit });
+    }
+    let prompt_tokens = prompt.len();
+    let seed = checked.sampling.seed;
+    let request = engine_request(served, checked, prompt, deadline);
+    let accepted = served.engine.submit(request, served.outbox_capacity).await?;
+
+    let facts = Facts {
+        request_id: claim.id().to_owned(),
+        model: served.name.clone(),
+        kernel: served.kernel.clone(),
+        seed,
+        stop,
+    };
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let queued = v1::Queued {
+        prompt_tokens: count(prompt_tokens),
+        ahead: count(accepted.ahead),
+    };
+    Ok(RequestStream::new(
+        queued,
+        accepted.events,
+        served.vocabulary.clone(),
+        facts,
+        claim.cancel.clone(),
+        served.drain.clone(),
+    ))
+}
+
+fn engine_request(
+    served: &Served,
+    checked: Checked,
+    prompt: Vec<u32>,
+    deadline: Option<Instant>,
+) -> Request {
+    let mut stopping = checked.stopping;
+    if !checked.max_tokens_given {
+        stopping.max_tokens = default_max_tokens(&served.bounds, prompt.len());
+        stopping.min_tokens = stopping.min_tokens.min(stopping.max_tokens);
+    }
+    Request {
+        prompt,
+        sampling: checked.sampling,
+        stopping,
+        priority: checked.priority,
+        deadline: deadline.map(|at| served.engine.time(at)),
+        // The engine's thread sets it from the outbox that it makes.
+        credit: 0,
+    }
+}
+
+/// What the context leaves to a prompt that fits into it, and the KV cache: a
+/// request that doesn't ask for more than there is must not be refused for it.
+fn default_max_tokens(bounds: &Bounds, prompt_tokens: usize) -> usize {
+    let context = bounds.context_limit - prompt_tokens;
+    // The last token is never computed, so it needs no room. A prompt that
+    // doesn't fit is the engine's to refuse.
+    let kv = (bounds.kv_tokens + 1).saturating_sub(prompt_tokens).max(1);
+    context.min(kv).min(DEFAULT_MAX_TOKENS)
+}
+
+/// A seed or an id for those who bring none. The standard library's hasher
+/// keys are random; nothing here needs more than that no two are alike.
+pub(crate) fn random() -> u64 {
+    RandomState::new().hash_one(Instant::now())
+}

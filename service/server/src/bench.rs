@@ -1,0 +1,259 @@
+//! `ternion-server bench`: how fast the forward pass is here.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+use ternion_compute::{
+    CpuExecutor, KvConfig, Synthetic, WeightSource, architecture_of, shape_names, shapes,
+};
+use ternion_engine::{Batch, BlockId, Executor, Span};
+use ternion_kernels::team::Team;
+
+use crate::launch;
+
+/// Measure prompt and generation speed.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// Model file or directory; without one, and without --synthetic, the
+    /// embedded demo
+    #[arg(long, value_name = "PATH", conflicts_with = "synthetic")]
+    model: Option<PathBuf>,
+    /// Random weights in the shape of a model: needs no file
+    #[arg(long, value_name = "SHAPE", value_parser = shape_names().collect::<Vec<_>>())]
+    synthetic: Option<String>,
+    /// Threads to compute with
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Prompt tokens of the prompt test; 0 leaves it out
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pp: usize,
+    /// Tokens of the generation test, for each sequence; 0 leaves it out
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    tg: usize,
+    /// Sequences that generate side by side, one test for each number
+    #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N,N,…")]
+    batch: Vec<usize>,
+    /// Times each test is run; the median is printed
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    repeat: u16,
+    /// Directory of kernel plugins; may be given more than once
+    #[arg(long = "plugin-dir", value_name = "DIR")]
+    plugin_dirs: Vec<PathBuf>,
+    /// Name of the kernel plugin to use
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
+    /// Print one JSON object a test, a line each
+    #[arg(long)]
+    json: bool,
+}
+
+/// One test's result.
+#[derive(Serialize)]
+struct Row {
+    test: String,
+    batch: usize,
+    threads: usize,
+    /// Of all sequences together, median of the runs.
+    tokens_per_second: f64,
+    /// Slowest and fastest run.
+    tokens_per_second_min: f64,
+    tokens_per_second_max: f64,
+    /// Packed ternary weights, and head where it is used, streamed from
+    /// memory: bytes of one pass times passes a second.
+    weight_gb_per_second: f64,
+    model: String,
+    kernel: String,
+}
+
+/// What one run took.
+struct Run {
+    tokens: usize,
+    weight_bytes: usize,
+    took: Duration,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
+    let threads = launch::num_threads(arguments.threads.map(usize::from));
+    let team = Arc::new(Team::new(threads));
+    let (name, source): (String, Arc<dyn WeightSource>) = match &arguments.synthetic {
+        Some(shape) => {
+            let architecture = architecture_of(shape).context("clap checks the name")?;
+            (architecture.family.clone(), Arc::new(Synthetic::new(architecture, &team)))
+        }
+        None => {
+            let model = launch::open_model(arguments.model.as_deref())?;
+            (model.name.clone(), Arc::new(model))
+        }
+    };
+    let architecture = source.architecture().clone();
+    let kernel = launch::survey_kernels(
+        &arguments.plugin_dirs,
+        arguments.kernel.as_deref(),
+        &shapes(&architecture),
+    )?
+    .selected()?;
+    let loaded = Arc::new(launch::pack(source, None, &kernel, &team)?);
+
+    let longest = arguments.pp.max(arguments.tg);
+    anyhow::ensure!(
+        longest <= architecture.context,
+        "{longest} tokens are more than the model's context of {}",
+        architecture.context,
+    );
+    let widest = arguments.batch.iter().copied().max().unwrap_or(1);
+    anyhow::ensure!(
+        !arguments.batch.contains(&0) && widest <= 4096,
+        "--batch: {:?} must be between 1 and 4096",
+        arguments.batch,
+    );
+    let blocks_of_one = longest.div_ceil(BLOCK_SIZE).max(1);
+    let kv = KvConfig {
+        num_blocks: blocks_of_one.max(arguments.tg.div_ceil(BLOCK_SIZE) * widest),
+        block_size: BLOCK_SIZE,
+    };
+    let mut bench = Bench {
+        ternary_bytes: loaded.ternary_bytes(),
+        head_bytes: loaded.head_bytes(),
+        vocab: architecture.vocab,
+        executor: CpuExecutor::new(loaded, Arc::clone(&team), kv, longest),
+        batch: Batch::default(),
+    };
+
+    let report = |test: String, batch: usize, mut runs: Vec<Run>| {
+        runs.sort_by_key(|run| run.took);
+        let rate = |run: &Run| run.tokens as f64 / run.took.as_secs_f64();
+        let median = &runs[runs.len() / 2];
+        let row = Row {
+            test,
+            batch,
+            threads,
+            tokens_per_second: rate(median),
+            tokens_per_second_min: rate(&runs[runs.len() - 1]),
+            tokens_per_second_max: rate(&runs[0]),
+            weight_gb_per_second: median.weight_bytes as f64 / median.took.as_secs_f64() / 1e9,
+            model: name.clone(),
+            kernel: format!("{} ({})", kernel.name(), kernel.isa()),
+        };
+        print(&row, arguments.json)
+    };
+    // The first pass touches every page of weights and scratch.
+    bench.prompt(arguments.pp.clamp(1, 32))?;
+    if arguments.pp > 0 {
+        let runs = (0..arguments.repeat).map(|_| bench.prompt(arguments.pp));
+        report(format!("pp{}", arguments.pp), 1, runs.collect::<Result<_, _>>()?)?;
+    }
+    if arguments.tg > 0 {
+        for batch in &arguments.batch {
+            let runs = (0..arguments.repeat).map(|_| bench.generation(*batch, arguments.tg));
+            report(format!("tg{}", arguments.tg), *batch, runs.collect::<Result<_, _>>()?)?;
+        }
+    }
+    Ok(())
+}
+
+fn print(row: &Row, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, row)?;
+        writeln!(out)?;
+    } else {
+        writeln!(
+            out,
+            "{:>7}  batch {:>3}  threads {}  {:8.2} tokens/s ({:.2}–{:.2})  {:6.2} GB/s  {} on {}",
+            row.test,
+            row.batch,
+            row.threads,
+            row.tokens_per_second,
+            row.tokens_per_second_min,
+            row.tokens_per_second_max,
+            row.weight_gb_per_second,
+            row.model,
+            row.kernel,
+        )?;
+    }
+    Ok(())
+}
+
+const BLOCK_SIZE: usize = 16;
+/// Prompt tokens in a step.
+const PROMPT_CHUNK: usize = 512;
+
+struct Bench {
+    executor: CpuExecutor,
+    batch: Batch,
+    ternary_bytes: usize,
+    head_bytes: usize,
+    vocab: usize,
+}
+
+impl Bench {
+    /// A prompt of `len` tokens, without logits but for the last.
+    fn prompt(&mut self, len: usize) -> anyhow::Result<Run> {
+        let begin = Instant::now();
+        let mut weight_bytes = 0;
+        for position in (0..len).step_by(PROMPT_CHUNK) {
+            let end = len.min(position + PROMPT_CHUNK);
+            let num_logits = usize::from(end == len);
+            self.batch.clear();
+            self.add_span(0, position, end - position, num_logits, len.div_ceil(BLOCK_SIZE));
+            self.executor.execute(&self.batch)?;
+            weight_bytes += self.ternary_bytes + num_logits * self.head_bytes;
+        }
+        Ok(Run {
+            tokens: len,
+            weight_bytes,
+            took: begin.elapsed(),
+        })
+    }
+
+    /// `len` tokens in each of `sequences`, from empty contexts.
+    fn generation(&mut self, sequences: usize, len: usize) -> anyhow::Result<Run> {
+        let begin = Instant::now();
+        for position in 0..len {
+            self.batch.clear();
+            for sequence in 0..sequences {
+                self.add_span(sequence, position, 1, 1, len.div_ceil(BLOCK_SIZE));
+            }
+            self.executor.execute(&self.batch)?;
+        }
+        Ok(Run {
+            tokens: sequences * len,
+            weight_bytes: len * (self.ternary_bytes + self.head_bytes),
+            took: begin.elapsed(),
+        })
+    }
+
+    fn add_span(
+        &mut self,
+        sequence: usize,
+        position: usize,
+        len: usize,
+        num_logits: usize,
+        table_len: usize,
+    ) {
+        let batch = &mut self.batch;
+        let vocab = self.vocab;
+        let span = Span {
+            token_begin: batch.tokens.len(),
+            len,
+            position,
+            table_begin: batch.block_tables.len(),
+            table_len,
+            num_logits,
+        };
+        // Different tokens, so that no embedding row stays in a cache.
+        let tokens = (position..position + len).map(|p| ((p * 7919 + sequence * 104_729) % vocab) as u32);
+        batch.tokens.extend(tokens);
+        let first = sequence * table_len;
+        batch
+            .block_tables
+            .extend((first..first + table_len).map(|block| BlockId(block as u32)));
+        batch.spans.push(span);
+    }
+}

@@ -1,0 +1,180 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+
+use crate::{
+    bench::BenchArguments,
+    inspect::InspectArguments,
+    score::ScoreArguments,
+    setting_kind::Kind,
+    setting_list::{SETTINGS, Setting},
+    settings::{Mistakes, Resolved, Sources},
+};
+
+/// Serves BitNet b1.58 language models over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "ternion-server", version, after_help = EXIT_STATUS)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 success, 1 failure, 64 wrong arguments or configuration.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model; without a model, the embedded demo
+    Serve(SettingFlags),
+    /// Print the configuration in force, from defaults, file, environment and flags
+    Config(ConfigArguments),
+    /// List the kernel plugins: what was found, what became of each, which one is selected
+    Kernels(KernelsArguments),
+    /// Describe a model file or directory
+    Inspect(InspectArguments),
+    /// Log-probabilities of given tokens, and a greedy continuation
+    Score(ScoreArguments),
+    /// Measure prompt and generation speed
+    Bench(BenchArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArguments {
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags,
+    /// Print JSON instead of TOML
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KernelsArguments {
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags,
+    /// Print one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `--config`, and a flag for every setting of the list.
+#[derive(Debug, Default)]
+pub(crate) struct SettingFlags {
+    file: Option<PathBuf>,
+    given: Vec<(&'static Setting, Vec<String>)>,
+}
+
+const FILE: &str = "config";
+
+impl Args for SettingFlags {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new(FILE)
+            .long(FILE)
+            .env("TERNION_CONFIG")
+            .hide_env_values(true)
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("Configuration file, TOML (.toml) or YAML (.yaml, .yml)");
+        SETTINGS
+            .iter()
+            .fold(command.arg(file), |command, setting| {
+                let action = match setting.kind {
+                    Kind::Paths => ArgAction::Append,
+                    _ => ArgAction::Set,
+                };
+                let default = match setting.default {
+                    Some(default) => format!(" [default: {default}]"),
+                    None => String::new(),
+                };
+                let variable = setting.variable();
+                command.arg(
+                    Arg::new(setting.key)
+                        .long(setting.flag)
+                        .value_name(setting.kind.placeholder())
+                        .action(action)
+                        .help(format!("{}{default} [env: {variable}]", setting.help)),
+                )
+            })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        SettingFlags::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<SettingFlags, clap::Error> {
+        let mut flags = SettingFlags::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.file = matches.get_one::<PathBuf>(FILE).cloned();
+        self.given = SETTINGS
+            .iter()
+            .filter_map(|setting| {
+                let values = matches.get_many::<String>(setting.key)?;
+                Some((setting, values.cloned().collect()))
+            })
+            .collect();
+        Ok(())
+    }
+}
+
+impl SettingFlags {
+    /// Merges the flags with file, environment and defaults.
+    pub(crate) fn resolve(self) -> Result<Resolved, Mistakes> {
+        // A variable that is no Unicode can't be one of ours.
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let sources = Sources {
+            file: self.file,
+            environment,
+            flags: self.given,
+        };
+        sources.resolve()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_reach_the_settings_under_their_keys() {
+        let cli = Cli::try_parse_from([
+            "ternion-server",
+            "serve",
+            "--max-num-seqs",
+            "3",
+            "--plugin-dir",
+            "a",
+            "--plugin-dir",
+            "b",
+        ])
+        .expect("these flags exist");
+        let Command::Serve(flags) = cli.command else {
+            panic!("parsed as something else: {:?}", cli.command);
+        };
+        let given: Vec<(&str, Vec<String>)> = flags
+            .given
+            .iter()
+            .map(|(setting, values)| (setting.key, values.clone()))
+            .collect();
+        assert_eq!(
+            given,
+            [
+                ("plugin_dirs", vec!["a".to_owned(), "b".to_owned()]),
+                ("scheduler.max_num_seqs", vec!["3".to_owned()]),
+            ],
+        );
+    }
+}

@@ -1,0 +1,401 @@
+//! The thread that owns the engine.
+//!
+//! Everything else speaks to it through a bounded channel and hears from it
+//! through one bounded outbox a request. A turn of the loop takes what came
+//! in, looks at every outbox (has its reader gone, how much room is there),
+//! runs one step, publishes the load and hands out the events, in that order:
+//! whoever has seen a request's `Finished` finds its pages free in the load.
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use ternion_engine::{
+    Batch, Engine, Event, Executor, ExecutorError, FinishReason, Limits, Request, SequenceId,
+    SubmitError, Time, Timings, Usage, Vocabulary,
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    load::{LatestLoad, Load},
+    outbox::{Outbox, OutboxReader, outbox},
+};
+
+/// Commands that may wait for the end of a step. Wakes are dropped when it is
+/// full, since whatever fills it wakes as well; submissions are refused.
+const MAX_COMMANDS: usize = 1024;
+
+enum Command {
+    Submit(Box<Submission>),
+    Wake,
+    Stop,
+}
+
+struct Submission {
+    request: Request,
+    outbox_capacity: usize,
+    reply: oneshot::Sender<Result<Accepted, SubmitError>>,
+}
+
+/// A request that the engine took.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) events: OutboxReader,
+    /// Requests that were waiting when it came.
+    pub(crate) ahead: usize,
+}
+
+/// Why the engine did not take a request.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SubmitRefused {
+    #[error(transparent)]
+    Engine(#[from] SubmitError),
+    #[error("more than {MAX_COMMANDS} requests arrived within one step")]
+    Busy,
+    #[error("engine has stopped")]
+    Stopped,
+}
+
+/// Makes the engine's thread look around.
+#[derive(Debug, Clone)]
+pub(crate) struct Waker(SyncSender<Command>);
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Command::Submit(_) => "Submit",
+            Command::Wake => "Wake",
+            Command::Stop => "Stop",
+        })
+    }
+}
+
+impl Waker {
+    pub(crate) fn wake(&self) {
+        // Full: the loop has something to take, and will look around then.
+        // Disconnected: there is nobody to wake.
+        let _ = self.0.try_send(Command::Wake);
+    }
+}
+
+/// How the gRPC side reaches the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct EngineHandle {
+    commands: SyncSender<Command>,
+    load: Arc<LatestLoad>,
+    origin: Instant,
+}
+
+impl EngineHandle {
+    /// Hands a request to the engine. Its reader has room for
+    /// `outbox_capacity` tokens.
+    pub(crate) async fn submit(
+        &self,
+        request: Request,
+        outbox_capacity: usize,
+    ) -> Result<Accepted, SubmitRefused> {
+        let (reply, answer) = oneshot::channel();
+        let submission = Submission {
+            request,
+            outbox_capacity,
+            reply,
+        };
+        match self.commands.try_send(Command::Submit(Box::new(submission))) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(SubmitRefused::Busy),
+            Err(TrySendError::Disconnected(_)) => return Err(SubmitRefused::Stopped),
+        }
+        match answer.await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(SubmitRefused::Stopped),
+        }
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        self.load.read()
+    }
+
+    /// A moment on the engine's clock.
+    pub(crate) fn time(&self, at: Instant) -> Time {
+        at.saturating_duration_since(self.origin)
+    }
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub(crate) struct EngineThread {
+    commands: SyncSender<Command>,
+    thread: JoinHandle<()>,
+}
+
+impl EngineThread {
+    /// Ends the thread after the step it is in. Blocks until then.
+    pub(crate) fn stop(self) {
+        // Blocks while the channel is full, and fails only if the thread is gone.
+        let _ = self.commands.send(Command::Stop);
+        if self.thread.join().is_err() {
+            tracing::error!("engine thread panicked");
+        }
+    }
+}
+
+/// Starts the thread.
+pub(crate) fn start<E: Executor + Send + 'static>(
+    limits: Limits,
+    vocabulary: Arc<dyn Vocabulary>,
+    executor: E,
+) -> std::io::Result<(EngineHandle, EngineThread)> {
+    let (engine_loop, handle) = EngineLoop::new(limits, vocabulary, executor);
+    let commands = handle.commands.clone();
+    let thread = std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || engine_loop.run())?;
+    Ok((handle, EngineThread { commands, thread }))
+}
+
+struct EngineLoop<E> {
+    limits: Limits,
+    vocabulary: Arc<dyn Vocabulary>,
+    engine: Engine,
+    executor: Contained<E>,
+    commands: Receiver<Command>,
+    waker: Waker,
+    live: BTreeMap<SequenceId, Live>,
+    /// Reused from step to step.
+    events: Vec<Event>,
+    steps: u64,
+    preemptions: u64,
+    load: Arc<LatestLoad>,
+    origin: Instant,
+}
+
+struct Live {
+    outbox: Outbox,
+    /// The engine has been told.
+    cancelled: bool,
+}
+
+/// What woke the loop.
+enum Woken {
+    Command(Command),
+    /// There is a step to run, or a deadline has come.
+    Step,
+}
+
+impl<E: Executor> EngineLoop<E> {
+    fn new(
+        limits: Limits,
+        vocabulary: Arc<dyn Vocabulary>,
+        executor: E,
+    ) -> (EngineLoop<E>, EngineHandle) {
+        let (sender, commands) = sync_channel(MAX_COMMANDS);
+        let handle = EngineHandle {
+            commands: sender.clone(),
+            load: Arc::default(),
+            origin: Instant::now(),
+        };
+        let engine_loop = EngineLoop {
+            limits,
+            engine: Engine::new(limits, vocabulary.clone()),
+            vocabulary,
+            executor: Contained(executor),
+            commands,
+            waker: Waker(sender),
+            live: BTreeMap::new(),
+            events: Vec::new(),
+            steps: 0,
+            preemptions: 0,
+            load: handle.load.clone(),
+            origin: handle.origin,
+        };
+        engine_loop.publish();
+        (engine_loop, handle)
+    }
+
+    fn run(mut self) {
+        loop {
+            match self.wait() {
+                Woken::Step => {}
+                Woken::Command(Command::Stop) => return,
+                Woken::Command(command) => self.take(command),
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                if matches!(command, Command::Stop) {
+                    return;
+                }
+                self.take(command);
+            }
+            self.turn();
+        }
+    }
+
+    /// The loop holds a sender itself, for the wakers, so the channel is never
+    /// disconnected.
+    fn wait(&self) -> Woken {
+        let command = if self.engine.has_work() {
+            self.commands.try_recv().ok()
+        } else if let Some(deadline) = self.engine.next_deadline() {
+            let patience = deadline.saturating_sub(self.origin.elapsed());
+            self.commands.recv_timeout(patience).ok()
+        } else {
+            self.commands.recv().ok()
+        };
+        command.map_or(Woken::Step, Woken::Command)
+    }
+
+    fn take(&mut self, command: Command) {
+        if let Command::Submit(submission) = command {
+            self.submit(*submission);
+        }
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let Submission {
+            mut request,
+            outbox_capacity,
+            reply,
+        } = submission;
+        let (outbox, events) = outbox(outbox_capacity, self.waker.clone());
+        request.credit = outbox.credit();
+        let ahead = self.engine.num_waiting();
+        let answer = match self.engine.submit(request, self.origin.elapsed()) {
+            Ok(id) => {
+                let live = Live {
+                    outbox,
+                    cancelled: false,
+                };
+                self.live.insert(id, live);
+                self.publish();
+                Ok(Accepted { events, ahead })
+            }
+            Err(error) => Err(error),
+        };
+        // Whoever asked has gone: the outbox is closed with the answer, and
+        // the next turn cancels.
+        let _ = reply.send(answer);
+    }
+
+    /// One look around and one step.
+    fn turn(&mut self) {
+        let turn = catch_unwind(AssertUnwindSafe(|| {
+            self.look_at_readers();
+            self.step();
+        }));
+        if turn.is_err() {
+            self.start_over();
+        }
+        self.publish();
+        self.deliver();
+    }
+
+    fn look_at_readers(&mut self) {
+        for (id, live) in &mut self.live {
+            if !live.outbox.is_abandoned() {
+                self.engine.set_credit(*id, live.outbox.credit());
+            } else if !live.cancelled {
+                live.cancelled = true;
+                self.engine.cancel(*id, self.origin.elapsed());
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        let now = || self.origin.elapsed();
+        let report = self
+            .engine
+            .step(now, &mut self.executor, &mut self.events);
+        self.steps += u64::from(!report.scheduled.is_empty());
+        self.preemptions += report.preempted.len() as u64;
+    }
+
+    /// After a panic the engine's state is unknown, so all it knew is given up
+    /// and its requests fail. Panics of the executor don't come this far.
+    fn start_over(&mut self) {
+        tracing::error!(requests = self.live.len(), "engine panicked and starts over");
+        let fresh = Engine::new(self.limits, self.vocabulary.clone());
+        // Dropping it could panic again.
+        std::mem::forget(std::mem::replace(&mut self.engine, fresh));
+        self.events.clear();
+        self.events.extend(self.live.keys().map(|id| Event::Finished {
+            id: *id,
+            reason: FinishReason::Failed {
+                message: "engine panicked".to_owned(),
+            },
+            text_end: 0,
+            usage: Usage::default(),
+            timings: Timings::default(),
+        }));
+    }
+
+    fn publish(&self) {
+        self.load.publish(Load {
+            running: self.engine.num_running() + self.engine.num_parked(),
+            waiting: self.engine.num_waiting(),
+            kv_pages: self.engine.num_blocks(),
+            kv_pages_free: self.engine.num_free_blocks(),
+            steps: self.steps,
+            preemptions: self.preemptions,
+        });
+    }
+
+    fn deliver(&mut self) {
+        for event in self.events.drain(..) {
+            let id = match &event {
+                Event::Started { id, .. }
+                | Event::Token { id, .. }
+                | Event::Finished { id, .. } => *id,
+            };
+            if let Event::Finished { reason, .. } = &event {
+                if let FinishReason::Failed { message } = reason {
+                    tracing::error!(sequence = id.0, message, "step failed");
+                }
+                if let Some(live) = self.live.remove(&id) {
+                    live.outbox.put(event);
+                }
+            } else if let Some(live) = self.live.get(&id) {
+                live.outbox.put(event);
+            }
+        }
+    }
+}
+
+/// An executor whose panics are errors of the step.
+struct Contained<E>(E);
+
+impl<E: Executor> Executor for Contained<E> {
+    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError> {
+        // A step writes KV pages and scratch memory that the next one writes
+        // before it reads, so nothing half done is ever seen.
+        let executor = AssertUnwindSafe(&mut self.0);
+        let run = move || {
+            // Moves the wrapper in; its field alone would be no promise.
+            let executor = executor;
+            executor.0.execute(batch)
+        };
+        catch_unwind(run).unwrap_or_else(|panic| {
+            let message = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no message".to_owned());
+            Err(ExecutorError {
+                message: format!("panic in the executor: {message}"),
+            })
+        })
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_loop_tests.rs"]
+mod tests;

@@ -1,0 +1,31 @@
+//! What the server is doing now, as of the last step.
+
+use std::sync::{Mutex, PoisonError};
+
+/// A snapshot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Requests with pages, those that wait for their readers included.
+    pub(crate) running: usize,
+    pub(crate) waiting: usize,
+    pub(crate) kv_pages: usize,
+    pub(crate) kv_pages_free: usize,
+    pub(crate) steps: u64,
+    pub(crate) preemptions: u64,
+}
+
+/// The latest snapshot. The lock is held for the copy of six numbers, so it
+/// can't hold up the engine's thread, and unlike six atomics it never shows
+/// half of a step.
+#[derive(Debug, Default)]
+pub(crate) struct LatestLoad(Mutex<Load>);
+
+impl LatestLoad {
+    pub(crate) fn publish(&self, load: Load) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = load;
+    }
+
+    pub(crate) fn read(&self) -> Load {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,133 @@
+//! The bounded way from the engine's thread to one request's reader.
+//!
+//! The engine never waits for a reader: it asks how much [`Outbox::credit`]
+//! there is and produces no more tokens than that. A reader that stops reading
+//! gets its sequence parked; one that goes away gets it cancelled.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering, fence},
+};
+
+use ternion_engine::Event;
+use tokio::sync::mpsc;
+
+use crate::engine_loop::Waker;
+
+/// What either side leaves for the other to find.
+#[derive(Debug, Default)]
+struct Signals {
+    /// Nobody wants the rest.
+    cancelled: AtomicBool,
+    /// The engine will not produce until it is woken.
+    parked: AtomicBool,
+}
+
+/// The engine's end.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    events: mpsc::Sender<Event>,
+    signals: Arc<Signals>,
+}
+
+/// The reader's end. Dropping it cancels the request.
+#[derive(Debug)]
+pub(crate) struct OutboxReader {
+    events: mpsc::Receiver<Event>,
+    signals: Arc<Signals>,
+    waker: Waker,
+}
+
+/// `Started` and `Finished` come without credit, so their places are set aside.
+const PLACES_WITHOUT_CREDIT: usize = 2;
+
+/// An outbox with room for `capacity` tokens.
+pub(crate) fn outbox(capacity: usize, waker: Waker) -> (Outbox, OutboxReader) {
+    let (sender, receiver) = mpsc::channel(capacity + PLACES_WITHOUT_CREDIT);
+    let signals = Arc::new(Signals::default());
+    let reader = OutboxReader {
+        events: receiver,
+        signals: signals.clone(),
+        waker,
+    };
+    let outbox = Outbox {
+        events: sender,
+        signals,
+    };
+    (outbox, reader)
+}
+
+impl Outbox {
+    /// Tokens that may be produced. At 0 the reader will wake the engine as
+    /// soon as there is room.
+    pub(crate) fn credit(&self) -> usize {
+        match self.room() {
+            0 => {
+                // Either this looks again after the reader made room, or the
+                // reader sees the flag after it made room: with a full fence
+                // between the write and the look on both sides, not neither.
+                self.signals.parked.store(true, Ordering::SeqCst);
+                fence(Ordering::SeqCst);
+                self.room()
+            }
+            room => room,
+        }
+    }
+
+    fn room(&self) -> usize {
+        self.events
+            .capacity()
+            .saturating_sub(PLACES_WITHOUT_CREDIT)
+    }
+
+    /// Whether nobody wants the rest.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.events.is_closed() || self.signals.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Hands over an event. There is always room, because tokens come with
+    /// credit and the other two have places of their own; a reader that has
+    /// gone misses nothing.
+    pub(crate) fn put(&self, event: Event) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            tracing::error!(?event, "outbox overflows: the engine ignored its credit");
+        }
+    }
+}
+
+impl OutboxReader {
+    /// The next event, or `None` if the engine's thread is gone.
+    pub(crate) async fn recv(&mut self) -> Option<Event> {
+        let event = self.events.recv().await;
+        self.made_room();
+        event
+    }
+
+    /// The next event if it is there already.
+    pub(crate) fn try_recv(&mut self) -> Option<Event> {
+        let event = self.events.try_recv().ok()?;
+        self.made_room();
+        Some(event)
+    }
+
+    /// Asks for the end: a `Finished` will come soon.
+    pub(crate) fn cancel(&self) {
+        self.signals.cancelled.store(true, Ordering::SeqCst);
+        self.waker.wake();
+    }
+
+    fn made_room(&self) {
+        fence(Ordering::SeqCst);
+        if self.signals.parked.swap(false, Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+}
+
+impl Drop for OutboxReader {
+    fn drop(&mut self) {
+        // Closed before waking: the engine must find it closed when it looks.
+        self.events.close();
+        self.waker.wake();
+    }
+}

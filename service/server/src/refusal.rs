@@ -1,0 +1,47 @@
+//! Why a request is not served.
+
+use std::time::Duration;
+
+use crate::{
+    drain::Draining, engine_loop::SubmitRefused, live_requests::AlreadyLive, request::Violations,
+};
+
+/// Everything that can keep a request from running. `status.rs` says how a
+/// client sees each.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(transparent)]
+    Invalid(#[from] Violations),
+    #[error("no model {name:?}; this server serves {served:?}")]
+    UnknownModel { name: String, served: String },
+    #[error("{field} takes {got} tokens, and the context limit is {limit}")]
+    TooLong {
+        field: &'static str,
+        got: usize,
+        limit: usize,
+    },
+    #[error("text has {bytes} bytes, more than {limit} tokens could hold")]
+    TooManyBytes { bytes: usize, limit: usize },
+    #[error("model {model:?} has no chat template; send text or token_ids")]
+    NoChatTemplate { model: String },
+    #[error("chat template refuses the messages: {reason}")]
+    Template { reason: String },
+    #[error("text can't be tokenised: {reason}")]
+    Tokenizer { reason: String },
+    #[error(transparent)]
+    AlreadyLive(#[from] AlreadyLive),
+    #[error(transparent)]
+    Draining(#[from] Draining),
+    #[error("{live} requests are alive on this stream, at most {limit} may be")]
+    StreamFull { live: usize, limit: usize },
+    #[error(transparent)]
+    Submit(#[from] SubmitRefused),
+    #[error("deadline passed before the request was accepted")]
+    DeadlineExceeded,
+    #[error("tokeniser failed")]
+    TokenizerPanicked,
+}
+
+/// When a refused request may try again. A queue moves with every finished
+/// request; a drained server is gone, and another may be up.
+pub(crate) const RETRY_DELAY: Duration = Duration::from_secs(1);

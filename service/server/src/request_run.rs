@@ -1,0 +1,71 @@
+//! An admitted request on its way to its client, the same for Generate and
+//! Session.
+
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use crate::{
+    drain::InFlight,
+    frames::{Ending, Frame},
+    live_requests::Claim,
+    request_span::RequestSpan,
+    request_stream::RequestStream,
+};
+
+pub(crate) struct RequestRun {
+    pub(crate) stream: RequestStream,
+    pub(crate) claim: Claim,
+    pub(crate) span: RequestSpan,
+    pub(crate) in_flight: InFlight,
+}
+
+/// A request whose last frame remains to be sent.
+pub(crate) struct Ended {
+    pub(crate) seq: u64,
+    pub(crate) ending: Ending,
+    /// To be kept until that is done.
+    pub(crate) in_flight: InFlight,
+}
+
+impl RequestRun {
+    /// Sends all frames but the last, which is returned. `None` if the client
+    /// has gone, and then the request is cancelled.
+    ///
+    /// Waits whenever `out` is full: that is how a slow client's request gets
+    /// parked.
+    pub(crate) async fn forward<T>(
+        mut self,
+        out: &mpsc::Sender<Result<T, Status>>,
+        response: impl Fn(u64, Frame) -> T,
+    ) -> Option<Ended> {
+        for seq in 0.. {
+            // A client that goes away is noticed here, not at the next token.
+            let next = tokio::select! {
+                biased;
+                () = out.closed() => break,
+                next = self.stream.next() => next,
+            };
+            match next {
+                Ok(frame) => {
+                    if out.send(Ok(response(seq, frame))).await.is_err() {
+                        break;
+                    }
+                }
+                Err(ending) => return Some(self.ended(seq, ending)),
+            }
+        }
+        self.span.abandoned();
+        None
+    }
+
+    /// Gives up the id: the client may use it again as soon as it reads the
+    /// last frame.
+    fn ended(self, seq: u64, ending: Ending) -> Ended {
+        self.span.ended(&ending);
+        Ended {
+            seq,
+            ending,
+            in_flight: self.in_flight,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! One running request, as its frames come.
+
+use std::sync::Arc;
+
+use ternion_engine::{Event, Vocabulary};
+use ternion_proto::v1;
+use tokio::sync::Notify;
+
+use crate::{
+    drain::{Drain, Phase},
+    frames::{Assembler, Ending, Frame, Outcome, outcome, timings, usage},
+    outbox::OutboxReader,
+    status,
+};
+
+/// The frames of a request. Dropping it ends the request.
+pub(crate) struct RequestStream {
+    /// The first frame, until it is asked for.
+    queued: Option<v1::Queued>,
+    events: OutboxReader,
+    assembler: Assembler,
+    /// An event that came while others were collected into a delta.
+    held: Option<Event>,
+    /// The last frame, while the last delta goes out before it.
+    ending: Option<Ending>,
+    facts: Facts,
+    cancel: Arc<Notify>,
+    drain: Arc<Drain>,
+    cancelled: bool,
+    drained: bool,
+}
+
+/// What is known about a request when it is accepted.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub(crate) request_id: String,
+    pub(crate) model: String,
+    pub(crate) kernel: String,
+    pub(crate) seed: u64,
+    pub(crate) stop: Vec<String>,
+}
+
+impl RequestStream {
+    pub(crate) fn new(
+        queued: v1::Queued,
+        events: OutboxReader,
+        vocabulary: Arc<dyn Vocabulary>,
+        facts: Facts,
+        cancel: Arc<Notify>,
+        drain: Arc<Drain>,
+    ) -> RequestStream {
+        RequestStream {
+            queued: Some(queued),
+            events,
+            assembler: Assembler::new(vocabulary),
+            held: None,
+            ending: None,
+            facts,
+            cancel,
+            drain,
+            cancelled: false,
+            drained: false,
+        }
+    }
+
+    /// The next frame, or how it ended. Not to be asked again after that.
+    pub(crate) async fn next(&mut self) -> Result<Frame, Ending> {
+        if let Some(queued) = self.queued.take() {
+            return Ok(Frame::Queued(queued));
+        }
+        if let Some(ending) = self.ending.take() {
+            return Err(ending);
+        }
+        loop {
+            let event = match self.held.take() {
+                Some(event) => Some(event),
+                None => self.event().await,
+            };
+            let Some(event) = event else {
+                return Err(lost());
+            };
+            if let Some(next) = self.frame(event) {
+                return next;
+            }
+        }
+    }
+
+    /// The next event, with an eye on those who want the request ended.
+    async fn event(&mut self) -> Option<Event> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cancel.notified(), if !self.cancelled => {
+                    self.cancelled = true;
+                    self.events.cancel();
+                }
+                () = self.drain.reached(Phase::Ending), if !self.drained => {
+                    self.drained = true;
+                    self.events.cancel();
+                }
+                event = self.events.recv() => return event,
+            }
+        }
+    }
+
+    fn frame(&mut self, event: Event) -> Option<Result<Frame, Ending>> {
+        match event {
+            Event::Started { .. } => Some(Ok(Frame::Started(v1::Started {
+                request_id: self.facts.request_id.clone(),
+                model: self.facts.model.clone(),
+                kernel: self.facts.kernel.clone(),
+                seed: self.facts.seed,
+            }))),
+            Event::Token { .. } => {
+                self.collect(event);
+                self.assembler.take().map(|delta| Ok(Frame::Delta(delta)))
+            }
+            Event::Finished {
+                reason,
+                text_end,
+                usage: used,
+                timings: times,
+                ..
+            } => {
+                self.assembler.finish(text_end);
+                let drained = self.drained && !self.cancelled;
+                let ending = Ending {
+                    outcome: outcome(&reason, &self.facts.stop, drained, &self.facts.request_id),
+                    usage: usage(&used),
+                    timings: timings(&times),
+                };
+                match self.assembler.take() {
+                    None => Some(Err(ending)),
+                    Some(delta) => {
+                        self.ending = Some(ending);
+                        Some(Ok(Frame::Delta(delta)))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Collects a token and all that came since into one delta, so that a
+    /// reader that is late gets few large frames.
+    fn collect(&mut self, first: Event) {
+        let mut next = Some(first);
+        while let Some(event) = next {
+            let Event::Token {
+                token,
+                text_end,
+                logprob,
+                ref top,
+                ..
+            } = event
+            else {
+                self.held = Some(event);
+                return;
+            };
+            self.assembler.push(token, text_end, logprob, top);
+            next = self.events.try_recv();
+        }
+    }
+}
+
+/// The engine's thread ended without a word. It does so only when the server
+/// exits.
+fn lost() -> Ending {
+    Ending {
+        outcome: Outcome::Failed(status::drained()),
+        usage: v1::Usage::default(),
+        timings: v1::Timings::default(),
+    }
+}

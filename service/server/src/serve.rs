@@ -1,0 +1,309 @@
+//! `ternion-server serve`: from start to exit.
+
+use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use ternion_compute::{CpuExecutor, shapes};
+use ternion_engine::{Limits, Vocabulary};
+use ternion_kernel_host::State;
+use ternion_kernels::team::Team;
+use ternion_model::Model;
+use ternion_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{
+        admin_service_server::AdminServiceServer,
+        inference_service_server::InferenceServiceServer, model_service_server::ModelServiceServer,
+    },
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+};
+use tonic::{codec::CompressionEncoding, server::NamedService, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    admin::Admin,
+    banner::Banner,
+    connection,
+    drain::{Drain, Phase},
+    engine_loop::{self, EngineThread},
+    inference::Inference,
+    inspect::num_parameters,
+    kernels,
+    kv_size::{KvSize, kv_size, memory},
+    launch,
+    live_requests::LiveRequests,
+    models::{Models, default_sampling},
+    prompt::Prompts,
+    request::Bounds,
+    served::Served,
+    settings::{Mistakes, Settings},
+    telemetry,
+    vocabulary::ModelVocabulary,
+};
+
+/// Tokio's own threads. They move frames and tokenise; the processors belong
+/// to the compute threads.
+const IO_THREADS: usize = 2;
+
+/// How long requests may take to say that they were cut off by the drain.
+const ENDING_GRACE: Duration = Duration::from_secs(2);
+
+/// How long connections may take to close after their last frames. Health
+/// watches never do by themselves.
+const CLOSING_GRACE: Duration = Duration::from_secs(1);
+
+/// Pings on quiet connections find dead peers, whose requests then end.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves until told to stop.
+pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(IO_THREADS)
+        .enable_all()
+        .build()
+        .context("can't start the I/O threads")?;
+    let telemetry = {
+        let _entered = runtime.enter();
+        telemetry::start(&settings.telemetry)?
+    };
+    let launched = launch(&settings)?;
+    let served = runtime.block_on(serve(&settings, &launched));
+    launched.engine_thread.stop();
+    // Streams that outlived their grace must not hold up the exit.
+    runtime.shutdown_timeout(Duration::ZERO);
+    telemetry.stop();
+    served
+}
+
+/// Everything that runs once the model is loaded.
+struct Launched {
+    served: Arc<Served>,
+    engine_thread: EngineThread,
+    why_kernel: String,
+    threads: usize,
+    kv: KvSize,
+}
+
+fn launch(settings: &Settings) -> anyhow::Result<Launched> {
+    let model = Arc::new(launch::open_model(settings.model.as_deref())?);
+    let context_limit = context_limit(settings, &model)?;
+    let survey = launch::survey_kernels(
+        &settings.plugin_dirs,
+        settings.kernel.as_deref(),
+        &shapes(&model.architecture),
+    )?;
+    for found in &survey.found {
+        tracing::info!("kernel plugin {found}");
+    }
+    let kernel = survey.selected()?;
+    let why_kernel = survey.found.iter().find_map(|found| match &found.state {
+        State::Selected { why } => Some(why.clone()),
+        _ => None,
+    });
+    let kv = kv_size(
+        &settings.kv,
+        &settings.scheduler,
+        &model.architecture,
+        context_limit,
+        memory(),
+    )?;
+
+    let threads = launch::num_threads(settings.threads);
+    let team = Arc::new(Team::new(threads));
+    let packed = launch::pack(model.clone(), None, &kernel, &team)?;
+    let executor = CpuExecutor::new(Arc::new(packed), team, kv.config, context_limit);
+    let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
+    let scheduler = &settings.scheduler;
+    let limits = Limits {
+        num_blocks: kv.config.num_blocks,
+        block_size: kv.config.block_size,
+        max_num_seqs: scheduler.max_num_seqs,
+        max_num_batched_tokens: scheduler.max_num_batched_tokens,
+        max_queued: scheduler.max_queued,
+        max_model_len: context_limit,
+    };
+    let (engine, engine_thread) = engine_loop::start(limits, vocabulary.clone(), executor)
+        .context("can't start the engine's thread")?;
+    let served = Served {
+        name: settings
+            .model_name
+            .clone()
+            .unwrap_or_else(|| model.name.clone()),
+        parameters: num_parameters(&model)?,
+        kernel: format!("{} {}", kernel.name(), kernel.isa()),
+        kernels: kernels::messages(&survey),
+        default_sampling: default_sampling(&model.generation),
+        bounds: Bounds {
+            vocab_size: vocabulary.size(),
+            context_limit,
+            kv_tokens: kv.config.num_blocks.saturating_mul(kv.config.block_size),
+        },
+        prompts: Prompts::new(model.clone(), threads),
+        model,
+        vocabulary,
+        engine,
+        live: Arc::new(LiveRequests::default()),
+        drain: Arc::new(Drain::new()),
+        outbox_capacity: settings.outbox.capacity,
+        // More could not be alive in the engine either.
+        max_stream_requests: scheduler.max_num_seqs + scheduler.max_queued,
+    };
+    Ok(Launched {
+        served: Arc::new(served),
+        engine_thread,
+        why_kernel: why_kernel.unwrap_or_default(),
+        threads,
+        kv,
+    })
+}
+
+fn context_limit(settings: &Settings, model: &Model) -> Result<usize, Mistakes> {
+    let context = model.architecture.context;
+    match settings.context_limit {
+        Some(limit) if limit > context => Err(Mistakes(vec![format!(
+            "context_limit: {limit} is more than the model's context of {context}"
+        )])),
+        Some(limit) => Ok(limit),
+        None => Ok(context),
+    }
+}
+
+async fn serve(settings: &Settings, launched: &Launched) -> anyhow::Result<()> {
+    let mut signals = Signals::install()?;
+    let listener = connection::listen(settings.listen).await?;
+    let address = listener.local_addr()?;
+    let served = &launched.served;
+    let (health, router) = router(settings, served)?;
+    set_health(&health, ServingStatus::Serving).await;
+    let stop = Arc::new(Notify::new());
+    let server = {
+        let stop = stop.clone();
+        let incoming = connection::accept(listener, settings.limits.max_connections);
+        tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
+            stop.notified().await;
+        }))
+    };
+    announce(launched, address);
+
+    tokio::select! {
+        () = signals.next() => {}
+        () = served.drain.reached(Phase::Draining) => {}
+    }
+    let second_signal = async {
+        signals.next().await;
+        tracing::warn!("second signal, exiting at once");
+        std::process::exit(1);
+    };
+    let shutdown = async {
+        drain(settings.drain_timeout, &served.drain, &health).await;
+        stop.notify_one();
+        match tokio::time::timeout(CLOSING_GRACE, server).await {
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "server ended with an error"),
+            Ok(Err(error)) => tracing::error!(%error, "server panicked"),
+            Ok(Ok(Ok(()))) | Err(_) => {}
+        }
+    };
+    tokio::select! {
+        () = shutdown => {}
+        () = second_signal => {}
+    }
+    tracing::info!("drained");
+    Ok(())
+}
+
+/// Lets running requests end, then ends them.
+async fn drain(timeout: Duration, drain: &Drain, health: &HealthReporter) {
+    drain.advance(Phase::Draining);
+    set_health(health, ServingStatus::NotServing).await;
+    let in_flight = drain.num_in_flight();
+    tracing::info!(in_flight, timeout_seconds = timeout.as_secs_f64(), "draining");
+    if tokio::time::timeout(timeout, drain.idle()).await.is_ok() {
+        return;
+    }
+    let in_flight = drain.num_in_flight();
+    tracing::warn!(in_flight, "drain timeout passed, ending what still runs");
+    drain.advance(Phase::Ending);
+    // Those that don't read can't be told.
+    let _ = tokio::time::timeout(ENDING_GRACE, drain.idle()).await;
+}
+
+type Router = tonic::transport::server::Router;
+
+fn router(settings: &Settings, served: &Arc<Served>) -> anyhow::Result<(HealthReporter, Router)> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let max_message = settings.limits.max_message_bytes;
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(settings.limits.max_concurrent_streams)
+        .add_service(
+            InferenceServiceServer::new(Inference(served.clone()))
+                .accept_compressed(CompressionEncoding::Gzip)
+                .max_decoding_message_size(max_message),
+        )
+        .add_service(ModelServiceServer::new(Models(served.clone())))
+        .add_service(AdminServiceServer::new(Admin(served.clone())))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        // Older tools, grpcurl among them, ask for this one only.
+        .add_service(reflection().build_v1alpha()?);
+    Ok((health, router))
+}
+
+/// All names that health is asked for: the server's, and each service's.
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for name in [
+        "",
+        InferenceServiceServer::<Inference>::NAME,
+        ModelServiceServer::<Models>::NAME,
+        AdminServiceServer::<Admin>::NAME,
+    ] {
+        health.set_service_status(name, status).await;
+    }
+}
+
+fn announce(launched: &Launched, address: SocketAddr) {
+    let banner = Banner {
+        served: &launched.served,
+        why: &launched.why_kernel,
+        threads: launched.threads,
+        kv: launched.kv,
+        address,
+    };
+    // Whoever started us may have closed standard output; that is no reason
+    // not to serve.
+    let _ = write!(std::io::stdout().lock(), "{banner}");
+    let _ = std::io::stdout().flush();
+    tracing::info!(%address, model = launched.served.name, "serving");
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> anyhow::Result<Signals> {
+        let install = |kind| signal(kind).context("can't listen for signals");
+        Ok(Signals {
+            terminate: install(SignalKind::terminate())?,
+            interrupt: install(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

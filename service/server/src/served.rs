@@ -1,0 +1,52 @@
+//! What is served: everything that the services share.
+
+use std::sync::Arc;
+
+use ternion_engine::{Sampling, Vocabulary};
+use ternion_model::Model;
+use ternion_proto::v1;
+
+use crate::{
+    drain::Drain,
+    engine_loop::EngineHandle,
+    live_requests::LiveRequests,
+    prompt::Prompts,
+    refusal::Refusal,
+    request::Bounds,
+};
+
+/// Longest model name that is repeated in an error.
+const MAX_SHOWN_NAME_CHARS: usize = 100;
+
+pub(crate) struct Served {
+    pub(crate) name: String,
+    pub(crate) model: Arc<Model>,
+    pub(crate) parameters: u64,
+    /// Name and instruction set of the kernel in use.
+    pub(crate) kernel: String,
+    /// What became of each plugin, for AdminService.
+    pub(crate) kernels: Vec<v1::Kernel>,
+    pub(crate) default_sampling: Sampling,
+    pub(crate) bounds: Bounds,
+    pub(crate) prompts: Prompts,
+    pub(crate) vocabulary: Arc<dyn Vocabulary>,
+    pub(crate) engine: EngineHandle,
+    pub(crate) live: Arc<LiveRequests>,
+    pub(crate) drain: Arc<Drain>,
+    pub(crate) outbox_capacity: usize,
+    /// Requests that one Session stream may have at once.
+    pub(crate) max_stream_requests: usize,
+}
+
+impl Served {
+    /// Accepts the name of the model that is served, or none.
+    pub(crate) fn check_model(&self, name: &str) -> Result<(), Refusal> {
+        match name.is_empty() || name == self.name {
+            true => Ok(()),
+            false => Err(Refusal::UnknownModel {
+                name: name.chars().take(MAX_SHOWN_NAME_CHARS).collect(),
+                served: self.name.clone(),
+            }),
+        }
+    }
+}

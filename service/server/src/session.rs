@@ -1,0 +1,291 @@
+//! `InferenceService.Session`: many requests on one stream.
+//!
+//! One task reads frames; each request is a task of its own that writes to
+//! the stream's one bounded channel. A client that reads too slowly fills that
+//! channel, then the outboxes of its requests, and then they are parked:
+//! nobody else notices.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use opentelemetry::Context;
+use ternion_proto::v1;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
+
+use crate::{
+    admission::admit,
+    deadline,
+    drain::Phase,
+    frames::{Ending, Frame},
+    live_requests::{Claim, Scope},
+    refusal::Refusal,
+    request::{MAX_REQUEST_ID_BYTES, Violations},
+    request_run::{Ended, RequestRun},
+    request_span::{self, RequestSpan},
+    served::Served,
+    status,
+};
+
+pub(crate) type Frames = ReceiverStream<Result<v1::SessionResponse, Status>>;
+
+const METHOD: &str = "ternion.v1.InferenceService/Session";
+
+/// Frames between the requests' tasks and the connection.
+const FRAMES_AHEAD: usize = 32;
+
+struct Session {
+    served: Arc<Served>,
+    scope: Scope,
+    parent: Context,
+    deadline: Option<Instant>,
+    out: mpsc::Sender<Result<v1::SessionResponse, Status>>,
+    /// Dropping it ends all of them.
+    requests: JoinSet<()>,
+}
+
+pub(crate) fn session(
+    served: Arc<Served>,
+    call: Request<Streaming<v1::SessionRequest>>,
+) -> Response<Frames> {
+    let (out, frames) = mpsc::channel(FRAMES_AHEAD);
+    let session = Session {
+        scope: served.live.session(),
+        parent: request_span::parent(call.metadata()),
+        deadline: deadline::of_call(call.metadata()),
+        served,
+        out,
+        requests: JoinSet::new(),
+    };
+    tokio::spawn(session.run(call.into_inner()));
+    Response::new(ReceiverStream::new(frames))
+}
+
+/// How a session goes on after something happened.
+enum Next {
+    Read,
+    /// The client has said all it wants, or may say no more: only its running
+    /// requests remain, and then comes the status, if it is not OK.
+    Finish(Option<Status>),
+    /// The client has gone.
+    Gone,
+}
+
+impl Session {
+    async fn run(mut self, mut inbound: Streaming<v1::SessionRequest>) {
+        let status = loop {
+            match self.read(&mut inbound).await {
+                Next::Read => {}
+                Next::Finish(status) => break status,
+                Next::Gone => return,
+            }
+        };
+        // A client that breaks the stream after it half-closed closes `out`.
+        let served = self.served.clone();
+        let out = self.out.clone();
+        tokio::select! {
+            () = out.closed() => return,
+            () = async { while self.requests.join_next().await.is_some() {} } => {}
+        }
+        let status = match served.drain.phase() {
+            Phase::Ending => Some(status::drained()),
+            _ => status,
+        };
+        if let Some(status) = status {
+            // An error means that the client has gone.
+            let _ = self.out.send(Err(status)).await;
+        }
+    }
+
+    async fn read(&mut self, inbound: &mut Streaming<v1::SessionRequest>) -> Next {
+        let deadline = self.deadline;
+        let drain = self.served.drain.clone();
+        tokio::select! {
+            biased;
+            () = self.out.closed() => Next::Gone,
+            () = until(deadline) => Next::Finish(Some(status::deadline_exceeded())),
+            // A session with nothing to do must not hold up the shutdown.
+            () = drain.reached(Phase::Draining), if self.requests.is_empty() => {
+                Next::Finish(Some(status::drained()))
+            }
+            Some(_) = self.requests.join_next(), if !self.requests.is_empty() => Next::Read,
+            message = inbound.message() => match message {
+                Ok(Some(message)) => {
+                    self.take(message).await;
+                    Next::Read
+                }
+                Ok(None) => Next::Finish(None),
+                Err(_) => Next::Gone,
+            }
+        }
+    }
+
+    async fn take(&mut self, message: v1::SessionRequest) {
+        use v1::session_request::Frame as From;
+        let id = message.request_id;
+        let refusal: Refusal = match message.frame {
+            Some(From::Cancel(v1::Cancel {})) => {
+                self.served.live.cancel(self.scope, &id);
+                return;
+            }
+            _ if !(1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) => {
+                let len = id.len();
+                let range = format!("has {len} bytes, from 1 to {MAX_REQUEST_ID_BYTES}");
+                Violations::one("request_id", range).into()
+            }
+            None => Violations::one("frame", "is missing: one of start, cancel").into(),
+            Some(From::Start(v1::Start { request: None, .. })) => {
+                Violations::one("start.request", "is missing").into()
+            }
+            Some(From::Start(v1::Start {
+                request: Some(request),
+                timeout_ms,
+            })) => match self.start(&id, request, timeout_ms) {
+                Ok(()) => return,
+                Err(refusal) => refusal,
+            },
+        };
+        // If the client doesn't read what is wrong with its frames, no more
+        // of them are read.
+        let _ = self.out.send(Ok(refused(&id, refusal))).await;
+    }
+
+    /// Starts the task of a request. Its id is taken from now on, so that a
+    /// Cancel right behind finds it.
+    fn start(
+        &mut self,
+        id: &str,
+        request: v1::GenerateRequest,
+        timeout_ms: Option<u32>,
+    ) -> Result<(), Refusal> {
+        let live = self.requests.len();
+        let limit = self.served.max_stream_requests;
+        if live >= limit {
+            return Err(Refusal::StreamFull { live, limit });
+        }
+        let claim = self.served.live.claim(self.scope, id.to_owned())?;
+        let timeout = timeout_ms.map(|ms| Duration::from_millis(ms.into()));
+        let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let task = Start {
+            served: self.served.clone(),
+            // The frame's id is the one that counts.
+            request: v1::GenerateRequest {
+                request_id: String::new(),
+                ..request
+            },
+            deadline: [self.deadline, own].into_iter().flatten().min(),
+            parent: self.parent.clone(),
+        };
+        self.requests.spawn(task.run(claim, self.out.clone()));
+        Ok(())
+    }
+}
+
+/// A request before it is admitted.
+struct Start {
+    served: Arc<Served>,
+    request: v1::GenerateRequest,
+    deadline: Option<Instant>,
+    parent: Context,
+}
+
+impl Start {
+    async fn run(self, claim: Claim, out: mpsc::Sender<Result<v1::SessionResponse, Status>>) {
+        let id = claim.id().to_owned();
+        let span = RequestSpan::open(&self.served, &self.parent, METHOD, &id, &self.request);
+        let entered = span.span();
+        async {
+            let last = match self.admit(claim, &span).await {
+                Ok(run) => match run.forward(&out, |seq, frame| response(&id, seq, frame)).await {
+                    Some(ended) => ended,
+                    None => return,
+                },
+                Err(refusal) => {
+                    let response = refused(&id, refusal);
+                    if let Some(v1::session_response::Frame::Failed(failed)) = &response.frame {
+                        let code = failed.status.as_ref().map_or(0, |status| status.code);
+                        span.refused(code.into());
+                    }
+                    let _ = out.send(Ok(response)).await;
+                    return;
+                }
+            };
+            let Ended {
+                seq,
+                ending,
+                in_flight: _in_flight,
+            } = last;
+            let _ = out.send(Ok(ended_response(&id, seq, ending))).await;
+        }
+        .instrument(entered)
+        .await;
+    }
+
+    async fn admit(self, claim: Claim, span: &RequestSpan) -> Result<RequestRun, Refusal> {
+        let in_flight = self.served.drain.enter()?;
+        let stream = admit(&self.served, self.request, &claim, self.deadline, span).await?;
+        Ok(RequestRun {
+            stream,
+            claim,
+            span: span.clone(),
+            in_flight,
+        })
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn response(id: &str, seq: u64, frame: Frame) -> v1::SessionResponse {
+    use v1::session_response::Frame as To;
+    let frame = match frame {
+        Frame::Queued(queued) => To::Queued(queued),
+        Frame::Started(started) => To::Started(started),
+        Frame::Delta(delta) => To::Delta(delta),
+    };
+    v1::SessionResponse {
+        request_id: id.to_owned(),
+        seq,
+        frame: Some(frame),
+    }
+}
+
+fn ended_response(id: &str, seq: u64, ending: Ending) -> v1::SessionResponse {
+    use v1::session_response::Frame as To;
+    let (usage, timings) = (ending.usage, ending.timings);
+    let frame = match ending.into_finished() {
+        Ok(finished) => To::Finished(finished),
+        Err(status) => To::Failed(v1::Failed {
+            status: Some(status::as_message(&status)),
+            usage: Some(usage),
+            timings: Some(timings),
+        }),
+    };
+    v1::SessionResponse {
+        request_id: id.to_owned(),
+        seq,
+        frame: Some(frame),
+    }
+}
+
+fn refused(id: &str, refusal: Refusal) -> v1::SessionResponse {
+    let status = Status::from(refusal);
+    v1::SessionResponse {
+        // An id that is too long is told back as far as it may go.
+        request_id: id[..id.floor_char_boundary(MAX_REQUEST_ID_BYTES)].to_owned(),
+        seq: 0,
+        frame: Some(v1::session_response::Frame::Failed(v1::Failed {
+            status: Some(status::as_message(&status)),
+            usage: None,
+            timings: None,
+        })),
+    }
+}

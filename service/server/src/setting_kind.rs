@@ -1,0 +1,219 @@
+//! What a setting may hold, and how it is written.
+
+use std::{net::SocketAddr, time::Duration};
+
+use config::{Value, ValueKind};
+use serde_json::Value as Json;
+use tracing_subscriber::EnvFilter;
+
+/// The kind of a setting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Address,
+    Path,
+    Paths,
+    Name,
+    Count { min: u64, max: u64 },
+    Bytes { min: u64, max: u64 },
+    Duration { max_seconds: u64 },
+    Choice(&'static [&'static str]),
+    HttpEndpoint,
+    LogFilter,
+}
+
+/// Longest name that a setting takes: names go into every span and message.
+const MAX_NAME_BYTES: usize = 256;
+
+impl Kind {
+    /// Placeholder in `--help`.
+    pub(crate) fn placeholder(self) -> &'static str {
+        match self {
+            Kind::Address => "ADDRESS:PORT",
+            Kind::Path => "PATH",
+            Kind::Paths => "DIR",
+            Kind::Name => "NAME",
+            Kind::Count { .. } => "N",
+            Kind::Bytes { .. } => "BYTES",
+            Kind::Duration { .. } => "TIME",
+            Kind::Choice(_) => "FORMAT",
+            Kind::HttpEndpoint => "URL",
+            Kind::LogFilter => "FILTER",
+        }
+    }
+
+    /// Brings a value from any source into the one form that
+    /// [`Settings`](crate::settings::Settings) is read from, or says what is
+    /// wrong with it.
+    pub(crate) fn parse(self, value: &Value) -> Result<Json, String> {
+        match self {
+            Kind::Address => address(&text(value)?),
+            Kind::Path => Ok(not_empty(text(value)?)?.into()),
+            Kind::Paths => paths(value),
+            Kind::Name => name(text(value)?),
+            Kind::Count { min, max } => within(count(value)?, min, max),
+            Kind::Bytes { min, max } => within(bytes(value)?, min, max),
+            Kind::Duration { max_seconds } => duration(value, max_seconds),
+            Kind::Choice(choices) => choice(text(value)?, choices),
+            Kind::HttpEndpoint => endpoint(text(value)?),
+            Kind::LogFilter => log_filter(text(value)?),
+        }
+    }
+}
+
+/// How a value is shown in a message.
+fn shown(value: &Value) -> String {
+    match &value.kind {
+        ValueKind::String(text) => format!("{text:?}"),
+        ValueKind::Table(_) => "a table".to_owned(),
+        ValueKind::Array(_) => "a list".to_owned(),
+        ValueKind::Nil => "nothing".to_owned(),
+        _ => value.to_string(),
+    }
+}
+
+fn text(value: &Value) -> Result<String, String> {
+    match &value.kind {
+        ValueKind::String(text) => Ok(text.clone()),
+        _ => Err(format!("{} is not a text", shown(value))),
+    }
+}
+
+fn not_empty(text: String) -> Result<String, String> {
+    match text.is_empty() {
+        true => Err("must not be empty".to_owned()),
+        false => Ok(text),
+    }
+}
+
+fn address(text: &str) -> Result<Json, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not an IP address and port, such as 127.0.0.1:50051"))?;
+    Ok(address.to_string().into())
+}
+
+fn name(text: String) -> Result<Json, String> {
+    if text.len() > MAX_NAME_BYTES {
+        let len = text.len();
+        return Err(format!("has {len} bytes, at most {MAX_NAME_BYTES} may be"));
+    }
+    Ok(not_empty(text)?.into())
+}
+
+/// A list of texts, or one text with ':' between them as in `PATH`.
+fn paths(value: &Value) -> Result<Json, String> {
+    let parts: Vec<String> = match &value.kind {
+        ValueKind::Array(items) => items.iter().map(text).collect::<Result<_, _>>()?,
+        ValueKind::String(list) => list.split(':').map(str::to_owned).collect(),
+        _ => return Err(format!("{} is not a list of paths", shown(value))),
+    };
+    let parts: Result<Vec<String>, String> = parts.into_iter().map(not_empty).collect();
+    Ok(parts.map_err(|_| "holds an empty path".to_owned())?.into())
+}
+
+fn count(value: &Value) -> Result<u64, String> {
+    let number = match &value.kind {
+        ValueKind::I64(number) => u64::try_from(*number).ok(),
+        ValueKind::U64(number) => Some(*number),
+        ValueKind::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| format!("{} is not a whole number of 0 or more", shown(value)))
+}
+
+fn bytes(value: &Value) -> Result<u64, String> {
+    let ValueKind::String(text) = &value.kind else {
+        return count(value);
+    };
+    let (digits, unit) = split_unit(text);
+    let factor = match unit {
+        "" | "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        "TiB" => Some(1 << 40),
+        _ => None,
+    };
+    factor
+        .zip(digits.parse::<u64>().ok())
+        .and_then(|(factor, number)| number.checked_mul(factor))
+        .ok_or_else(|| format!("{text:?} is not a number of bytes, such as 1048576 or 2GiB"))
+}
+
+fn within(number: u64, min: u64, max: u64) -> Result<Json, String> {
+    match (min..=max).contains(&number) {
+        true => Ok(number.into()),
+        false => Err(format!("{number} is out of range, {min} to {max}")),
+    }
+}
+
+fn duration(value: &Value, max_seconds: u64) -> Result<Json, String> {
+    let duration = match &value.kind {
+        ValueKind::String(text) => parse_duration(text),
+        _ => count(value).ok().map(Duration::from_secs),
+    };
+    match duration {
+        None => Err(format!(
+            "{} is not a time, such as 500ms, 30s or 2m",
+            shown(value)
+        )),
+        Some(duration) if duration > Duration::from_secs(max_seconds) => Err(format!(
+            "{} is out of range, 0s to {max_seconds}s",
+            shown(value)
+        )),
+        Some(duration) => Ok(written(duration).into()),
+    }
+}
+
+fn written(duration: Duration) -> String {
+    match duration.subsec_millis() {
+        0 => format!("{}s", duration.as_secs()),
+        _ => format!("{}ms", duration.as_millis()),
+    }
+}
+
+/// Reads `500ms`, `30s`, `2m`, `1h`, or a bare number of seconds.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    let (digits, unit) = split_unit(text);
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let number: u64 = digits.parse().ok()?;
+    Some(Duration::from_millis(number.checked_mul(milliseconds)?))
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    (&text[..end], text[end..].trim_start())
+}
+
+fn choice(text: String, choices: &[&str]) -> Result<Json, String> {
+    match choices.contains(&text.as_str()) {
+        true => Ok(text.into()),
+        false => Err(format!("{text:?} is none of {}", choices.join(", "))),
+    }
+}
+
+fn endpoint(text: String) -> Result<Json, String> {
+    let uri: http::Uri = text
+        .parse()
+        .map_err(|error| format!("{text:?} is not a URL: {error}"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(host)) if !host.is_empty() => Ok(text.into()),
+        (Some("https"), _) => Err("https is not supported here, only http".to_owned()),
+        _ => Err(format!("{text:?} is not a URL such as http://host:4317")),
+    }
+}
+
+fn log_filter(text: String) -> Result<Json, String> {
+    EnvFilter::builder()
+        .parse(&text)
+        .map_err(|error| format!("{text:?} is not a log filter: {error}"))?;
+    Ok(text.into())
+}

@@ -1,0 +1,228 @@
+//! Every setting of the server, as data: the configuration file, environment,
+//! flags, `--help` and `ternion-server config` all read this list.
+
+use crate::setting_kind::Kind;
+
+/// One setting.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// Where it stands in a configuration file; a dot is a table.
+    pub(crate) key: &'static str,
+    /// Flag of the command line, without the dashes.
+    pub(crate) flag: &'static str,
+    pub(crate) kind: Kind,
+    /// As one would write it in the environment. `None`: unset.
+    pub(crate) default: Option<&'static str>,
+    pub(crate) help: &'static str,
+}
+
+impl Setting {
+    /// `kv.block_size` is `TERNION_KV__BLOCK_SIZE`: with one underscore
+    /// between tables, `kv.block_size` and `kv_block.size` would be one name.
+    pub(crate) fn variable(&self) -> String {
+        variable(self.key)
+    }
+}
+
+/// Name of the environment variable of a key.
+pub(crate) fn variable(key: &str) -> String {
+    format!("TERNION_{}", key.replace('.', "__").to_uppercase())
+}
+
+const GIB: u64 = 1 << 30;
+
+pub(crate) const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        flag: "listen",
+        kind: Kind::Address,
+        // Whoever starts the server without thinking serves nobody else.
+        default: Some("127.0.0.1:50051"),
+        help: "Address to serve on; port 0 takes a free one",
+    },
+    Setting {
+        key: "model",
+        flag: "model",
+        kind: Kind::Path,
+        default: None,
+        help: "Model to serve: a Hugging Face directory or a GGUF file. Unset: the embedded demo",
+    },
+    Setting {
+        key: "model_name",
+        flag: "model-name",
+        kind: Kind::Name,
+        default: None,
+        help: "Name to serve it under. Unset: the model's own",
+    },
+    Setting {
+        key: "plugin_dirs",
+        flag: "plugin-dir",
+        kind: Kind::Paths,
+        default: None,
+        help: "Directories of kernel plugins, searched before those beside the server \
+               (flag: repeatable; environment: separated by ':')",
+    },
+    Setting {
+        key: "kernel",
+        flag: "kernel",
+        kind: Kind::Name,
+        default: None,
+        help: "Kernel plugin to use, by name. Unset: the best that works",
+    },
+    Setting {
+        key: "threads",
+        flag: "threads",
+        kind: Kind::Count { min: 1, max: 1024 },
+        default: None,
+        help: "Compute threads. Unset: the processors this process may use, \
+               by affinity and cgroup quota",
+    },
+    Setting {
+        key: "context_limit",
+        flag: "context-limit",
+        kind: Kind::Count {
+            min: 2,
+            max: 1 << 24,
+        },
+        default: None,
+        help: "Most tokens of a request, prompt and output together, \
+               at most the model's context. Unset: that",
+    },
+    Setting {
+        key: "drain_timeout",
+        flag: "drain-timeout",
+        kind: Kind::Duration { max_seconds: 86400 },
+        // Kubernetes kills after 30 s unless told otherwise; the rest is for
+        // the answers of those requests that did not get through.
+        default: Some("25s"),
+        help: "How long running requests may go on after SIGTERM",
+    },
+    Setting {
+        key: "kv.block_size",
+        flag: "kv-block-size",
+        kind: Kind::Count { min: 1, max: 1024 },
+        default: Some("16"),
+        help: "Tokens of a page of the KV cache",
+    },
+    Setting {
+        key: "kv.pages",
+        flag: "kv-pages",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 31,
+        },
+        default: None,
+        help: "Pages of the KV cache",
+    },
+    Setting {
+        key: "kv.memory_bytes",
+        flag: "kv-memory",
+        kind: Kind::Bytes {
+            min: 1,
+            max: 1 << 50,
+        },
+        default: None,
+        help: "Memory of the KV cache instead of pages, such as 2GiB. Both unset: what \
+               scheduler.max_num_seqs full contexts take, but at most a quarter of the memory \
+               this process may use",
+    },
+    Setting {
+        key: "scheduler.max_num_seqs",
+        flag: "max-num-seqs",
+        kind: Kind::Count { min: 1, max: 4096 },
+        default: Some("16"),
+        help: "Most requests in one step",
+    },
+    Setting {
+        key: "scheduler.max_num_batched_tokens",
+        flag: "max-num-batched-tokens",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 20,
+        },
+        // A step of 256 tokens takes a few hundred ms on two cores with a 2B
+        // model: the longest that a running stream waits for a prompt.
+        default: Some("256"),
+        help: "Most tokens in one step; more make prompts faster and running streams less even",
+    },
+    Setting {
+        key: "scheduler.max_queued",
+        flag: "max-queued",
+        kind: Kind::Count {
+            min: 0,
+            max: 1 << 20,
+        },
+        default: Some("256"),
+        help: "Most requests waiting beyond scheduler.max_num_seqs; further ones are refused",
+    },
+    Setting {
+        key: "outbox.capacity",
+        flag: "outbox-capacity",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 16,
+        },
+        default: Some("64"),
+        help: "Tokens kept for a slow reader before its request is parked",
+    },
+    Setting {
+        key: "limits.max_message_bytes",
+        flag: "max-message-bytes",
+        kind: Kind::Bytes {
+            min: 1024,
+            max: GIB,
+        },
+        default: Some("4MiB"),
+        help: "Largest message a client may send",
+    },
+    Setting {
+        key: "limits.max_concurrent_streams",
+        flag: "max-concurrent-streams",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 20,
+        },
+        default: Some("256"),
+        help: "Most calls at once on one connection",
+    },
+    Setting {
+        key: "limits.max_connections",
+        flag: "max-connections",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 20,
+        },
+        default: None,
+        help: "Most connections at once; further ones wait to be accepted. Unset: no limit",
+    },
+    Setting {
+        key: "telemetry.otlp_endpoint",
+        flag: "otlp-endpoint",
+        kind: Kind::HttpEndpoint,
+        default: None,
+        help: "OTLP/gRPC collector to send traces to, such as http://127.0.0.1:4317 \
+               (plain http only). Unset: none",
+    },
+    Setting {
+        key: "telemetry.service_name",
+        flag: "service-name",
+        kind: Kind::Name,
+        default: Some("ternion"),
+        help: "service.name in traces",
+    },
+    Setting {
+        key: "telemetry.log_format",
+        flag: "log-format",
+        kind: Kind::Choice(&["text", "json"]),
+        default: Some("text"),
+        help: "Form of the log on standard error",
+    },
+    Setting {
+        key: "telemetry.log_filter",
+        flag: "log-filter",
+        kind: Kind::LogFilter,
+        default: Some("info"),
+        help: "What is logged: a level, or directives such as ternion_server=debug",
+    },
+];
+

@@ -1,0 +1,180 @@
+//! The one place where errors become gRPC statuses.
+
+use std::collections::HashMap;
+
+use prost::Message;
+use ternion_engine::SubmitError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::{
+    engine_loop::SubmitRefused,
+    refusal::{RETRY_DELAY, Refusal},
+};
+
+/// Domain of the reasons in `ErrorInfo`.
+const DOMAIN: &str = "ternion";
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Status {
+        let (code, details) = answer(&refusal);
+        Status::with_error_details(code, refusal.to_string(), details)
+    }
+}
+
+fn answer(refusal: &Refusal) -> (Code, ErrorDetails) {
+    match refusal {
+        Refusal::Invalid(violations) => {
+            let fields: Vec<FieldViolation> = violations
+                .0
+                .iter()
+                .map(|v| FieldViolation::new(v.field.as_str(), v.description.as_str()))
+                .collect();
+            (Code::InvalidArgument, ErrorDetails::with_bad_request(fields))
+        }
+        Refusal::UnknownModel { name, .. } => {
+            let details = ErrorDetails::with_resource_info("model", name, "", refusal.to_string());
+            (Code::NotFound, details)
+        }
+        Refusal::TooLong { field, got, limit } => out_of_range(refusal, field, *got, *limit),
+        Refusal::TooManyBytes { bytes, limit } => out_of_range(refusal, "text", *bytes, *limit),
+        Refusal::NoChatTemplate { .. } => (
+            Code::FailedPrecondition,
+            precondition("CHAT_TEMPLATE", refusal),
+        ),
+        Refusal::Template { .. } => bad_field("chat.messages", refusal),
+        Refusal::Tokenizer { .. } => bad_field("text", refusal),
+        Refusal::AlreadyLive(_) => {
+            let mut details = reason("REQUEST_ID_IN_USE", &[]);
+            details.add_bad_request_violation("request_id", refusal.to_string());
+            (Code::AlreadyExists, details)
+        }
+        Refusal::Draining(_) => (Code::Unavailable, retry(reason("DRAINING", &[]))),
+        Refusal::StreamFull { live, limit } => queue_full("STREAM_FULL", *live, *limit),
+        Refusal::Submit(refused) => submit(refusal, refused),
+        Refusal::DeadlineExceeded => (Code::DeadlineExceeded, ErrorDetails::new()),
+        Refusal::TokenizerPanicked => (Code::Internal, reason("TOKENIZER_FAILED", &[])),
+    }
+}
+
+fn submit(refusal: &Refusal, refused: &SubmitRefused) -> (Code, ErrorDetails) {
+    let error = match refused {
+        SubmitRefused::Engine(error) => error,
+        SubmitRefused::Busy => return (Code::ResourceExhausted, retry(reason("QUEUE_FULL", &[]))),
+        SubmitRefused::Stopped => return (Code::Unavailable, retry(reason("STOPPED", &[]))),
+    };
+    match error {
+        SubmitError::PromptEmpty => bad_field("input", refusal),
+        SubmitError::PromptTooLong { len, limit } => {
+            out_of_range(refusal, "input", *len, *limit)
+        }
+        SubmitError::TooManyTokens {
+            prompt_tokens,
+            max_tokens,
+            limit,
+        } => {
+            let got = prompt_tokens + max_tokens;
+            out_of_range(refusal, "stopping.max_tokens", got, *limit)
+        }
+        SubmitError::NeverFits { .. } => (
+            Code::FailedPrecondition,
+            precondition("KV_CACHE_SIZE", refusal),
+        ),
+        SubmitError::QueueFull { queued, limit } => queue_full("QUEUE_FULL", *queued, *limit),
+        SubmitError::TokenOutOfRange { field, .. } | SubmitError::BadParameter { field, .. } => {
+            bad_field(field, refusal)
+        }
+    }
+}
+
+fn bad_field(field: &str, refusal: &Refusal) -> (Code, ErrorDetails) {
+    let details = ErrorDetails::with_bad_request_violation(field, refusal.to_string());
+    (Code::InvalidArgument, details)
+}
+
+fn out_of_range(refusal: &Refusal, field: &str, got: usize, limit: usize) -> (Code, ErrorDetails) {
+    let mut details = reason("CONTEXT_LIMIT", &[("got", got), ("limit", limit)]);
+    details.add_bad_request_violation(field, refusal.to_string());
+    (Code::OutOfRange, details)
+}
+
+fn queue_full(why: &str, queued: usize, limit: usize) -> (Code, ErrorDetails) {
+    let details = reason(why, &[("queued", queued), ("limit", limit)]);
+    (Code::ResourceExhausted, retry(details))
+}
+
+fn precondition(subject: &str, refusal: &Refusal) -> ErrorDetails {
+    ErrorDetails::with_precondition_failure_violation("MODEL", subject, refusal.to_string())
+}
+
+fn reason(reason: &str, numbers: &[(&str, usize)]) -> ErrorDetails {
+    let metadata: HashMap<String, String> = numbers
+        .iter()
+        .map(|(name, number)| ((*name).to_owned(), number.to_string()))
+        .collect();
+    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}
+
+fn retry(mut details: ErrorDetails) -> ErrorDetails {
+    details.set_retry_info(Some(RETRY_DELAY));
+    details
+}
+
+/// The deadline passed while tokens ran.
+pub(crate) fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("deadline passed; the last frame says how far it came")
+}
+
+/// The server ended before the request did.
+pub(crate) fn drained() -> Status {
+    let details = retry(reason("DRAINING", &[]));
+    Status::with_error_details(
+        Code::Unavailable,
+        "server shut down before the request was through",
+        details,
+    )
+}
+
+/// A step failed. What exactly is in the log, under this id.
+pub(crate) fn step_failed(request_id: &str) -> Status {
+    let metadata = HashMap::from([("request_id".to_owned(), request_id.to_owned())]);
+    let details = ErrorDetails::with_error_info("STEP_FAILED", DOMAIN, metadata);
+    Status::with_error_details(Code::Internal, "the model could not be run", details)
+}
+
+/// A status as a message, for frames that carry one.
+pub(crate) fn as_message(status: &Status) -> tonic_types::Status {
+    let plain = || tonic_types::Status {
+        code: status.code() as i32,
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    };
+    match status.details() {
+        [] => plain(),
+        // Written by `with_error_details`, as this very message.
+        details => tonic_types::Status::decode(details).unwrap_or_else(|_| plain()),
+    }
+}
+
+/// Name of a code as gRPC spells it, for telemetry.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
