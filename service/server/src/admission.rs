@@ -66,7 +66,10 @@ async fn admit_in_time(
     let prompt_tokens = prompt.len();
     let seed = checked.sampling.seed;
     let request = engine_request(served, checked, prompt, deadline);
-    let accepted = served.engine.submit(request, served.outbox_capacity).await?;
+    let accepted = served
+        .engine
+        .submit(request, served.outbox_capacity)
+        .await?;
 
     let facts = Facts {
         request_id: claim.id().to_owned(),

@@ -48,7 +48,11 @@ impl fmt::Display for Banner<'_> {
         )?;
         writeln!(f, "serving  {address}")?;
         let client = client().display().to_string();
-        writeln!(f, "try      {client} chat --endpoint http://{}", reachable(*address))
+        writeln!(
+            f,
+            "try      {client} chat --endpoint http://{}",
+            reachable(*address)
+        )
     }
 }
 

@@ -84,7 +84,10 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     let (name, source): (String, Arc<dyn WeightSource>) = match &arguments.synthetic {
         Some(shape) => {
             let architecture = architecture_of(shape).context("clap checks the name")?;
-            (architecture.family.clone(), Arc::new(Synthetic::new(architecture, &team)))
+            (
+                architecture.family.clone(),
+                Arc::new(Synthetic::new(architecture, &team)),
+            )
         }
         None => {
             let model = launch::open_model(arguments.model.as_deref())?;
@@ -146,12 +149,20 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     bench.prompt(arguments.pp.clamp(1, 32))?;
     if arguments.pp > 0 {
         let runs = (0..arguments.repeat).map(|_| bench.prompt(arguments.pp));
-        report(format!("pp{}", arguments.pp), 1, runs.collect::<Result<_, _>>()?)?;
+        report(
+            format!("pp{}", arguments.pp),
+            1,
+            runs.collect::<Result<_, _>>()?,
+        )?;
     }
     if arguments.tg > 0 {
         for batch in &arguments.batch {
             let runs = (0..arguments.repeat).map(|_| bench.generation(*batch, arguments.tg));
-            report(format!("tg{}", arguments.tg), *batch, runs.collect::<Result<_, _>>()?)?;
+            report(
+                format!("tg{}", arguments.tg),
+                *batch,
+                runs.collect::<Result<_, _>>()?,
+            )?;
         }
     }
     Ok(())
@@ -201,7 +212,13 @@ impl Bench {
             let end = len.min(position + PROMPT_CHUNK);
             let num_logits = usize::from(end == len);
             self.batch.clear();
-            self.add_span(0, position, end - position, num_logits, len.div_ceil(BLOCK_SIZE));
+            self.add_span(
+                0,
+                position,
+                end - position,
+                num_logits,
+                len.div_ceil(BLOCK_SIZE),
+            );
             self.executor.execute(&self.batch)?;
             weight_bytes += self.ternary_bytes + num_logits * self.head_bytes;
         }
@@ -248,7 +265,8 @@ impl Bench {
             num_logits,
         };
         // Different tokens, so that no embedding row stays in a cache.
-        let tokens = (position..position + len).map(|p| ((p * 7919 + sequence * 104_729) % vocab) as u32);
+        let tokens =
+            (position..position + len).map(|p| ((p * 7919 + sequence * 104_729) % vocab) as u32);
         batch.tokens.extend(tokens);
         let first = sequence * table_len;
         batch

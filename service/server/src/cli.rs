@@ -75,26 +75,24 @@ impl Args for SettingFlags {
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
             .help("Configuration file, TOML (.toml) or YAML (.yaml, .yml)");
-        SETTINGS
-            .iter()
-            .fold(command.arg(file), |command, setting| {
-                let action = match setting.kind {
-                    Kind::Paths => ArgAction::Append,
-                    _ => ArgAction::Set,
-                };
-                let default = match setting.default {
-                    Some(default) => format!(" [default: {default}]"),
-                    None => String::new(),
-                };
-                let variable = setting.variable();
-                command.arg(
-                    Arg::new(setting.key)
-                        .long(setting.flag)
-                        .value_name(setting.kind.placeholder())
-                        .action(action)
-                        .help(format!("{}{default} [env: {variable}]", setting.help)),
-                )
-            })
+        SETTINGS.iter().fold(command.arg(file), |command, setting| {
+            let action = match setting.kind {
+                Kind::Paths => ArgAction::Append,
+                _ => ArgAction::Set,
+            };
+            let default = match setting.default {
+                Some(default) => format!(" [default: {default}]"),
+                None => String::new(),
+            };
+            let variable = setting.variable();
+            command.arg(
+                Arg::new(setting.key)
+                    .long(setting.flag)
+                    .value_name(setting.kind.placeholder())
+                    .action(action)
+                    .help(format!("{}{default} [env: {variable}]", setting.help)),
+            )
+        })
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {

@@ -107,7 +107,10 @@ impl EngineHandle {
             outbox_capacity,
             reply,
         };
-        match self.commands.try_send(Command::Submit(Box::new(submission))) {
+        match self
+            .commands
+            .try_send(Command::Submit(Box::new(submission)))
+        {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(SubmitRefused::Busy),
             Err(TrySendError::Disconnected(_)) => return Err(SubmitRefused::Stopped),
@@ -308,9 +311,7 @@ impl<E: Executor> EngineLoop<E> {
 
     fn step(&mut self) {
         let now = || self.origin.elapsed();
-        let report = self
-            .engine
-            .step(now, &mut self.executor, &mut self.events);
+        let report = self.engine.step(now, &mut self.executor, &mut self.events);
         self.steps += u64::from(!report.scheduled.is_empty());
         self.preemptions += report.preempted.len() as u64;
     }
@@ -318,20 +319,24 @@ impl<E: Executor> EngineLoop<E> {
     /// After a panic the engine's state is unknown, so all it knew is given up
     /// and its requests fail. Panics of the executor don't come this far.
     fn start_over(&mut self) {
-        tracing::error!(requests = self.live.len(), "engine panicked and starts over");
+        tracing::error!(
+            requests = self.live.len(),
+            "engine panicked and starts over"
+        );
         let fresh = Engine::new(self.limits, self.vocabulary.clone());
         // Dropping it could panic again.
         std::mem::forget(std::mem::replace(&mut self.engine, fresh));
         self.events.clear();
-        self.events.extend(self.live.keys().map(|id| Event::Finished {
-            id: *id,
-            reason: FinishReason::Failed {
-                message: "engine panicked".to_owned(),
-            },
-            text_end: 0,
-            usage: Usage::default(),
-            timings: Timings::default(),
-        }));
+        self.events
+            .extend(self.live.keys().map(|id| Event::Finished {
+                id: *id,
+                reason: FinishReason::Failed {
+                    message: "engine panicked".to_owned(),
+                },
+                text_end: 0,
+                usage: Usage::default(),
+                timings: Timings::default(),
+            }));
     }
 
     fn publish(&self) {

@@ -277,7 +277,10 @@ fn refusals_come_back_typed() {
     assert!(
         matches!(
             refused,
-            SubmitRefused::Engine(SubmitError::QueueFull { queued: 5, limit: 5 })
+            SubmitRefused::Engine(SubmitError::QueueFull {
+                queued: 5,
+                limit: 5
+            })
         ),
         "{refused:?}"
     );

@@ -92,7 +92,8 @@ impl Assembler {
         logprob: Option<f32>,
         top: &[TokenLogprob],
     ) {
-        self.held.extend_from_slice(self.vocabulary.token_bytes(token));
+        self.held
+            .extend_from_slice(self.vocabulary.token_bytes(token));
         self.show(text_end);
         self.delta.token_ids.push(token);
         if let Some(logprob) = logprob {

@@ -15,10 +15,19 @@ use ternion_model::{Adapter, Model};
 /// The files of the demo model, part of the binary.
 const DEMO: [(&str, &[u8]); 5] = [
     ("config.json", include_bytes!("../demo/config.json")),
-    ("generation_config.json", include_bytes!("../demo/generation_config.json")),
-    ("model.safetensors", include_bytes!("../demo/model.safetensors")),
+    (
+        "generation_config.json",
+        include_bytes!("../demo/generation_config.json"),
+    ),
+    (
+        "model.safetensors",
+        include_bytes!("../demo/model.safetensors"),
+    ),
     ("tokenizer.json", include_bytes!("../demo/tokenizer.json")),
-    ("tokenizer_config.json", include_bytes!("../demo/tokenizer_config.json")),
+    (
+        "tokenizer_config.json",
+        include_bytes!("../demo/tokenizer_config.json"),
+    ),
 ];
 
 /// Name under which the embedded model is served.
@@ -48,7 +57,9 @@ pub(crate) fn plugin_paths(configured: &[PathBuf]) -> anyhow::Result<Vec<SearchP
             .collect());
     }
     let executable = std::env::current_exe().context("can't tell where this executable is")?;
-    let beside = executable.parent().context("the executable has no directory")?;
+    let beside = executable
+        .parent()
+        .context("the executable has no directory")?;
     Ok([beside.join("plugins"), beside.to_owned()]
         .map(|dir| SearchPath {
             dir,
@@ -67,7 +78,11 @@ pub(crate) fn survey_kernels(
     let check = |kernel: &Kernel| {
         ternion_kernel_conformance::quick(kernel, shapes).map_err(|mismatch| mismatch.to_string())
     };
-    Ok(ternion_kernel_host::survey(&plugin_paths(configured)?, wanted, &check))
+    Ok(ternion_kernel_host::survey(
+        &plugin_paths(configured)?,
+        wanted,
+        &check,
+    ))
 }
 
 /// Threads to compute with: as configured, or one per CPU that this process

@@ -75,9 +75,7 @@ impl Outbox {
     }
 
     fn room(&self) -> usize {
-        self.events
-            .capacity()
-            .saturating_sub(PLACES_WITHOUT_CREDIT)
+        self.events.capacity().saturating_sub(PLACES_WITHOUT_CREDIT)
     }
 
     /// Whether nobody wants the rest.

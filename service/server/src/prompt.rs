@@ -83,7 +83,10 @@ impl Prompts {
 fn text_bytes(input: &Input) -> usize {
     match input {
         Input::Text { text, .. } => text.len(),
-        Input::Chat(messages) => messages.iter().map(|m| m.role.len() + m.content.len()).sum(),
+        Input::Chat(messages) => messages
+            .iter()
+            .map(|m| m.role.len() + m.content.len())
+            .sum(),
         Input::TokenIds(_) => 0,
     }
 }
@@ -104,9 +107,11 @@ fn encode(model: &Model, input: Input) -> Result<Vec<u32>, Refusal> {
             let mut ids = ids.map_err(|error| Refusal::Tokenizer {
                 reason: shortened(&error.to_string()),
             })?;
-            if let Some(bos) = model.tokenizer.bos().filter(|bos| {
-                add_bos && model.tokenizer.adds_bos() && ids.first() != Some(bos)
-            }) {
+            if let Some(bos) = model
+                .tokenizer
+                .bos()
+                .filter(|bos| add_bos && model.tokenizer.adds_bos() && ids.first() != Some(bos))
+            {
                 ids.insert(0, bos);
             }
             Ok(ids)

@@ -156,11 +156,7 @@ pub(crate) fn check_input(
 }
 
 /// Checks token ids that stand alone, as in Detokenize.
-pub(crate) fn check_token_ids(
-    field: &str,
-    ids: &[u32],
-    bounds: &Bounds,
-) -> Result<(), Violations> {
+pub(crate) fn check_token_ids(field: &str, ids: &[u32], bounds: &Bounds) -> Result<(), Violations> {
     let mut found = Found::default();
     found.token_ids(field, ids, bounds);
     found.result(Some(()))
@@ -331,10 +327,7 @@ impl Found {
     /// Names the first bad id only: a prompt of another model has thousands.
     fn token_ids(&mut self, field: &str, ids: &[u32], bounds: &Bounds) {
         let size = bounds.vocab_size;
-        let bad = ids
-            .iter()
-            .enumerate()
-            .find(|(_, id)| **id as usize >= size);
+        let bad = ids.iter().enumerate().find(|(_, id)| **id as usize >= size);
         if let Some((i, id)) = bad {
             self.add(
                 format!("{field}[{i}]"),

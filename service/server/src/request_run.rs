@@ -62,6 +62,7 @@ impl RequestRun {
     /// last frame.
     fn ended(self, seq: u64, ending: Ending) -> Ended {
         self.span.ended(&ending);
+        drop(self.claim);
         Ended {
             seq,
             ending,

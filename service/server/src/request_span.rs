@@ -2,8 +2,8 @@
 //! Prompts and answers are not part of it.
 
 use opentelemetry::{
-    Array, Context, StringValue, Value, propagation::Extractor,
-    propagation::TextMapPropagator, trace::Status as SpanStatus,
+    Array, Context, StringValue, Value, propagation::Extractor, propagation::TextMapPropagator,
+    trace::Status as SpanStatus,
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use ternion_proto::v1;
@@ -90,7 +90,8 @@ impl RequestSpan {
         } = checked;
         if checked.max_tokens_given {
             let max_tokens = int(stopping.max_tokens);
-            self.0.set_attribute(semconv::REQUEST_MAX_TOKENS, max_tokens);
+            self.0
+                .set_attribute(semconv::REQUEST_MAX_TOKENS, max_tokens);
         }
         let float = |value: f32| Value::F64(value.into());
         self.0

@@ -182,7 +182,10 @@ fn lists_and_counts_have_limits() {
             vec!["stopping.min_tokens"],
         ),
         (with_messages(vec![]), vec!["chat.messages"]),
-        (with_messages(vec![message("user"); 1025]), vec!["chat.messages"]),
+        (
+            with_messages(vec![message("user"); 1025]),
+            vec!["chat.messages"],
+        ),
         (
             with_messages(vec![message("user"), message("")]),
             vec!["chat.messages[1].role"],

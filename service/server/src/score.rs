@@ -98,9 +98,15 @@ fn score(arguments: &ScoreArguments) -> anyhow::Result<Score> {
         "--tokens and --greedy make {len} tokens, more than the model's context of {}",
         architecture.context,
     );
-    if let Some(token) = arguments.tokens.iter().find(|token| **token as usize >= architecture.vocab)
+    if let Some(token) = arguments
+        .tokens
+        .iter()
+        .find(|token| **token as usize >= architecture.vocab)
     {
-        anyhow::bail!("--tokens: {token} is not below the vocabulary's {}", architecture.vocab);
+        anyhow::bail!(
+            "--tokens: {token} is not below the vocabulary's {}",
+            architecture.vocab
+        );
     }
     let adapter = arguments
         .adapter
@@ -117,7 +123,9 @@ fn score(arguments: &ScoreArguments) -> anyhow::Result<Score> {
         &shapes(&architecture),
     )?
     .selected()?;
-    let team = Arc::new(Team::new(launch::num_threads(arguments.threads.map(usize::from))));
+    let team = Arc::new(Team::new(launch::num_threads(
+        arguments.threads.map(usize::from),
+    )));
     let loaded = launch::pack(Arc::new(model), adapter.as_ref(), &kernel, &team)?;
     let kv = KvConfig {
         num_blocks: len.div_ceil(BLOCK_SIZE),
@@ -229,8 +237,8 @@ impl Npy {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let file = File::create(&partial)
-            .with_context(|| format!("can't write {}", partial.display()))?;
+        let file =
+            File::create(&partial).with_context(|| format!("can't write {}", partial.display()))?;
         let mut out = BufWriter::new(file);
         let [rows, cols] = shape;
         let dict =

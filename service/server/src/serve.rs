@@ -11,8 +11,8 @@ use ternion_model::Model;
 use ternion_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
-        admin_service_server::AdminServiceServer,
-        inference_service_server::InferenceServiceServer, model_service_server::ModelServiceServer,
+        admin_service_server::AdminServiceServer, inference_service_server::InferenceServiceServer,
+        model_service_server::ModelServiceServer,
     },
 };
 use tokio::{
@@ -219,7 +219,11 @@ async fn drain(timeout: Duration, drain: &Drain, health: &HealthReporter) {
     drain.advance(Phase::Draining);
     set_health(health, ServingStatus::NotServing).await;
     let in_flight = drain.num_in_flight();
-    tracing::info!(in_flight, timeout_seconds = timeout.as_secs_f64(), "draining");
+    tracing::info!(
+        in_flight,
+        timeout_seconds = timeout.as_secs_f64(),
+        "draining"
+    );
     if tokio::time::timeout(timeout, drain.idle()).await.is_ok() {
         return;
     }

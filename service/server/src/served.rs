@@ -7,12 +7,8 @@ use ternion_model::Model;
 use ternion_proto::v1;
 
 use crate::{
-    drain::Drain,
-    engine_loop::EngineHandle,
-    live_requests::LiveRequests,
-    prompt::Prompts,
-    refusal::Refusal,
-    request::Bounds,
+    drain::Drain, engine_loop::EngineHandle, live_requests::LiveRequests, prompt::Prompts,
+    refusal::Refusal, request::Bounds,
 };
 
 /// Longest model name that is repeated in an error.

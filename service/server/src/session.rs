@@ -200,7 +200,10 @@ impl Start {
         let entered = span.span();
         async {
             let last = match self.admit(claim, &span).await {
-                Ok(run) => match run.forward(&out, |seq, frame| response(&id, seq, frame)).await {
+                Ok(run) => match run
+                    .forward(&out, |seq, frame| response(&id, seq, frame))
+                    .await
+                {
                     Some(ended) => ended,
                     None => return,
                 },

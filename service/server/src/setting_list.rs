@@ -225,4 +225,3 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "What is logged: a level, or directives such as ternion_server=debug",
     },
 ];
-

@@ -312,9 +312,7 @@ fn report_unknown(values: &BTreeMap<String, Value>, mistakes: &mut Vec<String>) 
         let origin = origin(key, value);
         let table = format!("{key}.");
         if SETTINGS.iter().any(|s| s.key.starts_with(&table)) {
-            mistakes.push(format!(
-                "{key}: is a table, not a single value ({origin})"
-            ));
+            mistakes.push(format!("{key}: is a table, not a single value ({origin})"));
             continue;
         }
         let hint = match nearest(key) {

@@ -38,7 +38,10 @@ fn written(name: &str, text: &str) -> Written {
 
 #[test]
 fn without_sources_the_defaults_hold() {
-    let settings = Sources::default().resolve().expect("defaults are good").settings;
+    let settings = Sources::default()
+        .resolve()
+        .expect("defaults are good")
+        .settings;
     assert_eq!(settings.listen.to_string(), "127.0.0.1:50051");
     assert_eq!(settings.model, None);
     assert_eq!(settings.drain_timeout, Duration::from_secs(25));
@@ -129,11 +132,16 @@ fn every_mistake_is_reported_at_once_with_its_key_and_source() {
         "kv.pages, kv.memory_bytes: set one of them, not both".to_owned(),
     ];
     for expected in &expected {
-        assert!(mistakes.contains(expected), "no {expected:?} in {mistakes:#?}");
+        assert!(
+            mistakes.contains(expected),
+            "no {expected:?} in {mistakes:#?}"
+        );
     }
     // The filter's own message is tracing's to choose.
     assert!(
-        mistakes.iter().any(|m| m.starts_with("telemetry.log_filter: \"a=b=c\" is not a log filter")),
+        mistakes
+            .iter()
+            .any(|m| m.starts_with("telemetry.log_filter: \"a=b=c\" is not a log filter")),
         "{mistakes:#?}"
     );
     assert_eq!(mistakes.len(), expected.len() + 1, "{mistakes:#?}");
@@ -143,7 +151,10 @@ fn every_mistake_is_reported_at_once_with_its_key_and_source() {
 fn an_unreadable_file_does_not_hide_other_mistakes() {
     let broken = written("t.toml", "threads = = 2\n");
     for (path, what) in [
-        (PathBuf::from("no-such-file.toml"), "file no-such-file.toml: not found"),
+        (
+            PathBuf::from("no-such-file.toml"),
+            "file no-such-file.toml: not found",
+        ),
         (broken.path.clone(), "threads"),
     ] {
         let mistakes = mistakes_of(&Sources {
@@ -153,7 +164,10 @@ fn an_unreadable_file_does_not_hide_other_mistakes() {
         });
         assert_eq!(mistakes.len(), 2, "{mistakes:#?}");
         assert!(mistakes[0].contains(what), "{mistakes:#?}");
-        assert!(mistakes[1].starts_with("threads: 0 is out of range"), "{mistakes:#?}");
+        assert!(
+            mistakes[1].starts_with("threads: 0 is out of range"),
+            "{mistakes:#?}"
+        );
     }
 }
 
@@ -206,7 +220,12 @@ fn sizes_and_times_take_units() {
     assert_eq!(resolved.kv.memory_bytes, Some(3 * 1024 * 1024));
     assert_eq!(resolved.limits.max_message_bytes, 2048);
     assert_eq!(resolved.drain_timeout, Duration::from_secs(120));
-    for bad in ["9999999999999999999999", "99999999999999999TiB", "-1", "1 potato"] {
+    for bad in [
+        "9999999999999999999999",
+        "99999999999999999TiB",
+        "-1",
+        "1 potato",
+    ] {
         let mistakes = mistakes_of(&Sources {
             flags: flags_of(&[("kv.memory_bytes", &[bad])]),
             ..Sources::default()

@@ -30,7 +30,10 @@ fn answer(refusal: &Refusal) -> (Code, ErrorDetails) {
                 .iter()
                 .map(|v| FieldViolation::new(v.field.as_str(), v.description.as_str()))
                 .collect();
-            (Code::InvalidArgument, ErrorDetails::with_bad_request(fields))
+            (
+                Code::InvalidArgument,
+                ErrorDetails::with_bad_request(fields),
+            )
         }
         Refusal::UnknownModel { name, .. } => {
             let details = ErrorDetails::with_resource_info("model", name, "", refusal.to_string());
@@ -65,9 +68,7 @@ fn submit(refusal: &Refusal, refused: &SubmitRefused) -> (Code, ErrorDetails) {
     };
     match error {
         SubmitError::PromptEmpty => bad_field("input", refusal),
-        SubmitError::PromptTooLong { len, limit } => {
-            out_of_range(refusal, "input", *len, *limit)
-        }
+        SubmitError::PromptTooLong { len, limit } => out_of_range(refusal, "input", *len, *limit),
         SubmitError::TooManyTokens {
             prompt_tokens,
             max_tokens,
