@@ -23,8 +23,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, Thread};
 
 /// Turns of the waiting loop before a worker goes to sleep: some tens of
-/// microseconds, about as long as the serial parts between two regions.
-const SPINS: u32 = 20_000;
+/// microseconds. Longer waits take the core from the threads that feed and
+/// drain the engine: with ten times as many, a small model served over gRPC on
+/// two cores took 27 ms a token instead of less than one.
+const SPINS: u32 = 2_000;
 
 /// Threads that run parallel regions together.
 pub struct Team {
@@ -128,9 +130,8 @@ impl Team {
         // SAFETY: this only forgets the closure's lifetime. `run` does not
         // return, or unwind, before `busy` is 0 again, that is before the last
         // use of the pointer.
-        let region_for_workers = unsafe {
-            std::mem::transmute::<*const Region<'_>, *const Region<'static>>(region)
-        };
+        let region_for_workers =
+            unsafe { std::mem::transmute::<*const Region<'_>, *const Region<'static>>(region) };
         let job = Job {
             region: region_for_workers,
             num_chunks,
@@ -180,15 +181,34 @@ impl Team {
             out.len(),
         );
         let num_rows = out.len() / row_len;
-        let base = Shareable(out.as_mut_ptr());
+        let out = RowsOf::new(out, num_rows);
         self.run(num_rows, &|worker, row| {
-            // SAFETY: `row < num_rows`, so the row lies inside `out`, which is
-            // borrowed mutably until `run` returns; `run` gives each row to
-            // one call only, so no two slices overlap.
-            let elements = unsafe {
-                std::slice::from_raw_parts_mut(base.pointer().add(row * row_len), row_len)
-            };
-            f(worker, row, elements);
+            // SAFETY: `run` gives each row to one call only, and `out` is
+            // borrowed mutably until it returns.
+            f(worker, row, unsafe { out.row(row) });
+        });
+    }
+
+    /// Like [`rows`](Team::rows) for three matrices with `num_rows` rows each:
+    /// `f(worker, row, a's, b's, c's)`.
+    ///
+    /// # Panics
+    ///
+    /// If one of them is not `num_rows` whole rows.
+    pub fn zip_rows<A: Send, B: Send, C: Send>(
+        &self,
+        num_rows: usize,
+        (a, b, c): (&mut [A], &mut [B], &mut [C]),
+        f: impl Fn(usize, usize, (&mut [A], &mut [B], &mut [C])) + Sync,
+    ) {
+        let a = RowsOf::new(a, num_rows);
+        let b = RowsOf::new(b, num_rows);
+        let c = RowsOf::new(c, num_rows);
+        self.run(num_rows, &|worker, row| {
+            // SAFETY: `run` gives each row to one call only, and the matrices
+            // are borrowed mutably until it returns.
+            let rows = unsafe { (a.row(row), b.row(row), c.row(row)) };
+            f(worker, row, rows);
         });
     }
 
@@ -320,9 +340,55 @@ impl<T> Shareable<T> {
     }
 }
 
-// SAFETY: what the pointer reaches is `Send`, and the two methods that use
-// one give every element to one worker only.
+// SAFETY: what the pointer reaches is `Send`, and the methods that use one
+// give every element to one worker only.
+unsafe impl<T: Send> Send for Shareable<T> {}
+// SAFETY: as above.
 unsafe impl<T: Send> Sync for Shareable<T> {}
+
+/// A matrix whose rows go to different workers.
+struct RowsOf<'a, T> {
+    base: Shareable<T>,
+    num_rows: usize,
+    row_len: usize,
+    _borrow: PhantomData<&'a ()>,
+}
+
+impl<'a, T> RowsOf<'a, T> {
+    fn new(matrix: &'a mut [T], num_rows: usize) -> RowsOf<'a, T> {
+        let row_len = matrix.len().checked_div(num_rows).unwrap_or(0);
+        assert_eq!(
+            matrix.len(),
+            num_rows * row_len,
+            "not {num_rows} whole rows"
+        );
+        RowsOf {
+            base: Shareable(matrix.as_mut_ptr()),
+            num_rows,
+            row_len,
+            _borrow: PhantomData,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// No two slices of one row may live at the same time.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the caller sees to it that rows don't alias"
+    )]
+    unsafe fn row(&self, row: usize) -> &mut [T] {
+        assert!(row < self.num_rows, "row {row} of {}", self.num_rows);
+        // SAFETY: the row lies inside the matrix that `self` borrows; that no
+        // other slice overlaps it is the caller's promise.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.base.pointer().add(row * self.row_len),
+                self.row_len,
+            )
+        }
+    }
+}
 
 /// Some columns of every row of a matrix; no other worker has them.
 pub struct Columns<'a, T> {
@@ -411,13 +477,18 @@ mod tests {
                 *element = (row * 100 + column) as u32;
             }
         });
-        team.columns(&mut matrix, 12, &[0..3, 3..4, 6..12], |_, chunk, mut columns| {
-            for row in 0..columns.num_rows() {
-                for element in columns.row(row) {
-                    *element += 1000 * (chunk as u32 + 1);
+        team.columns(
+            &mut matrix,
+            12,
+            &[0..3, 3..4, 6..12],
+            |_, chunk, mut columns| {
+                for row in 0..columns.num_rows() {
+                    for element in columns.row(row) {
+                        *element += 1000 * (chunk as u32 + 1);
+                    }
                 }
-            }
-        });
+            },
+        );
         for (i, element) in matrix.iter().enumerate() {
             let (row, column) = (i / 12, i % 12);
             let chunk = match column {

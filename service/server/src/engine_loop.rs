@@ -241,7 +241,12 @@ impl<E: Executor> EngineLoop<E> {
 
     /// The loop holds a sender itself, for the wakers, so the channel is never
     /// disconnected.
-    fn wait(&self) -> Woken {
+    fn wait(&mut self) -> Woken {
+        if !self.engine.has_work() {
+            // The last step may have used up a reader's credit: without this
+            // look, its outbox doesn't know that it has to wake us.
+            self.look_at_readers();
+        }
         let command = if self.engine.has_work() {
             self.commands.try_recv().ok()
         } else if let Some(deadline) = self.engine.next_deadline() {
@@ -361,10 +366,10 @@ impl<E: Executor> EngineLoop<E> {
                 if let FinishReason::Failed { message } = reason {
                     tracing::error!(sequence = id.0, message, "step failed");
                 }
-                if let Some(live) = self.live.remove(&id) {
+                if let Some(mut live) = self.live.remove(&id) {
                     live.outbox.put(event);
                 }
-            } else if let Some(live) = self.live.get(&id) {
+            } else if let Some(live) = self.live.get_mut(&id) {
                 live.outbox.put(event);
             }
         }

@@ -27,6 +27,8 @@ struct Signals {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     events: mpsc::Sender<Event>,
+    /// Places for events that come without credit and have not come yet.
+    set_aside: usize,
     signals: Arc<Signals>,
 }
 
@@ -38,12 +40,12 @@ pub(crate) struct OutboxReader {
     waker: Waker,
 }
 
-/// `Started` and `Finished` come without credit, so their places are set aside.
-const PLACES_WITHOUT_CREDIT: usize = 2;
+/// `Started` and `Finished` come without credit.
+const NUM_WITHOUT_CREDIT: usize = 2;
 
 /// An outbox with room for `capacity` tokens.
 pub(crate) fn outbox(capacity: usize, waker: Waker) -> (Outbox, OutboxReader) {
-    let (sender, receiver) = mpsc::channel(capacity + PLACES_WITHOUT_CREDIT);
+    let (sender, receiver) = mpsc::channel(capacity + NUM_WITHOUT_CREDIT);
     let signals = Arc::new(Signals::default());
     let reader = OutboxReader {
         events: receiver,
@@ -52,6 +54,7 @@ pub(crate) fn outbox(capacity: usize, waker: Waker) -> (Outbox, OutboxReader) {
     };
     let outbox = Outbox {
         events: sender,
+        set_aside: NUM_WITHOUT_CREDIT,
         signals,
     };
     (outbox, reader)
@@ -75,7 +78,7 @@ impl Outbox {
     }
 
     fn room(&self) -> usize {
-        self.events.capacity().saturating_sub(PLACES_WITHOUT_CREDIT)
+        self.events.capacity().saturating_sub(self.set_aside)
     }
 
     /// Whether nobody wants the rest.
@@ -86,7 +89,10 @@ impl Outbox {
     /// Hands over an event. There is always room, because tokens come with
     /// credit and the other two have places of their own; a reader that has
     /// gone misses nothing.
-    pub(crate) fn put(&self, event: Event) {
+    pub(crate) fn put(&mut self, event: Event) {
+        if !matches!(event, Event::Token { .. }) {
+            self.set_aside = self.set_aside.saturating_sub(1);
+        }
         if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
             tracing::error!(?event, "outbox overflows: the engine ignored its credit");
         }

@@ -158,11 +158,11 @@ impl Sources {
         let merged = self.merge(&mut mistakes);
         let mut values = BTreeMap::new();
         flatten(String::new(), &merged, &mut values);
-        report_unknown(&values, &mut mistakes);
+        self.report_unknown(&values, &mut mistakes);
 
         let entries: Vec<Entry> = SETTINGS
             .iter()
-            .map(|setting| entry(setting, &values, &mut mistakes))
+            .map(|setting| self.entry(setting, &values, &mut mistakes))
             .collect();
         check_together(&entries, &mut mistakes);
         if !mistakes.is_empty() {
@@ -201,6 +201,71 @@ impl Sources {
             Err(error) => {
                 mistakes.push(error.to_string());
                 Value::new(None, ValueKind::Table(config::Map::new()))
+            }
+        }
+    }
+
+    fn origin(&self, key: &str, value: &Value) -> Origin {
+        match value.origin() {
+            None => Origin::Default,
+            Some(ENVIRONMENT) => Origin::Variable(variable(key)),
+            Some(name) => {
+                let flag = SETTINGS
+                    .iter()
+                    .find(|setting| name.strip_prefix("--") == Some(setting.flag));
+                match flag {
+                    Some(setting) => Origin::Flag(setting.flag),
+                    // The library shows another form of the path.
+                    None => Origin::File(match &self.file {
+                        Some(file) => file.display().to_string(),
+                        None => name.to_owned(),
+                    }),
+                }
+            }
+        }
+    }
+
+    fn report_unknown(&self, values: &BTreeMap<String, Value>, mistakes: &mut Vec<String>) {
+        let known = |key: &str| SETTINGS.iter().any(|setting| setting.key == key);
+        for (key, value) in values.iter().filter(|(key, _)| !known(key)) {
+            let origin = self.origin(key, value);
+            let table = format!("{key}.");
+            if SETTINGS.iter().any(|s| s.key.starts_with(&table)) {
+                mistakes.push(format!("{key}: is a table, not a single value ({origin})"));
+                continue;
+            }
+            let hint = match nearest(key) {
+                Some(name) => format!(", did you mean {name}?"),
+                None => String::new(),
+            };
+            mistakes.push(format!("{key}: no such setting{hint} ({origin})"));
+        }
+    }
+
+    fn entry(
+        &self,
+        setting: &'static Setting,
+        values: &BTreeMap<String, Value>,
+        mistakes: &mut Vec<String>,
+    ) -> Entry {
+        let unset = Entry {
+            setting,
+            value: Json::Null,
+            origin: Origin::Default,
+        };
+        let Some(value) = values.get(setting.key) else {
+            return unset;
+        };
+        let origin = self.origin(setting.key, value);
+        match setting.kind.parse(value) {
+            Ok(value) => Entry {
+                setting,
+                value,
+                origin,
+            },
+            Err(mistake) => {
+                mistakes.push(format!("{}: {mistake} ({origin})", setting.key));
+                unset
             }
         }
     }
@@ -290,39 +355,6 @@ fn flatten(prefix: String, value: &Value, into: &mut BTreeMap<String, Value>) {
     }
 }
 
-fn origin(key: &str, value: &Value) -> Origin {
-    match value.origin() {
-        None => Origin::Default,
-        Some(ENVIRONMENT) => Origin::Variable(variable(key)),
-        Some(name) => {
-            let flag = SETTINGS
-                .iter()
-                .find(|setting| name.strip_prefix("--") == Some(setting.flag));
-            match flag {
-                Some(setting) => Origin::Flag(setting.flag),
-                None => Origin::File(name.to_owned()),
-            }
-        }
-    }
-}
-
-fn report_unknown(values: &BTreeMap<String, Value>, mistakes: &mut Vec<String>) {
-    let known = |key: &str| SETTINGS.iter().any(|setting| setting.key == key);
-    for (key, value) in values.iter().filter(|(key, _)| !known(key)) {
-        let origin = origin(key, value);
-        let table = format!("{key}.");
-        if SETTINGS.iter().any(|s| s.key.starts_with(&table)) {
-            mistakes.push(format!("{key}: is a table, not a single value ({origin})"));
-            continue;
-        }
-        let hint = match nearest(key) {
-            Some(name) => format!(", did you mean {name}?"),
-            None => String::new(),
-        };
-        mistakes.push(format!("{key}: no such setting{hint} ({origin})"));
-    }
-}
-
 /// The known key that takes the fewest edits, unless that is a different
 /// word altogether.
 fn nearest(key: &str) -> Option<&'static str> {
@@ -353,33 +385,6 @@ fn edit_distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-fn entry(
-    setting: &'static Setting,
-    values: &BTreeMap<String, Value>,
-    mistakes: &mut Vec<String>,
-) -> Entry {
-    let unset = Entry {
-        setting,
-        value: Json::Null,
-        origin: Origin::Default,
-    };
-    let Some(value) = values.get(setting.key) else {
-        return unset;
-    };
-    let origin = origin(setting.key, value);
-    match setting.kind.parse(value) {
-        Ok(value) => Entry {
-            setting,
-            value,
-            origin,
-        },
-        Err(mistake) => {
-            mistakes.push(format!("{}: {mistake} ({origin})", setting.key));
-            unset
-        }
-    }
 }
 
 /// Rules between settings.
