@@ -12,9 +12,9 @@
 //! One token and many want different loops. One token is bound by memory, and
 //! must spend as few instructions on a weight as possible ([`dot`]). Many
 //! tokens are bound by `vpmaddubsw`: weights are unpacked once for all of
-//! them, and the loop keeps its sums in registers ([`dots`]). A few tokens,
-//! one group of them, unpack as they go ([`packed_dots`]), which is a third
-//! faster than writing what is read once.
+//! them, and the loop keeps its sums in registers ([`dots`]). A few tokens
+//! have registers to spare and unpack as they go ([`packed_dots`]), which is
+//! half as fast again as writing first what is then read once.
 
 use core::arch::x86_64::{
     __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256,
@@ -39,6 +39,10 @@ const CHUNK_STEPS: usize = 16;
 /// Column groups of four in a chunk.
 const CHUNK_FIELDS: usize = 4 * CHUNK_STEPS;
 
+/// Tokens that are few: with five, sums and shifted weights no longer fit the
+/// registers together.
+const FEW_TOKENS: usize = 4;
+
 /// Four columns of 32 rows, one code a byte.
 #[derive(Clone, Copy)]
 #[repr(C, align(32))]
@@ -61,10 +65,10 @@ impl Avx2 {
 
 #[target_feature(enable = "avx2")]
 fn multiply(product: &Product<'_>, mut out: Output<'_>) {
-    if product.activations.batch() == 1 {
-        multiply_one(product, &mut out);
-    } else {
-        multiply_many(product, &mut out);
+    match product.activations.batch() {
+        1 => multiply_one(product, &mut out),
+        2..=FEW_TOKENS => multiply_few(product, &mut out),
+        _ => multiply_many(product, &mut out),
     }
 }
 
@@ -144,51 +148,43 @@ fn prefetch_beyond(step: &Step) {
 }
 
 #[target_feature(enable = "avx2")]
-fn multiply_many(product: &Product<'_>, out: &mut Output<'_>) {
-    let mut panel = [Field([[0; VECTOR]; STEP_VECTORS]); CHUNK_FIELDS];
+fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
     for tile in product.tiles() {
-        let first_row = tile.first_row - product.rows.start;
-        for token in 0..product.activations.batch() {
-            let offset = product.offset(token);
-            out.of_token(token, first_row, tile.num_rows).fill(offset);
-        }
-        let rows = Rows {
-            first: first_row,
-            num: tile.num_rows,
-        };
-        for (index, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
-            let codes = match product.activations.num_groups() {
-                1 => Codes::Packed(steps),
-                _ => Codes::Unpacked(unpack(steps, &mut panel)),
-            };
-            let chunk = Chunk { index, codes };
+        let rows = begin(product, &tile, out);
+        for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
             for group in product.groups() {
+                let first_field = chunk * CHUNK_FIELDS;
                 match group.num_tokens {
-                    1 => add_dots::<1>(chunk, &group, rows, out),
-                    2 => add_dots::<2>(chunk, &group, rows, out),
-                    3 => add_dots::<3>(chunk, &group, rows, out),
-                    4 => add_dots::<4>(chunk, &group, rows, out),
-                    5 => add_dots::<5>(chunk, &group, rows, out),
-                    _ => add_dots::<GROUP_TOKENS>(chunk, &group, rows, out),
+                    2 => add_packed::<2>(steps, &group, first_field, rows, out),
+                    3 => add_packed::<3>(steps, &group, first_field, rows, out),
+                    _ => add_packed::<FEW_TOKENS>(steps, &group, first_field, rows, out),
                 }
             }
         }
     }
 }
 
-/// Up to 256 columns of a tile.
-#[derive(Clone, Copy)]
-struct Chunk<'a> {
-    /// Counted from the tile's first.
-    index: usize,
-    codes: Codes<'a>,
-}
-
-/// Weights are worth unpacking if more than one group of tokens uses them.
-#[derive(Clone, Copy)]
-enum Codes<'a> {
-    Packed(&'a [Step]),
-    Unpacked(&'a [Field]),
+#[target_feature(enable = "avx2")]
+fn multiply_many(product: &Product<'_>, out: &mut Output<'_>) {
+    let mut panel = [Field([[0; VECTOR]; STEP_VECTORS]); CHUNK_FIELDS];
+    for tile in product.tiles() {
+        let rows = begin(product, &tile, out);
+        for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
+            let panel = &mut panel[..4 * steps.len()];
+            unpack(steps, panel);
+            for group in product.groups() {
+                let first_field = chunk * CHUNK_FIELDS;
+                match group.num_tokens {
+                    1 => add_unpacked::<1>(panel, &group, first_field, rows, out),
+                    2 => add_unpacked::<2>(panel, &group, first_field, rows, out),
+                    3 => add_unpacked::<3>(panel, &group, first_field, rows, out),
+                    4 => add_unpacked::<4>(panel, &group, first_field, rows, out),
+                    5 => add_unpacked::<5>(panel, &group, first_field, rows, out),
+                    _ => add_unpacked::<GROUP_TOKENS>(panel, &group, first_field, rows, out),
+                }
+            }
+        }
+    }
 }
 
 /// The rows of a tile, counted from the output's first.
@@ -198,49 +194,97 @@ struct Rows {
     num: usize,
 }
 
+/// Sets the results of a tile to what the chunks' sums are added to.
+fn begin(product: &Product<'_>, tile: &Tile<'_>, out: &mut Output<'_>) -> Rows {
+    let rows = Rows {
+        first: tile.first_row - product.rows.start,
+        num: tile.num_rows,
+    };
+    for token in 0..product.activations.batch() {
+        out.of_token(token, rows.first, rows.num)
+            .fill(product.offset(token));
+    }
+    rows
+}
+
 #[target_feature(enable = "avx2")]
-fn unpack<'a>(steps: &[Step], panel: &'a mut [Field; CHUNK_FIELDS]) -> &'a [Field] {
+fn unpack(steps: &[Step], panel: &mut [Field]) {
     let low = _mm256_set1_epi8(0x03);
     for (step, fields) in steps.iter().zip(panel.as_chunks_mut::<4>().0) {
         for (v, vector) in step.as_chunks().0.iter().enumerate() {
-            let mut x = load(vector);
-            for field in fields.iter_mut() {
+            let f0 = load(vector);
+            let f1 = _mm256_srli_epi16::<2>(f0);
+            let f2 = _mm256_srli_epi16::<4>(f0);
+            let f3 = _mm256_srli_epi16::<6>(f0);
+            for (field, x) in fields.iter_mut().zip([f0, f1, f2, f3]) {
                 store_bytes(&mut field.0[v], _mm256_and_si256(x, low));
-                x = _mm256_srli_epi16::<2>(x);
             }
         }
     }
-    &panel[..4 * steps.len()]
 }
 
-/// Adds a chunk's sums of `N` tokens to the output.
+/// Adds a packed chunk's sums of `N` tokens to the output.
 #[target_feature(enable = "avx2")]
-fn add_dots<const N: usize>(chunk: Chunk<'_>, group: &Group<'_>, rows: Rows, out: &mut Output<'_>) {
+fn add_packed<const N: usize>(
+    steps: &[Step],
+    group: &Group<'_>,
+    first_field: usize,
+    rows: Rows,
+    out: &mut Output<'_>,
+) {
     let (words, _) = group.bytes.as_chunks::<4>();
-    let words = &words.as_chunks::<N>().0[chunk.index * CHUNK_FIELDS..];
+    let words = &words.as_chunks::<N>().0[first_field..][..4 * steps.len()];
     for half in 0..STEP_VECTORS / 2 {
-        let sums = match chunk.codes {
-            Codes::Packed(steps) => packed_dots(steps, words, half),
-            Codes::Unpacked(fields) => dots(fields, words, half),
-        };
-        for (lane, [low, high]) in sums.into_iter().enumerate() {
-            let token = group.first_token + lane;
-            let first_row = half * 2 * LANES;
-            if rows.num >= first_row + 2 * LANES {
-                let out = out.of_token(token, rows.first + first_row, 2 * LANES);
-                let (vectors, _) = out.as_chunks_mut();
-                add_to(&mut vectors[0], widen(low));
-                add_to(&mut vectors[1], widen(high));
-            } else if rows.num > first_row {
-                let mut sums = [0; 2 * LANES];
-                let (vectors, _) = sums.as_chunks_mut();
-                store(&mut vectors[0], widen(low));
-                store(&mut vectors[1], widen(high));
-                let num_rows = rows.num - first_row;
-                let out = out.of_token(token, rows.first + first_row, num_rows);
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = out.wrapping_add(sum);
-                }
+        let sums = packed_dots(steps, words, half);
+        add_sums(sums, half, group.first_token, rows, out);
+    }
+}
+
+/// The same of a chunk that was unpacked. These are two functions and not one
+/// with a choice inside: merging the two loops' sums costs the compiler the
+/// registers, and the loop a quarter of its speed.
+#[target_feature(enable = "avx2")]
+fn add_unpacked<const N: usize>(
+    panel: &[Field],
+    group: &Group<'_>,
+    first_field: usize,
+    rows: Rows,
+    out: &mut Output<'_>,
+) {
+    let (words, _) = group.bytes.as_chunks::<4>();
+    let words = &words.as_chunks::<N>().0[first_field..][..panel.len()];
+    for half in 0..STEP_VECTORS / 2 {
+        let sums = dots(panel, words, half);
+        add_sums(sums, half, group.first_token, rows, out);
+    }
+}
+
+/// Adds a chunk's sums of 16 rows to the output.
+#[target_feature(enable = "avx2")]
+fn add_sums<const N: usize>(
+    sums: [[__m256i; 2]; N],
+    half: usize,
+    first_token: usize,
+    rows: Rows,
+    out: &mut Output<'_>,
+) {
+    let first_row = half * 2 * LANES;
+    for (lane, [low, high]) in sums.into_iter().enumerate() {
+        let token = first_token + lane;
+        if rows.num >= first_row + 2 * LANES {
+            let out = out.of_token(token, rows.first + first_row, 2 * LANES);
+            let (vectors, _) = out.as_chunks_mut();
+            add_to(&mut vectors[0], widen(low));
+            add_to(&mut vectors[1], widen(high));
+        } else if rows.num > first_row {
+            let mut sums = [0; 2 * LANES];
+            let (vectors, _) = sums.as_chunks_mut();
+            store(&mut vectors[0], widen(low));
+            store(&mut vectors[1], widen(high));
+            let num_rows = rows.num - first_row;
+            let out = out.of_token(token, rows.first + first_row, num_rows);
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = out.wrapping_add(sum);
             }
         }
     }
@@ -250,13 +294,9 @@ fn add_dots<const N: usize>(chunk: Chunk<'_>, group: &Group<'_>, rows: Rows, out
 /// sums and a broadcast stay in registers. A broadcast from memory takes a
 /// load port and no vector port, so it is made anew for each use.
 #[target_feature(enable = "avx2")]
-fn dots<const N: usize>(
-    fields: &[Field],
-    words: &[[[u8; 4]; N]],
-    half: usize,
-) -> [[__m256i; 2]; N] {
+fn dots<const N: usize>(panel: &[Field], words: &[[[u8; 4]; N]], half: usize) -> [[__m256i; 2]; N] {
     let mut sums = [[_mm256_setzero_si256(); 2]; N];
-    for (field, words) in fields.iter().zip(words) {
+    for (field, words) in panel.iter().zip(words) {
         let low = load(&field.0[2 * half]);
         let high = load(&field.0[2 * half + 1]);
         for (sums, word) in sums.iter_mut().zip(words) {
