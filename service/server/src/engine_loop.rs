@@ -8,6 +8,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -224,18 +225,41 @@ impl<E: Executor> EngineLoop<E> {
 
     fn run(mut self) {
         loop {
-            match self.wait() {
-                Woken::Step => {}
-                Woken::Command(Command::Stop) => return,
-                Woken::Command(command) => self.take(command),
+            match self.guarded(EngineLoop::turn) {
+                Some(ControlFlow::Break(())) => return,
+                Some(ControlFlow::Continue(())) | None => {}
             }
-            while let Ok(command) = self.commands.try_recv() {
-                if matches!(command, Command::Stop) {
-                    return;
-                }
-                self.take(command);
+        }
+    }
+
+    /// Waits until there is something to do, and does it.
+    fn turn(&mut self) -> ControlFlow<()> {
+        let mut next = match self.wait() {
+            Woken::Step => None,
+            Woken::Command(command) => Some(command),
+        };
+        while let Some(command) = next {
+            match command {
+                Command::Stop => return ControlFlow::Break(()),
+                Command::Submit(submission) => self.submit(*submission),
+                Command::Wake => {}
             }
-            self.turn();
+            next = self.commands.try_recv().ok();
+        }
+        self.step();
+        ControlFlow::Continue(())
+    }
+
+    /// Runs something, and if it panics, starts over. Then the engine's state
+    /// is unknown, so all it knew is given up and its requests fail. Panics of
+    /// the executor don't come this far.
+    fn guarded<T>(&mut self, run: impl FnOnce(&mut EngineLoop<E>) -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(|| run(self))) {
+            Ok(done) => Some(done),
+            Err(_) => {
+                self.start_over();
+                None
+            }
         }
     }
 
@@ -256,12 +280,6 @@ impl<E: Executor> EngineLoop<E> {
             self.commands.recv().ok()
         };
         command.map_or(Woken::Step, Woken::Command)
-    }
-
-    fn take(&mut self, command: Command) {
-        if let Command::Submit(submission) = command {
-            self.submit(*submission);
-        }
     }
 
     fn submit(&mut self, submission: Submission) {
@@ -291,14 +309,12 @@ impl<E: Executor> EngineLoop<E> {
     }
 
     /// One look around and one step.
-    fn turn(&mut self) {
-        let turn = catch_unwind(AssertUnwindSafe(|| {
-            self.look_at_readers();
-            self.step();
-        }));
-        if turn.is_err() {
-            self.start_over();
-        }
+    fn step(&mut self) {
+        self.look_at_readers();
+        let now = || self.origin.elapsed();
+        let report = self.engine.step(now, &mut self.executor, &mut self.events);
+        self.steps += u64::from(!report.scheduled.is_empty());
+        self.preemptions += report.preempted.len() as u64;
         self.publish();
         self.deliver();
     }
@@ -314,15 +330,6 @@ impl<E: Executor> EngineLoop<E> {
         }
     }
 
-    fn step(&mut self) {
-        let now = || self.origin.elapsed();
-        let report = self.engine.step(now, &mut self.executor, &mut self.events);
-        self.steps += u64::from(!report.scheduled.is_empty());
-        self.preemptions += report.preempted.len() as u64;
-    }
-
-    /// After a panic the engine's state is unknown, so all it knew is given up
-    /// and its requests fail. Panics of the executor don't come this far.
     fn start_over(&mut self) {
         tracing::error!(
             requests = self.live.len(),

@@ -4,58 +4,7 @@
 use ternion_engine::{Sampling, Stopping};
 
 use super::*;
-
-const VOCAB: usize = 64;
-
-/// Executes by arithmetic: after token t comes t + 1. Tokens from `FAILS` on
-/// make a step fail, those from `PANICS` on make it panic.
-struct Counting {
-    logits: Vec<f32>,
-}
-
-const FAILS: u32 = 40;
-const PANICS: u32 = 50;
-
-impl Executor for Counting {
-    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError> {
-        self.logits.clear();
-        for span in &batch.spans {
-            let tokens = batch.tokens_of(span);
-            assert!(tokens.iter().all(|t| *t < PANICS), "told to panic");
-            if tokens.iter().any(|t| *t >= FAILS) {
-                return Err(ExecutorError {
-                    message: "told to fail".to_owned(),
-                });
-            }
-            for token in &tokens[tokens.len() - span.num_logits..] {
-                let next = (*token as usize + 1) % VOCAB;
-                self.logits
-                    .extend((0..VOCAB).map(|t| if t == next { 1.0 } else { 0.0 }));
-            }
-        }
-        Ok(&self.logits)
-    }
-
-    fn vocab_size(&self) -> usize {
-        VOCAB
-    }
-}
-
-struct Letters;
-
-impl Vocabulary for Letters {
-    fn token_bytes(&self, _: u32) -> &[u8] {
-        b"x"
-    }
-
-    fn size(&self) -> usize {
-        VOCAB
-    }
-
-    fn is_end(&self, _: u32) -> bool {
-        false
-    }
-}
+use crate::fake_model::{Counting, FAILS, Letters, PANICS};
 
 const LIMITS: Limits = Limits {
     num_blocks: 8,
@@ -73,7 +22,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let executor = Counting { logits: Vec::new() };
+        let executor = Counting::new(Letters::SIZE);
         let (engine_loop, handle) = EngineLoop::new(LIMITS, Arc::new(Letters), executor);
         Bench {
             engine_loop,
@@ -120,7 +69,7 @@ impl Bench {
 
     fn turns(&mut self, n: usize) {
         for _ in 0..n {
-            self.engine_loop.turn();
+            self.engine_loop.step();
         }
     }
 
@@ -298,7 +247,7 @@ fn refusals_come_back_typed() {
 
 #[tokio::test]
 async fn the_thread_serves_and_stops() {
-    let executor = Counting { logits: Vec::new() };
+    let executor = Counting::new(Letters::SIZE);
     let (handle, thread) = start(LIMITS, Arc::new(Letters), executor).expect("a thread");
     let request = Request {
         prompt: vec![0],

@@ -119,3 +119,7 @@ fn response(seq: u64, frame: Frame) -> v1::GenerateResponse {
         frame: Some(frame),
     }
 }
+
+#[cfg(test)]
+#[path = "generate_tests.rs"]
+mod tests;

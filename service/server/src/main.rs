@@ -20,6 +20,8 @@ mod connection;
 mod deadline;
 mod drain;
 mod engine_loop;
+#[cfg(test)]
+mod fake_model;
 mod frames;
 mod generate;
 mod inference;

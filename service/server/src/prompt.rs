@@ -43,9 +43,11 @@ impl Prompts {
     /// the vocabulary's longest, before any work goes into it.
     pub(crate) fn check_size(&self, input: &Input, context_limit: usize) -> Result<(), Refusal> {
         let bytes = text_bytes(input);
-        match bytes > context_limit.saturating_mul(self.longest_token) {
+        let got = bytes.div_ceil(self.longest_token);
+        match got > context_limit {
             true => Err(Refusal::TooManyBytes {
                 bytes,
+                got,
                 limit: context_limit,
             }),
             false => Ok(()),

@@ -14,14 +14,18 @@ pub(crate) enum Refusal {
     Invalid(#[from] Violations),
     #[error("no model {name:?}; this server serves {served:?}")]
     UnknownModel { name: String, served: String },
-    #[error("{field} takes {got} tokens, and the context limit is {limit}")]
+    #[error("{field} takes {got} tokens, and the context of {limit} must hold at least one more")]
     TooLong {
         field: &'static str,
         got: usize,
         limit: usize,
     },
-    #[error("text has {bytes} bytes, more than {limit} tokens could hold")]
-    TooManyBytes { bytes: usize, limit: usize },
+    #[error("text of {bytes} bytes takes at least {got} tokens, and the context has {limit}")]
+    TooManyBytes {
+        bytes: usize,
+        got: usize,
+        limit: usize,
+    },
     #[error("model {model:?} has no chat template; send text or token_ids")]
     NoChatTemplate { model: String },
     #[error("chat template refuses the messages: {reason}")]

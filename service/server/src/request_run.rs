@@ -46,16 +46,26 @@ impl RequestRun {
                 next = self.stream.next() => next,
             };
             match next {
-                Ok(frame) => {
-                    if out.send(Ok(response(seq, frame))).await.is_err() {
-                        break;
-                    }
-                }
+                Ok(frame) => match self.room(out).await {
+                    Some(room) => room.send(Ok(response(seq, frame))),
+                    None => break,
+                },
                 Err(ending) => return Some(self.ended(seq, ending)),
             }
         }
         self.span.abandoned();
         None
+    }
+
+    /// Waits for a place. The request can be cancelled meanwhile.
+    async fn room<'a, T>(&mut self, out: &'a mpsc::Sender<T>) -> Option<mpsc::Permit<'a, T>> {
+        loop {
+            tokio::select! {
+                biased;
+                room = out.reserve() => return room.ok(),
+                () = self.stream.heed() => {}
+            }
+        }
     }
 
     /// Gives up the id: the client may use it again as soon as it reads the

@@ -24,6 +24,11 @@ pub(crate) struct RequestStream {
     /// The last frame, while the last delta goes out before it.
     ending: Option<Ending>,
     facts: Facts,
+    wanted: Wanted,
+}
+
+/// Whether anybody wants the request to go on.
+struct Wanted {
     cancel: Arc<Notify>,
     drain: Arc<Drain>,
     cancelled: bool,
@@ -56,10 +61,12 @@ impl RequestStream {
             held: None,
             ending: None,
             facts,
-            cancel,
-            drain,
-            cancelled: false,
-            drained: false,
+            wanted: Wanted {
+                cancel,
+                drain,
+                cancelled: false,
+                drained: false,
+            },
         }
     }
 
@@ -85,19 +92,18 @@ impl RequestStream {
         }
     }
 
-    /// The next event, with an eye on those who want the request ended.
+    /// Ends the request as soon as it is no longer wanted. For whoever is kept
+    /// from asking for the next frame, which sees to that as well.
+    pub(crate) async fn heed(&mut self) {
+        self.wanted.revoked().await;
+        self.events.cancel();
+    }
+
     async fn event(&mut self) -> Option<Event> {
         loop {
             tokio::select! {
                 biased;
-                () = self.cancel.notified(), if !self.cancelled => {
-                    self.cancelled = true;
-                    self.events.cancel();
-                }
-                () = self.drain.reached(Phase::Ending), if !self.drained => {
-                    self.drained = true;
-                    self.events.cancel();
-                }
+                () = self.wanted.revoked() => self.events.cancel(),
                 event = self.events.recv() => return event,
             }
         }
@@ -123,7 +129,7 @@ impl RequestStream {
                 ..
             } => {
                 self.assembler.finish(text_end);
-                let drained = self.drained && !self.cancelled;
+                let drained = self.wanted.drained && !self.wanted.cancelled;
                 let ending = Ending {
                     outcome: outcome(&reason, &self.facts.stop, drained, &self.facts.request_id),
                     usage: usage(&used),
@@ -158,6 +164,18 @@ impl RequestStream {
             };
             self.assembler.push(token, text_end, logprob, top);
             next = self.events.try_recv();
+        }
+    }
+}
+
+impl Wanted {
+    /// Returns when there is one more reason to end.
+    async fn revoked(&mut self) {
+        tokio::select! {
+            biased;
+            () = self.cancel.notified(), if !self.cancelled => self.cancelled = true,
+            () = self.drain.reached(Phase::Ending), if !self.drained => self.drained = true,
+            else => std::future::pending().await,
         }
     }
 }

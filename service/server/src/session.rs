@@ -71,8 +71,8 @@ enum Next {
     /// The client has said all it wants, or may say no more: only its running
     /// requests remain, and then comes the status, if it is not OK.
     Finish(Option<Status>),
-    /// The client has gone.
-    Gone,
+    /// The client has gone, or sent what can't be read.
+    Broken(Option<Status>),
 }
 
 impl Session {
@@ -81,7 +81,12 @@ impl Session {
             match self.read(&mut inbound).await {
                 Next::Read => {}
                 Next::Finish(status) => break status,
-                Next::Gone => return,
+                Next::Broken(status) => {
+                    if let Some(status) = status {
+                        let _ = self.out.try_send(Err(status));
+                    }
+                    return;
+                }
             }
         };
         // A client that breaks the stream after it half-closed closes `out`.
@@ -106,7 +111,7 @@ impl Session {
         let drain = self.served.drain.clone();
         tokio::select! {
             biased;
-            () = self.out.closed() => Next::Gone,
+            () = self.out.closed() => Next::Broken(None),
             () = until(deadline) => Next::Finish(Some(status::deadline_exceeded())),
             // A session with nothing to do must not hold up the shutdown.
             () = drain.reached(Phase::Draining), if self.requests.is_empty() => {
@@ -119,7 +124,7 @@ impl Session {
                     Next::Read
                 }
                 Ok(None) => Next::Finish(None),
-                Err(_) => Next::Gone,
+                Err(status) => Next::Broken(Some(status)),
             }
         }
     }

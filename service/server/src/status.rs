@@ -40,7 +40,7 @@ fn answer(refusal: &Refusal) -> (Code, ErrorDetails) {
             (Code::NotFound, details)
         }
         Refusal::TooLong { field, got, limit } => out_of_range(refusal, field, *got, *limit),
-        Refusal::TooManyBytes { bytes, limit } => out_of_range(refusal, "text", *bytes, *limit),
+        Refusal::TooManyBytes { got, limit, .. } => out_of_range(refusal, "text", *got, *limit),
         Refusal::NoChatTemplate { .. } => (
             Code::FailedPrecondition,
             precondition("CHAT_TEMPLATE", refusal),

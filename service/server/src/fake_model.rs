@@ -1,0 +1,121 @@
+//! A model for tests that need no arithmetic: after token t comes t + 1.
+
+use std::sync::Arc;
+
+use ternion_engine::{Batch, Executor, ExecutorError, Limits, Vocabulary};
+
+use crate::{
+    drain::Drain,
+    engine_loop::{self, EngineThread},
+    launch,
+    live_requests::LiveRequests,
+    models::default_sampling,
+    prompt::Prompts,
+    request::Bounds,
+    served::Served,
+    vocabulary::ModelVocabulary,
+};
+
+/// Tokens from here to [`PANICS`] make a step fail.
+pub(crate) const FAILS: u32 = 40;
+/// Tokens from here to [`GOES_ON`] make it panic.
+pub(crate) const PANICS: u32 = 50;
+/// Tokens from here on are like those below [`FAILS`].
+pub(crate) const GOES_ON: u32 = 60;
+
+pub(crate) struct Counting {
+    vocab: usize,
+    logits: Vec<f32>,
+}
+
+impl Counting {
+    pub(crate) fn new(vocab: usize) -> Counting {
+        let logits = Vec::new();
+        Counting { vocab, logits }
+    }
+}
+
+impl Executor for Counting {
+    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError> {
+        self.logits.clear();
+        for span in &batch.spans {
+            let tokens = batch.tokens_of(span);
+            let is_among = |begin, end| tokens.iter().any(|t| (begin..end).contains(t));
+            assert!(!is_among(PANICS, GOES_ON), "told to panic");
+            if is_among(FAILS, PANICS) {
+                let message = "told to fail".to_owned();
+                return Err(ExecutorError { message });
+            }
+            for token in &tokens[tokens.len() - span.num_logits..] {
+                let next = (*token as usize + 1) % self.vocab;
+                let row = (0..self.vocab).map(|t| if t == next { 1.0 } else { 0.0 });
+                self.logits.extend(row);
+            }
+        }
+        Ok(&self.logits)
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab
+    }
+}
+
+/// As many tokens as a test needs, an x each.
+pub(crate) struct Letters;
+
+impl Letters {
+    pub(crate) const SIZE: usize = 64;
+}
+
+impl Vocabulary for Letters {
+    fn token_bytes(&self, _: u32) -> &[u8] {
+        b"x"
+    }
+
+    fn size(&self) -> usize {
+        Letters::SIZE
+    }
+
+    fn is_end(&self, _: u32) -> bool {
+        false
+    }
+}
+
+/// The demo's tokenizer and chat template on [`Counting`]. Its outboxes hold
+/// four tokens, and its KV cache 32 pages of 16.
+pub(crate) fn served() -> (Arc<Served>, EngineThread) {
+    let model = Arc::new(launch::open_model(None).expect("the demo opens"));
+    let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
+    let limits = Limits {
+        num_blocks: 32,
+        block_size: 16,
+        max_num_seqs: 2,
+        max_num_batched_tokens: 64,
+        max_queued: 1,
+        max_model_len: model.architecture.context,
+    };
+    let executor = Counting::new(model.architecture.vocab);
+    let (engine, thread) =
+        engine_loop::start(limits, vocabulary.clone(), executor).expect("a thread");
+    let served = Served {
+        name: "demo".to_owned(),
+        parameters: 1,
+        kernel: "none".to_owned(),
+        kernels: Vec::new(),
+        default_sampling: default_sampling(&model.generation),
+        bounds: Bounds {
+            vocab_size: vocabulary.size(),
+            context_limit: limits.max_model_len,
+            kv_tokens: limits.num_blocks * limits.block_size,
+        },
+        prompts: Prompts::new(model.clone(), 1),
+        model,
+        vocabulary,
+        engine,
+        live: Arc::new(LiveRequests::default()),
+        drain: Arc::new(Drain::new()),
+        outbox_capacity: 4,
+        max_stream_requests: 3,
+    };
+    (Arc::new(served), thread)
+}
