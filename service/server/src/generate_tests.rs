@@ -68,16 +68,26 @@ fn tokens(frames: &[v1::generate_response::Frame]) -> Vec<u32> {
     deltas.flatten().copied().collect()
 }
 
+/// Waits until a request that nobody reads is well under way. It can't end:
+/// the frames ahead are full, and then its outbox.
+async fn under_way(served: &Served) {
+    until(|| served.engine.load().steps >= 5).await;
+}
+
 /// Waits for the engine's thread to give all pages back.
 async fn all_pages_free(served: &Served) {
-    let free = async {
-        while served.engine.load().kv_pages_free != 32 {
+    until(|| served.engine.load().kv_pages_free == 32).await;
+}
+
+async fn until(come: impl Fn() -> bool) {
+    let polling = async {
+        while !come() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), free)
+    tokio::time::timeout(Duration::from_secs(10), polling)
         .await
-        .expect("pages come back");
+        .expect("it comes to that within ten seconds");
 }
 
 #[tokio::test]
@@ -123,6 +133,7 @@ async fn a_client_that_goes_away_gives_its_pages_back() {
         .await
         .expect("starts");
     frames.next().await.expect("a frame").expect("no error");
+    under_way(&served).await;
     drop(frames);
     all_pages_free(&served).await;
     served.drain.idle().await;
@@ -135,10 +146,7 @@ async fn a_client_that_does_not_read_can_still_cancel() {
     let frames = start(&served, counting_from(GOES_ON, LONG))
         .await
         .expect("starts");
-    // Blocked: the frames ahead are full, and then the outbox.
-    while served.engine.load().steps < 5 {
-        tokio::task::yield_now().await;
-    }
+    under_way(&served).await;
     served.live.cancel(Scope::Server, "one");
     all_pages_free(&served).await;
     let (frames, _) = read(frames).await;
@@ -157,11 +165,12 @@ async fn a_deadline_ends_the_stream_with_usage_and_then_its_status() {
     let (served, thread) = served();
     let mut call = Request::new(counting_from(GOES_ON, LONG));
     call.metadata_mut()
-        .insert("grpc-timeout", "100m".parse().expect("metadata"));
+        .insert("grpc-timeout", "300m".parse().expect("metadata"));
     let frames = generate(served.clone(), call)
         .await
         .expect("starts")
         .into_inner();
+    under_way(&served).await;
     all_pages_free(&served).await;
     let (frames, status) = read(frames).await;
     let last = finished(&frames);
@@ -177,6 +186,7 @@ async fn a_drain_refuses_new_requests_and_at_its_end_cuts_off_the_rest() {
     let running = start(&served, counting_from(GOES_ON, LONG))
         .await
         .expect("starts");
+    under_way(&served).await;
     served.drain.advance(Phase::Draining);
     let mut late = counting_from(GOES_ON, 1);
     late.request_id = "late".to_owned();

@@ -2,8 +2,7 @@
 
 use std::fs;
 
-use ternion_compute::{KvConfig, kv_token_bytes};
-use ternion_model::Architecture;
+use ternion_compute::KvConfig;
 
 use crate::settings::{KvSettings, SchedulerSettings};
 
@@ -36,15 +35,14 @@ pub(crate) enum KvSizeError {
     },
 }
 
-/// Chooses the number of pages.
+/// Chooses the number of pages; a token takes `token_bytes` in all layers.
 pub(crate) fn kv_size(
     kv: &KvSettings,
     scheduler: &SchedulerSettings,
-    architecture: &Architecture,
+    token_bytes: u64,
     context_limit: usize,
     memory: u64,
 ) -> Result<KvSize, KvSizeError> {
-    let token_bytes = kv_token_bytes(architecture) as u64;
     let page = token_bytes.saturating_mul(kv.block_size as u64).max(1);
     let pages = match (kv.pages, kv.memory_bytes) {
         (Some(pages), _) => pages as u64,
@@ -101,32 +99,9 @@ fn machine_memory() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use ternion_model::{Activation, Rope};
-
     use super::*;
 
-    /// 2 layers of 2 kv heads of 8: 2 * 2 * 8 keys and as many values, 4 bytes each.
     const TOKEN_BYTES: u64 = 256;
-
-    fn architecture() -> Architecture {
-        Architecture {
-            family: "test".to_owned(),
-            hidden: 32,
-            ffn: 64,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            head_dim: 8,
-            vocab: 100,
-            context: 100,
-            rope_theta: 10000.0,
-            rope: Rope::Neox,
-            norm_eps: 1e-5,
-            activation: Activation::Relu2,
-            sub_norms: true,
-            tied_head: true,
-        }
-    }
 
     fn pages(pages: Option<usize>, bytes: Option<u64>, memory: u64) -> Result<usize, KvSizeError> {
         let kv = KvSettings {
@@ -139,7 +114,7 @@ mod tests {
             max_num_batched_tokens: 64,
             max_queued: 0,
         };
-        let size = kv_size(&kv, &scheduler, &architecture(), 100, memory)?;
+        let size = kv_size(&kv, &scheduler, TOKEN_BYTES, 100, memory)?;
         assert_eq!(size.bytes, size.config.num_blocks as u64 * 16 * TOKEN_BYTES);
         Ok(size.config.num_blocks)
     }

@@ -3,7 +3,7 @@
 use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use ternion_compute::{CpuExecutor, shapes};
+use ternion_compute::{CpuExecutor, WeightSource, kv_token_bytes, shapes};
 use ternion_engine::{Limits, Vocabulary};
 use ternion_kernel_host::State;
 use ternion_kernels::team::Team;
@@ -72,9 +72,10 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     let launched = launch(&settings)?;
     let served = runtime.block_on(serve(&settings, &launched));
     launched.engine_thread.stop();
+    // The exporter sends its last spans over the runtime.
+    telemetry.stop();
     // Streams that outlived their grace must not hold up the exit.
     runtime.shutdown_timeout(Duration::ZERO);
-    telemetry.stop();
     served
 }
 
@@ -106,7 +107,7 @@ fn launch(settings: &Settings) -> anyhow::Result<Launched> {
     let kv = kv_size(
         &settings.kv,
         &settings.scheduler,
-        &model.architecture,
+        kv_token_bytes(&model.architecture, model.kv_precision()) as u64,
         context_limit,
         memory(),
     )?;
