@@ -2,11 +2,11 @@
 
 use std::sync::Mutex;
 
-use ternion_engine::{Batch, BlockId};
+use ternion_engine::Batch;
 use ternion_kernels::float::{add_scaled, dot, softmax};
 use ternion_kernels::team::Team;
 
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{KvCache, View};
 
 /// Heads of a model.
 #[derive(Clone, Copy)]
@@ -30,9 +30,13 @@ pub(crate) struct Place {
     pub(crate) position: usize,
 }
 
-/// Scores of one token and one group of heads. Grows to the longest context.
+/// A worker's memory for one token and one group of heads. Grows to the
+/// longest context.
 #[derive(Default)]
-pub(crate) struct Scores(Vec<f32>);
+pub(crate) struct Scratch {
+    scores: Vec<f32>,
+    page: Vec<f32>,
+}
 
 /// Attention of every token of a batch in one layer.
 ///
@@ -51,7 +55,7 @@ pub(crate) fn attend(
     qkv: &[f32],
     stride: usize,
     team: &Team,
-    workers: &[Mutex<Scores>],
+    workers: &[Mutex<Scratch>],
     out: &mut [f32],
 ) {
     let group_width = heads.group() * heads.head_dim;
@@ -59,50 +63,44 @@ pub(crate) fn attend(
         let (token, kv_head) = (item / heads.kv_heads, item % heads.kv_heads);
         let place = places[token];
         let queries = &qkv[token * stride + kv_head * group_width..][..group_width];
-        let table = batch.table_of(&batch.spans[place.span]);
-        let mut scores = workers[worker].lock().expect("a worker's own scratch");
-        let one = OneGroup {
-            heads,
+        let view = View {
             layer,
+            table: batch.table_of(&batch.spans[place.span]),
             kv_head,
-            table,
             len: place.position + 1,
         };
-        one.attend(cache, queries, &mut scores.0, out);
+        let mut scratch = workers[worker].lock().expect("a worker's own scratch");
+        attend_group(heads, cache, view, queries, &mut scratch, out);
     });
 }
 
-struct OneGroup<'a> {
+/// Attention of one token for the query heads that share a key head.
+fn attend_group(
     heads: Heads,
-    layer: usize,
-    kv_head: usize,
-    table: &'a [BlockId],
-    /// Positions to look at: all up to the token's own.
-    len: usize,
-}
-
-impl OneGroup<'_> {
-    fn attend(&self, cache: &KvCache, queries: &[f32], scores: &mut Vec<f32>, out: &mut [f32]) {
-        let dim = self.heads.head_dim;
-        let factor = 1.0 / (dim as f32).sqrt();
-        if scores.len() < self.heads.group() * self.len {
-            scores.resize(self.heads.group() * self.len, 0.0);
-        }
-        let scores = &mut scores[..self.heads.group() * self.len];
-
-        let keys = cache.keys(self.layer, self.table, self.kv_head, self.len);
-        for (position, key) in keys.flat_map(|page| page.chunks_exact(dim)).enumerate() {
-            for (query, scores) in queries.chunks_exact(dim).zip(scores.chunks_exact_mut(self.len)) {
-                scores[position] = dot(query, key) * factor;
-            }
-        }
-        scores.chunks_exact_mut(self.len).for_each(softmax);
-        out.fill(0.0);
-        let values = cache.values(self.layer, self.table, self.kv_head, self.len);
-        for (position, value) in values.flat_map(|page| page.chunks_exact(dim)).enumerate() {
-            for (out, scores) in out.chunks_exact_mut(dim).zip(scores.chunks_exact(self.len)) {
-                add_scaled(scores[position], value, out);
-            }
-        }
+    cache: &KvCache,
+    view: View<'_>,
+    queries: &[f32],
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
+    let dim = heads.head_dim;
+    let factor = 1.0 / (dim as f32).sqrt();
+    let Scratch { scores, page } = scratch;
+    if scores.len() < heads.group() * view.len {
+        scores.resize(heads.group() * view.len, 0.0);
     }
+    let scores = &mut scores[..heads.group() * view.len];
+
+    cache.keys(view, page, |position, key| {
+        for (query, scores) in queries.chunks_exact(dim).zip(scores.chunks_exact_mut(view.len)) {
+            scores[position] = dot(query, key) * factor;
+        }
+    });
+    scores.chunks_exact_mut(view.len).for_each(softmax);
+    out.fill(0.0);
+    cache.values(view, page, |position, value| {
+        for (out, scores) in out.chunks_exact_mut(dim).zip(scores.chunks_exact(view.len)) {
+            add_scaled(scores[position], value, out);
+        }
+    });
 }

@@ -9,9 +9,9 @@ use ternion_kernels::float::{quantise, relu2_times, rms_norm, silu_times};
 use ternion_kernels::team::Team;
 use ternion_model::{Activation, Architecture, Norm};
 
-use crate::attention::{Heads, Place, Scores, attend};
+use crate::attention::{self, Heads, Place, attend};
 use crate::head;
-use crate::kv_cache::{KvCache, KvConfig};
+use crate::kv_cache::{KvCache, KvConfig, KvPrecision};
 use crate::linear::{LinearGroup, Quantised, Sums, Write};
 use crate::loaded::LoadedModel;
 use crate::rope::RopeTable;
@@ -45,14 +45,14 @@ struct Scratch {
     /// `[positions that need logits, vocab]`.
     logits: Vec<f32>,
     sums: Vec<Mutex<Sums>>,
-    scores: Vec<Mutex<Scores>>,
+    attention: Vec<Mutex<attention::Scratch>>,
     head_rows: Vec<Mutex<Vec<f32>>>,
 }
 
 /// Bytes of KV cache that one token takes.
-pub fn kv_token_bytes(architecture: &Architecture) -> usize {
+pub fn kv_token_bytes(architecture: &Architecture, precision: KvPrecision) -> usize {
     let a = architecture;
-    KvCache::token_bytes(a.layers, a.kv_heads, a.head_dim)
+    KvCache::token_bytes(precision, a.layers, a.kv_heads, a.head_dim)
 }
 
 impl CpuExecutor {
@@ -67,12 +67,12 @@ impl CpuExecutor {
         let a = model.architecture();
         let scratch = Scratch {
             sums: per_worker(&team),
-            scores: per_worker(&team),
+            attention: per_worker(&team),
             head_rows: per_worker(&team),
             ..Scratch::default()
         };
         CpuExecutor {
-            cache: KvCache::new(kv, a.layers, a.kv_heads, a.head_dim),
+            cache: KvCache::new(kv, model.source.kv_precision(), a.layers, a.kv_heads, a.head_dim),
             kv,
             rope: RopeTable::new(a.rope, a.rope_theta, a.head_dim, max_model_len),
             vocab_chunks: head::chunks(a.vocab),
@@ -122,7 +122,7 @@ impl CpuExecutor {
                 &step.s.wide,
                 layer.qkv.width(),
                 step.team,
-                &step.s.scores,
+                &step.s.attention,
                 &mut step.s.mixed,
             );
             step.norm_mixed(layer.norm(Norm::AttentionSub));

@@ -26,7 +26,7 @@ mod source;
 mod synthetic;
 
 pub use forward::{CpuExecutor, kv_token_bytes};
-pub use kv_cache::KvConfig;
+pub use kv_cache::{KvConfig, KvPrecision};
 pub use loaded::{LoadError, LoadedModel, shapes};
 pub use source::WeightSource;
 pub use synthetic::{Synthetic, architecture_of, shape_names};

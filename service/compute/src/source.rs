@@ -2,12 +2,17 @@
 
 use std::ops::Range;
 
-use ternion_model::{Architecture, DenseMatrix, Model, ModelError, Norm, Projection};
+use ternion_model::{Architecture, Container, DenseMatrix, Model, ModelError, Norm, Projection};
+
+use crate::kv_cache::KvPrecision;
 
 /// A model's numbers: those of a file, or random ones of a given shape.
 pub trait WeightSource: Send + Sync {
     /// Shapes and choices of the forward pass.
     fn architecture(&self) -> &Architecture;
+
+    /// How keys and values are to be kept.
+    fn kv_precision(&self) -> KvPrecision;
 
     /// Multiplier of a ternary matrix.
     fn scale(&self, layer: usize, projection: Projection) -> Result<f32, ModelError>;
@@ -37,6 +42,15 @@ pub trait WeightSource: Send + Sync {
 impl WeightSource for Model {
     fn architecture(&self) -> &Architecture {
         &self.architecture
+    }
+
+    /// As in the implementation whose format it is, so that its logits are
+    /// ours: a GGUF is bitnet.cpp's, which keeps f16.
+    fn kv_precision(&self) -> KvPrecision {
+        match self.container {
+            Container::HuggingFace => KvPrecision::F32,
+            Container::Gguf => KvPrecision::F16,
+        }
     }
 
     fn scale(&self, layer: usize, projection: Projection) -> Result<f32, ModelError> {

@@ -8,6 +8,7 @@ use ternion_model::{
     Activation, Architecture, DenseFormat, DenseMatrix, ModelError, Norm, Projection, Rope,
 };
 
+use crate::kv_cache::KvPrecision;
 use crate::source::WeightSource;
 
 /// A model with random ternary weights and a random f16 head.
@@ -84,6 +85,11 @@ impl Synthetic {
 impl WeightSource for Synthetic {
     fn architecture(&self) -> &Architecture {
         &self.architecture
+    }
+
+    /// f16, as the peers that speed is compared with.
+    fn kv_precision(&self) -> KvPrecision {
+        KvPrecision::F16
     }
 
     fn scale(&self, _: usize, _: Projection) -> Result<f32, ModelError> {

@@ -11,12 +11,24 @@ pub struct Model {
     pub name: String,
     /// Tells versions of a model apart; see `digest.rs` for what it covers.
     pub digest: String,
+    /// What it was read from.
+    pub container: Container,
     pub architecture: Architecture,
     pub tokenizer: Tokenizer,
     /// `None` for a model that was not made to chat.
     pub chat: Option<ChatTemplate>,
     pub generation: GenerationDefaults,
     pub weights: Weights,
+}
+
+/// The two forms a model comes in. They belong to different reference
+/// implementations, whose arithmetic differs in places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// A directory as on the Hugging Face hub; transformers.
+    HuggingFace,
+    /// A GGUF file; bitnet.cpp.
+    Gguf,
 }
 
 impl Model {

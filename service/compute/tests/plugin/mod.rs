@@ -3,7 +3,7 @@
 use ternion_kernel_host::Kernel;
 
 /// Opens the plugin that cargo built beside this test.
-pub fn i2s() -> Kernel {
+pub(crate) fn i2s() -> Kernel {
     let test = std::env::current_exe().expect("a test has a file");
     let file = format!(
         "{}ternion_kernel_i2s{}",

@@ -21,7 +21,8 @@ use std::path::Path;
 pub use error::GgufError;
 pub(crate) use reader::MAGIC;
 
-use crate::{Model, ModelError, chat::ChatTemplate, digest::Digest, mapped::FileBytes};
+use crate::{
+    model::Container,Model, ModelError, chat::ChatTemplate, digest::Digest, mapped::FileBytes};
 
 pub(crate) fn open(path: &Path, stem: &str) -> Result<Model, ModelError> {
     let file = FileBytes::map(path)?;
@@ -44,6 +45,7 @@ pub(crate) fn open(path: &Path, stem: &str) -> Result<Model, ModelError> {
     let mut digest = Digest::new();
     digest.large("gguf", &file, header.data_start);
     Ok(Model {
+        container: Container::Gguf,
         name,
         digest: digest.finish(),
         architecture,

@@ -5,7 +5,8 @@ mod directory;
 mod tensors;
 mod text;
 
-use crate::{Model, ModelError, digest::Digest};
+use crate::{
+    model::Container,Model, ModelError, digest::Digest};
 
 pub(crate) use directory::Directory;
 pub(crate) use tensors::projection_name;
@@ -18,6 +19,7 @@ pub(crate) fn open(name: &str, directory: &Directory) -> Result<Model, ModelErro
     digest.small("tokenizer.json", &text.tokenizer_bytes);
     let weights = tensors::read(directory, &config, &mut digest)?;
     Ok(Model {
+        container: Container::HuggingFace,
         name: name.to_owned(),
         digest: digest.finish(),
         architecture: config.architecture,
