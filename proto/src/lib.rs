@@ -16,5 +16,4 @@ pub mod v1 {
 }
 
 /// The descriptor set of all of the above, for server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/ternion.v1.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ternion.v1.bin"));

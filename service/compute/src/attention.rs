@@ -45,7 +45,10 @@ pub(crate) struct Scratch {
 /// key and value is read once for all query heads that share it. Scores,
 /// their sum and the weighted values are taken in order of position, so the
 /// result depends on nothing but the sequence itself.
-#[expect(clippy::too_many_arguments, reason = "one call, and each is a different thing")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call, and each is a different thing"
+)]
 pub(crate) fn attend(
     heads: Heads,
     layer: usize,
@@ -92,7 +95,10 @@ fn attend_group(
     let scores = &mut scores[..heads.group() * view.len];
 
     cache.keys(view, page, |position, key| {
-        for (query, scores) in queries.chunks_exact(dim).zip(scores.chunks_exact_mut(view.len)) {
+        for (query, scores) in queries
+            .chunks_exact(dim)
+            .zip(scores.chunks_exact_mut(view.len))
+        {
             scores[position] = dot(query, key) * factor;
         }
     });

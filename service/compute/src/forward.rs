@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use ternion_engine::{Batch, Executor, ExecutorError};
 use ternion_kernel_host::{KernelError, Prepared};
-use ternion_kernels::float::{quantise, relu2_times, rms_norm, silu_times};
+use ternion_kernels::float::{quantise, relu2_times, silu_times};
 use ternion_kernels::team::Team;
 use ternion_model::{Activation, Architecture, Norm};
 
 use crate::attention::{self, Heads, Place, attend};
+use crate::dialect::NormFunction;
 use crate::head;
 use crate::kv_cache::{KvCache, KvConfig, KvPrecision};
 use crate::linear::{LinearGroup, Quantised, Sums, Write};
@@ -72,7 +73,13 @@ impl CpuExecutor {
             ..Scratch::default()
         };
         CpuExecutor {
-            cache: KvCache::new(kv, model.source.kv_precision(), a.layers, a.kv_heads, a.head_dim),
+            cache: KvCache::new(
+                kv,
+                model.source.dialect().kv_precision(),
+                a.layers,
+                a.kv_heads,
+                a.head_dim,
+            ),
             kv,
             rope: RopeTable::new(a.rope, a.rope_theta, a.head_dim, max_model_len),
             vocab_chunks: head::chunks(a.vocab),
@@ -182,18 +189,28 @@ impl Step<'_> {
         Ok(())
     }
 
+    fn norming<'b>(&self, weight: &'b [f32]) -> Norming<'b> {
+        Norming {
+            function: self.model.source.dialect().norm(),
+            weight,
+            eps: self.model.architecture().norm_eps,
+        }
+    }
+
     /// Norm and quantisation of the residual stream.
     fn norm_residual(&mut self, weight: Option<&[f32]>) {
+        let norm = weight.map(|weight| self.norming(weight));
         let s = &mut *self.s;
         let out = (&mut s.normed, &mut s.quantised, &mut s.scales);
-        norm_and_quantise(self.team, self.n, &s.x, weight, self.model.architecture().norm_eps, out);
+        norm_and_quantise(self.team, self.n, &s.x, norm, out);
     }
 
     /// Norm and quantisation of attention output or gated values.
     fn norm_mixed(&mut self, weight: Option<&[f32]>) {
+        let norm = weight.map(|weight| self.norming(weight));
         let s = &mut *self.s;
         let out = (&mut s.normed, &mut s.quantised, &mut s.scales);
-        norm_and_quantise(self.team, self.n, &s.mixed, weight, self.model.architecture().norm_eps, out);
+        norm_and_quantise(self.team, self.n, &s.mixed, norm, out);
     }
 
     fn linear(&mut self, group: &LinearGroup) -> Result<(), KernelError> {
@@ -206,7 +223,14 @@ impl Step<'_> {
             prepared: &s.prepared,
             scales: &s.scales,
         };
-        group.forward(&self.model.kernel, self.team, &s.sums, &input, Write::Replace, &mut s.wide)
+        group.forward(
+            &self.model.kernel,
+            self.team,
+            &s.sums,
+            &input,
+            Write::Replace,
+            &mut s.wide,
+        )
     }
 
     fn linear_into_residual(&mut self, group: &LinearGroup) -> Result<(), KernelError> {
@@ -218,7 +242,14 @@ impl Step<'_> {
             prepared: &s.prepared,
             scales: &s.scales,
         };
-        group.forward(&self.model.kernel, self.team, &s.sums, &input, Write::Add, &mut s.x)
+        group.forward(
+            &self.model.kernel,
+            self.team,
+            &s.sums,
+            &input,
+            Write::Add,
+            &mut s.x,
+        )
     }
 
     fn prepare(&mut self) -> Result<(), KernelError> {
@@ -260,6 +291,7 @@ impl Step<'_> {
 
     fn logits(&mut self, batch: &Batch, chunks: &[Range<usize>]) -> Result<(), KernelError> {
         let a = self.model.architecture();
+        let norm = self.norming(&self.model.output_norm);
         let s = &mut *self.s;
         s.logits.resize(batch.num_logits() * a.vocab, 0.0);
         if s.logits.is_empty() {
@@ -271,17 +303,33 @@ impl Step<'_> {
             for token in end - span.num_logits..end {
                 let begin = s.normed.len();
                 s.normed.resize(begin + a.hidden, 0.0);
-                rms_norm(
-                    &s.x[token * a.hidden..][..a.hidden],
-                    &self.model.output_norm,
-                    a.norm_eps,
-                    &mut s.normed[begin..],
-                );
+                norm.apply(&s.x[token * a.hidden..][..a.hidden], &mut s.normed[begin..]);
             }
         }
         let head = self.model.source.head();
-        head::logits(&head, chunks, &s.normed, self.team, &s.head_rows, &mut s.logits);
+        head::logits(
+            &head,
+            chunks,
+            &s.normed,
+            self.team,
+            &s.head_rows,
+            &mut s.logits,
+        );
         Ok(())
+    }
+}
+
+/// A norm ready to be applied.
+#[derive(Clone, Copy)]
+struct Norming<'a> {
+    function: NormFunction,
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl Norming<'_> {
+    fn apply(self, x: &[f32], out: &mut [f32]) {
+        (self.function)(x, self.weight, self.eps, out);
     }
 }
 
@@ -291,22 +339,25 @@ fn norm_and_quantise(
     team: &Team,
     n: usize,
     x: &[f32],
-    weight: Option<&[f32]>,
-    eps: f32,
+    norm: Option<Norming<'_>>,
     (normed, quantised, scales): (&mut Vec<f32>, &mut Vec<i8>, &mut Vec<f32>),
 ) {
     let width = x.len() / n;
     normed.resize(x.len(), 0.0);
     quantised.resize(x.len(), 0);
     scales.resize(n, 0.0);
-    team.zip_rows(n, (normed, quantised, scales), |_, token, (normed, quantised, scale)| {
-        let x = &x[token * width..][..width];
-        match weight {
-            Some(weight) => rms_norm(x, weight, eps, normed),
-            None => normed.copy_from_slice(x),
-        }
-        scale[0] = quantise(normed, quantised);
-    });
+    team.zip_rows(
+        n,
+        (normed, quantised, scales),
+        |_, token, (normed, quantised, scale)| {
+            let x = &x[token * width..][..width];
+            match norm {
+                Some(norm) => norm.apply(x, normed),
+                None => normed.copy_from_slice(x),
+            }
+            scale[0] = quantise(normed, quantised);
+        },
+    );
 }
 
 fn per_worker<T: Default>(team: &Team) -> Vec<Mutex<T>> {

@@ -165,7 +165,12 @@ impl KvCache {
     }
 
     /// Calls `f(position, key)` in order of position.
-    pub(crate) fn keys(&self, view: View<'_>, scratch: &mut Vec<f32>, f: impl FnMut(usize, &[f32])) {
+    pub(crate) fn keys(
+        &self,
+        view: View<'_>,
+        scratch: &mut Vec<f32>,
+        f: impl FnMut(usize, &[f32]),
+    ) {
         self.vectors(&self.layers[view.layer].keys, view, scratch, f);
     }
 
@@ -202,9 +207,7 @@ impl KvCache {
 mod tests {
     use super::*;
 
-    fn all(
-        read: impl Fn(&mut Vec<f32>, &mut dyn FnMut(usize, &[f32])),
-    ) -> Vec<(usize, Vec<f32>)> {
+    fn all(read: impl Fn(&mut Vec<f32>, &mut dyn FnMut(usize, &[f32]))) -> Vec<(usize, Vec<f32>)> {
         let mut vectors = Vec::new();
         read(&mut Vec::new(), &mut |position, vector| {
             vectors.push((position, vector.to_vec()));

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod dialect;
 mod forward;
 mod head;
 mod kv_cache;
@@ -25,6 +26,7 @@ mod rope;
 mod source;
 mod synthetic;
 
+pub use dialect::Dialect;
 pub use forward::{CpuExecutor, kv_token_bytes};
 pub use kv_cache::{KvConfig, KvPrecision};
 pub use loaded::{LoadError, LoadedModel, shapes};

@@ -93,7 +93,10 @@ impl LinearGroup {
 
     /// Bytes of packed weights.
     pub(crate) fn bytes(&self) -> usize {
-        self.linears.iter().map(|linear| linear.weights.bytes()).sum()
+        self.linears
+            .iter()
+            .map(|linear| linear.weights.bytes())
+            .sum()
     }
 
     /// Computes `out`, `[batch, width]`.
@@ -112,37 +115,50 @@ impl LinearGroup {
     ) -> Result<(), KernelError> {
         let low = self.project_low(input);
         let failure = Mutex::new(None);
-        team.columns(out, self.width, &self.columns, |worker, chunk, mut columns| {
-            let (index, rows) = &self.chunks[chunk];
-            let linear = &self.linears[*index];
-            let mut sums = workers[worker].lock().expect("a worker's own scratch");
-            let sums = sums.of_len(input.batch * rows.len());
-            let outcome =
-                kernel.gemm(&linear.weights, input.prepared, rows.clone(), sums, rows.len());
-            if let Err(error) = outcome {
-                failure.lock().expect("no panic under this lock").get_or_insert(error);
-                return;
-            }
-            for (token, sums) in sums.chunks_exact(rows.len()).enumerate() {
-                let out = columns.row(token);
-                let (s, w_s) = (input.scales[token], linear.scale);
-                match write {
-                    Write::Replace => {
-                        for (out, sum) in out.iter_mut().zip(sums) {
-                            *out = *sum as f32 / s * w_s;
+        team.columns(
+            out,
+            self.width,
+            &self.columns,
+            |worker, chunk, mut columns| {
+                let (index, rows) = &self.chunks[chunk];
+                let linear = &self.linears[*index];
+                let mut sums = workers[worker].lock().expect("a worker's own scratch");
+                let sums = sums.of_len(input.batch * rows.len());
+                let outcome = kernel.gemm(
+                    &linear.weights,
+                    input.prepared,
+                    rows.clone(),
+                    sums,
+                    rows.len(),
+                );
+                if let Err(error) = outcome {
+                    failure
+                        .lock()
+                        .expect("no panic under this lock")
+                        .get_or_insert(error);
+                    return;
+                }
+                for (token, sums) in sums.chunks_exact(rows.len()).enumerate() {
+                    let out = columns.row(token);
+                    let (s, w_s) = (input.scales[token], linear.scale);
+                    match write {
+                        Write::Replace => {
+                            for (out, sum) in out.iter_mut().zip(sums) {
+                                *out = *sum as f32 / s * w_s;
+                            }
+                        }
+                        Write::Add => {
+                            for (out, sum) in out.iter_mut().zip(sums) {
+                                *out += *sum as f32 / s * w_s;
+                            }
                         }
                     }
-                    Write::Add => {
-                        for (out, sum) in out.iter_mut().zip(sums) {
-                            *out += *sum as f32 / s * w_s;
-                        }
+                    if let Some(lora) = &linear.lora {
+                        lora.add(rows.clone(), low[*index].token(token), out);
                     }
                 }
-                if let Some(lora) = &linear.lora {
-                    lora.add(rows.clone(), low[*index].token(token), out);
-                }
-            }
-        });
+            },
+        );
         failure
             .into_inner()
             .expect("no panic under this lock")

@@ -95,8 +95,15 @@ impl LoadedModel {
         let mut packed: Vec<Option<Result<Linear, LoadError>>> = Vec::new();
         packed.resize_with(total, || None);
         team.rows(&mut packed, 1, |_, index, slot| {
-            let (layer, projection) = (index / Projection::ALL.len(), index % Projection::ALL.len());
-            let linear = load_linear(&*source, adapter, kernel, layer, Projection::ALL[projection]);
+            let (layer, projection) =
+                (index / Projection::ALL.len(), index % Projection::ALL.len());
+            let linear = load_linear(
+                &*source,
+                adapter,
+                kernel,
+                layer,
+                Projection::ALL[projection],
+            );
             slot[0] = Some(linear);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
         });

@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use ternion_model::{Architecture, Container, DenseMatrix, Model, ModelError, Norm, Projection};
 
-use crate::kv_cache::KvPrecision;
+use crate::dialect::Dialect;
 
 /// A model's numbers: those of a file, or random ones of a given shape.
 pub trait WeightSource: Send + Sync {
     /// Shapes and choices of the forward pass.
     fn architecture(&self) -> &Architecture;
 
-    /// How keys and values are to be kept.
-    fn kv_precision(&self) -> KvPrecision;
+    /// Whose float arithmetic it is to be run in.
+    fn dialect(&self) -> Dialect;
 
     /// Multiplier of a ternary matrix.
     fn scale(&self, layer: usize, projection: Projection) -> Result<f32, ModelError>;
@@ -44,12 +44,12 @@ impl WeightSource for Model {
         &self.architecture
     }
 
-    /// As in the implementation whose format it is, so that its logits are
-    /// ours: a GGUF is bitnet.cpp's, which keeps f16.
-    fn kv_precision(&self) -> KvPrecision {
+    /// That of the implementation whose format it is, so that its logits are
+    /// ours.
+    fn dialect(&self) -> Dialect {
         match self.container {
-            Container::HuggingFace => KvPrecision::F32,
-            Container::Gguf => KvPrecision::F16,
+            Container::HuggingFace => Dialect::Transformers,
+            Container::Gguf => Dialect::BitnetCpp,
         }
     }
 
@@ -64,7 +64,9 @@ impl WeightSource for Model {
         rows: Range<usize>,
         out: &mut [i8],
     ) -> Result<(), ModelError> {
-        self.weights.ternary(layer, projection)?.trits_into(rows, out)
+        self.weights
+            .ternary(layer, projection)?
+            .trits_into(rows, out)
     }
 
     fn norm(&self, layer: usize, norm: Norm) -> Option<Vec<f32>> {

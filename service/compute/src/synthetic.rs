@@ -8,7 +8,7 @@ use ternion_model::{
     Activation, Architecture, DenseFormat, DenseMatrix, ModelError, Norm, Projection, Rope,
 };
 
-use crate::kv_cache::KvPrecision;
+use crate::dialect::Dialect;
 use crate::source::WeightSource;
 
 /// A model with random ternary weights and a random f16 head.
@@ -55,7 +55,11 @@ pub fn architecture_of(name: &str) -> Option<Architecture> {
         rope_theta: 500_000.0,
         rope: Rope::Neox,
         norm_eps: 1e-5,
-        activation: if relu2 { Activation::Relu2 } else { Activation::Silu },
+        activation: if relu2 {
+            Activation::Relu2
+        } else {
+            Activation::Silu
+        },
         sub_norms,
         tied_head: true,
     })
@@ -87,9 +91,9 @@ impl WeightSource for Synthetic {
         &self.architecture
     }
 
-    /// f16, as the peers that speed is compared with.
-    fn kv_precision(&self) -> KvPrecision {
-        KvPrecision::F16
+    /// That of the peers that speed is compared with.
+    fn dialect(&self) -> Dialect {
+        Dialect::BitnetCpp
     }
 
     fn scale(&self, _: usize, _: Projection) -> Result<f32, ModelError> {

@@ -31,7 +31,9 @@ fn executor(threads: usize) -> CpuExecutor {
 
 /// Tokens of a sequence, different for each seed.
 fn tokens(seed: usize, len: usize) -> Vec<u32> {
-    (0..len).map(|i| ((i * 7919 + seed * 104_729 + 13) % VOCAB) as u32).collect()
+    (0..len)
+        .map(|i| ((i * 7919 + seed * 104_729 + 13) % VOCAB) as u32)
+        .collect()
 }
 
 /// A sequence under way.
@@ -66,7 +68,9 @@ fn step(executor: &mut CpuExecutor, running: &mut [(&mut Running, usize)]) {
             table_len: sequence.table.len(),
             num_logits: *len,
         });
-        batch.tokens.extend(&sequence.tokens[sequence.computed..][..*len]);
+        batch
+            .tokens
+            .extend(&sequence.tokens[sequence.computed..][..*len]);
         batch.block_tables.extend(&sequence.table);
     }
     let mut logits = executor.execute(&batch).expect("a valid batch");
@@ -90,7 +94,10 @@ fn plainest(seed: usize, len: usize) -> Vec<f32> {
 #[track_caller]
 fn assert_same_bits(got: &[f32], want: &[f32], how: &str) {
     assert_eq!(got.len(), want.len());
-    let differs = got.iter().zip(want).position(|(a, b)| a.to_bits() != b.to_bits());
+    let differs = got
+        .iter()
+        .zip(want)
+        .position(|(a, b)| a.to_bits() != b.to_bits());
     if let Some(at) = differs {
         panic!(
             "{how}: position {}, token {}: {} is not {}",
@@ -100,7 +107,10 @@ fn assert_same_bits(got: &[f32], want: &[f32], how: &str) {
             want[at],
         );
     }
-    assert!(want.iter().any(|x| *x != want[0]), "{how}: all logits are alike");
+    assert!(
+        want.iter().any(|x| *x != want[0]),
+        "{how}: all logits are alike"
+    );
 }
 
 #[test]
@@ -113,7 +123,11 @@ fn chunks_and_threads_change_nothing() {
             for len in &chunks {
                 step(&mut executor, &mut [(&mut sequence, *len)]);
             }
-            assert_same_bits(&sequence.logits, &want, &format!("{threads} threads, {chunks:?}"));
+            assert_same_bits(
+                &sequence.logits,
+                &want,
+                &format!("{threads} threads, {chunks:?}"),
+            );
         }
     }
 }
@@ -127,10 +141,17 @@ fn batch_mates_and_pages_change_nothing() {
     step(&mut executor, &mut [(&mut b, 9)]);
     step(&mut executor, &mut [(&mut a, 12), (&mut b, 1)]);
     step(&mut executor, &mut [(&mut b, 1), (&mut c, 17), (&mut a, 1)]);
-    step(&mut executor, &mut [(&mut a, 24), (&mut b, 19), (&mut c, 3)]);
+    step(
+        &mut executor,
+        &mut [(&mut a, 24), (&mut b, 19), (&mut c, 3)],
+    );
     for (sequence, seed) in [(a, 1), (b, 2), (c, 3)] {
         let want = plainest(seed, sequence.tokens.len());
-        assert_same_bits(&sequence.logits, &want, &format!("sequence {seed} among others"));
+        assert_same_bits(
+            &sequence.logits,
+            &want,
+            &format!("sequence {seed} among others"),
+        );
     }
 }
 

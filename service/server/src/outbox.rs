@@ -114,6 +114,11 @@ impl OutboxReader {
         Some(event)
     }
 
+    /// Events that are there.
+    pub(crate) fn len(&self) -> usize {
+        self.events.len()
+    }
+
     /// Asks for the end: a `Finished` will come soon.
     pub(crate) fn cancel(&self) {
         self.signals.cancelled.store(true, Ordering::SeqCst);

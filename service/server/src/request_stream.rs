@@ -117,8 +117,15 @@ impl RequestStream {
                 kernel: self.facts.kernel.clone(),
                 seed: self.facts.seed,
             }))),
-            Event::Token { .. } => {
-                self.collect(event);
+            Event::Token {
+                token,
+                text_end,
+                logprob,
+                top,
+                ..
+            } => {
+                self.assembler.push(token, text_end, logprob, &top);
+                self.collect();
                 self.assembler.take().map(|delta| Ok(Frame::Delta(delta)))
             }
             Event::Finished {
@@ -146,24 +153,24 @@ impl RequestStream {
         }
     }
 
-    /// Collects a token and all that came since into one delta, so that a
-    /// reader that is late gets few large frames.
-    fn collect(&mut self, first: Event) {
-        let mut next = Some(first);
-        while let Some(event) = next {
-            let Event::Token {
-                token,
-                text_end,
-                logprob,
-                ref top,
-                ..
-            } = event
-            else {
-                self.held = Some(event);
-                return;
-            };
-            self.assembler.push(token, text_end, logprob, top);
-            next = self.events.try_recv();
+    /// Adds the tokens that are there already to the delta, so that a reader
+    /// that is late gets few large frames. Not those that come meanwhile: a
+    /// fast engine could go on like that to the end.
+    fn collect(&mut self) {
+        for _ in 0..self.events.len() {
+            match self.events.try_recv() {
+                Some(Event::Token {
+                    token,
+                    text_end,
+                    logprob,
+                    top,
+                    ..
+                }) => self.assembler.push(token, text_end, logprob, &top),
+                other => {
+                    self.held = other;
+                    return;
+                }
+            }
         }
     }
 }

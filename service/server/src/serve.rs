@@ -107,7 +107,7 @@ fn launch(settings: &Settings) -> anyhow::Result<Launched> {
     let kv = kv_size(
         &settings.kv,
         &settings.scheduler,
-        kv_token_bytes(&model.architecture, model.kv_precision()) as u64,
+        kv_token_bytes(&model.architecture, model.dialect().kv_precision()) as u64,
         context_limit,
         memory(),
     )?;

@@ -17,7 +17,7 @@ mod quantise;
 pub use activation::{exp, relu2_times, silu_times};
 pub use attention::{add_scaled, softmax};
 pub use dense::{dot, dot_bf16, dot_f16, dot_f32_bytes, widen_bf16, widen_f16};
-pub use norm::rms_norm;
+pub use norm::{rms_norm, rms_norm_by_reciprocal};
 pub use quantise::quantise;
 
 /// Partial sums of a reduction: enough for four AVX2 or two AVX-512 registers.

@@ -74,11 +74,13 @@ fn norm_divides_by_the_root_mean_square() {
     // mean of squares (1 + 4 + 9 + 16 + 0 + 0) / 6 = 5, plus eps 4: root 3.
     let x = [1.0, -2.0, 3.0, -4.0, 0.0, 0.0];
     let weight = [3.0, 3.0, 1.0, 1.5, 1.0, 1.0];
-    let mut out = [9.0; 6];
-    rms_norm(&x, &weight, 4.0, &mut out);
-    let want = [1.0, -2.0, 1.0, -2.0, 0.0, 0.0];
-    for (out, want) in out.iter().zip(want) {
-        assert!((out - want).abs() < 1e-6, "{out} is not {want}");
+    for norm in [rms_norm, rms_norm_by_reciprocal] {
+        let mut out = [9.0; 6];
+        norm(&x, &weight, 4.0, &mut out);
+        let want = [1.0, -2.0, 1.0, -2.0, 0.0, 0.0];
+        for (out, want) in out.iter().zip(want) {
+            assert!((out - want).abs() < 1e-6, "{out} is not {want}");
+        }
     }
     for len in [1, 15, 16, 17, 2560] {
         let x = noise(len, 3);

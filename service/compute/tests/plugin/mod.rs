@@ -10,7 +10,12 @@ pub(crate) fn i2s() -> Kernel {
         std::env::consts::DLL_PREFIX,
         std::env::consts::DLL_SUFFIX
     );
-    let found = test.ancestors().skip(1).take(2).map(|dir| dir.join(&file)).find(|p| p.exists());
+    let found = test
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(&file))
+        .find(|p| p.exists());
     let path = found.expect("cargo built the plugin, a dev-dependency");
     Kernel::open(&path).expect("our own plugin opens")
 }

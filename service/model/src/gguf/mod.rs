@@ -22,7 +22,8 @@ pub use error::GgufError;
 pub(crate) use reader::MAGIC;
 
 use crate::{
-    model::Container,Model, ModelError, chat::ChatTemplate, digest::Digest, mapped::FileBytes};
+    Model, ModelError, chat::ChatTemplate, digest::Digest, mapped::FileBytes, model::Container,
+};
 
 pub(crate) fn open(path: &Path, stem: &str) -> Result<Model, ModelError> {
     let file = FileBytes::map(path)?;

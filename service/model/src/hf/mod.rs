@@ -5,8 +5,7 @@ mod directory;
 mod tensors;
 mod text;
 
-use crate::{
-    model::Container,Model, ModelError, digest::Digest};
+use crate::{Model, ModelError, digest::Digest, model::Container};
 
 pub(crate) use directory::Directory;
 pub(crate) use tensors::projection_name;
