@@ -353,7 +353,8 @@ impl<E: Executor> EngineLoop<E> {
 
     fn publish(&self) {
         self.load.publish(Load {
-            running: self.engine.num_running() + self.engine.num_parked(),
+            running: self.engine.num_running(),
+            parked: self.engine.num_parked(),
             waiting: self.engine.num_waiting(),
             kv_pages: self.engine.num_blocks(),
             kv_pages_free: self.engine.num_free_blocks(),

@@ -68,10 +68,14 @@ fn tokens(frames: &[v1::generate_response::Frame]) -> Vec<u32> {
     deltas.flatten().copied().collect()
 }
 
-/// Waits until a request that nobody reads is well under way. It can't end:
-/// the frames ahead are full, and then its outbox.
-async fn under_way(served: &Served) {
-    until(|| served.engine.load().steps >= 5).await;
+/// Waits until a request that nobody reads can't go on: the frames ahead are
+/// full, its task holds one more, and its outbox is full.
+async fn stuck(served: &Served, frames: &Frames) {
+    for _ in 0..3 {
+        until(|| served.engine.load().parked == 1 && frames.as_ref().len() == FRAMES_AHEAD).await;
+        // The request's task may have had something to do yet.
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Waits for the engine's thread to give all pages back.
@@ -133,7 +137,7 @@ async fn a_client_that_goes_away_gives_its_pages_back() {
         .await
         .expect("starts");
     frames.next().await.expect("a frame").expect("no error");
-    under_way(&served).await;
+    stuck(&served, &frames).await;
     drop(frames);
     all_pages_free(&served).await;
     served.drain.idle().await;
@@ -146,7 +150,7 @@ async fn a_client_that_does_not_read_can_still_cancel() {
     let frames = start(&served, counting_from(GOES_ON, LONG))
         .await
         .expect("starts");
-    under_way(&served).await;
+    stuck(&served, &frames).await;
     served.live.cancel(Scope::Server, "one");
     all_pages_free(&served).await;
     let (frames, _) = read(frames).await;
@@ -170,7 +174,7 @@ async fn a_deadline_ends_the_stream_with_usage_and_then_its_status() {
         .await
         .expect("starts")
         .into_inner();
-    under_way(&served).await;
+    stuck(&served, &frames).await;
     all_pages_free(&served).await;
     let (frames, status) = read(frames).await;
     let last = finished(&frames);
@@ -186,7 +190,7 @@ async fn a_drain_refuses_new_requests_and_at_its_end_cuts_off_the_rest() {
     let running = start(&served, counting_from(GOES_ON, LONG))
         .await
         .expect("starts");
-    under_way(&served).await;
+    stuck(&served, &running).await;
     served.drain.advance(Phase::Draining);
     let mut late = counting_from(GOES_ON, 1);
     late.request_id = "late".to_owned();

@@ -5,8 +5,10 @@ use std::sync::{Mutex, PoisonError};
 /// A snapshot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Load {
-    /// Requests with pages, those that wait for their readers included.
+    /// Requests with pages and a reader that has room.
     pub(crate) running: usize,
+    /// Requests that wait for their readers.
+    pub(crate) parked: usize,
     pub(crate) waiting: usize,
     pub(crate) kv_pages: usize,
     pub(crate) kv_pages_free: usize,
@@ -14,8 +16,8 @@ pub(crate) struct Load {
     pub(crate) preemptions: u64,
 }
 
-/// The latest snapshot. The lock is held for the copy of six numbers, so it
-/// can't hold up the engine's thread, and unlike six atomics it never shows
+/// The latest snapshot. The lock is held for the copy of seven numbers, so it
+/// can't hold up the engine's thread, and unlike seven atomics it never shows
 /// half of a step.
 #[derive(Debug, Default)]
 pub(crate) struct LatestLoad(Mutex<Load>);
