@@ -58,8 +58,11 @@ pub(crate) fn widen(matrix: &DenseMatrix<'_>, row: usize, out: &mut [f32]) {
     }
 }
 
+/// Activations and a stored row to their dot product.
+type DotWithRow = fn(&[f32], &[u8]) -> f32;
+
 /// The dot product that reads a stored row directly.
-fn dot_of(format: DenseFormat) -> Option<fn(&[f32], &[u8]) -> f32> {
+fn dot_of(format: DenseFormat) -> Option<DotWithRow> {
     match format {
         DenseFormat::F32 => Some(dot_f32_bytes),
         DenseFormat::F16 => Some(dot_f16),

@@ -112,7 +112,7 @@ impl WeightSource for Synthetic {
         for eight in out.chunks_mut(8) {
             let bytes = random.next().to_le_bytes();
             for (trit, byte) in eight.iter_mut().zip(bytes) {
-                *trit = (u16::from(byte) * 3 >> 8) as i8 - 1;
+                *trit = ((u16::from(byte) * 3) >> 8) as i8 - 1;
             }
         }
         Ok(())
