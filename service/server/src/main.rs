@@ -80,13 +80,25 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ternion-server: {error:#}");
+            eprintln!("ternion-server: {}", told_once(&error));
             match error.is::<Mistakes>() {
                 true => ExitCode::from(EX_USAGE),
                 false => ExitCode::FAILURE,
             }
         }
     }
+}
+
+/// An error and its causes, but for those that the one before tells already:
+/// some messages include their cause's, so that they are whole on their own.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !parts.last().is_some_and(|last| last.contains(&cause)) {
+            parts.push(cause);
+        }
+    }
+    parts.join(": ")
 }
 
 fn run(command: Command) -> anyhow::Result<()> {

@@ -248,7 +248,7 @@ impl Npy {
         let header_len = (10 + dict.len() + 1).next_multiple_of(64) - 10;
         out.write_all(b"\x93NUMPY\x01\x00")?;
         out.write_all(&u16::try_from(header_len)?.to_le_bytes())?;
-        write!(out, "{dict:<width$}\n", width = header_len - 1)?;
+        writeln!(out, "{dict:<width$}", width = header_len - 1)?;
         Ok(Npy {
             out,
             partial,

@@ -355,20 +355,18 @@ fn flatten(prefix: String, value: &Value, into: &mut BTreeMap<String, Value>) {
     }
 }
 
-/// The known key that takes the fewest edits, unless that is a different
-/// word altogether.
+/// The known key that takes the fewest edits, unless those are so many that it
+/// is a different word altogether.
 fn nearest(key: &str) -> Option<&'static str> {
     let own = |key: &'static str| key.rsplit('.').next().unwrap_or(key);
     SETTINGS
         .iter()
-        .map(|setting| {
-            // `block_size` without its table is a likely slip, too.
-            let edits = edit_distance(key, setting.key).min(edit_distance(key, own(setting.key)));
-            (edits, setting.key)
-        })
+        // `block_size` without its table is a likely slip, too.
+        .flat_map(|setting| [(setting.key, setting.key), (setting.key, own(setting.key))])
+        .map(|(name, spelled)| (edit_distance(key, spelled), spelled.len(), name))
+        .filter(|(edits, len, _)| *edits <= len.div_ceil(4))
         .min()
-        .filter(|(edits, name)| *edits <= name.len().div_ceil(3))
-        .map(|(_, name)| name)
+        .map(|(_, _, name)| name)
 }
 
 /// Levenshtein distance.

@@ -270,3 +270,19 @@ fn every_default_and_every_setting_reach_the_struct() {
     .expect("the largest allowed values are good");
     assert_eq!(resolved.settings.threads, Some(1024));
 }
+
+#[test]
+fn a_slip_is_told_from_another_word() {
+    for (key, expected) in [
+        ("kernal", Some("kernel")),
+        ("block_size", Some("kv.block_size")),
+        ("kv.blok_size", Some("kv.block_size")),
+        ("scheduler.max_num_seq", Some("scheduler.max_num_seqs")),
+        ("schedular.max_queued", Some("scheduler.max_queued")),
+        ("bogus", None),
+        ("x", None),
+        ("whatever_is_this", None),
+    ] {
+        assert_eq!(nearest(key), expected, "{key}");
+    }
+}
