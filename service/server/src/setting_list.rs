@@ -59,7 +59,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         flag: "plugin-dir",
         kind: Kind::Paths,
         default: None,
-        help: "Directories of kernel plugins, searched before those beside the server \
+        help: "Directories of kernel plugins, searched instead of those beside the server \
                (flag: repeatable; environment: separated by ':')",
     },
     Setting {
