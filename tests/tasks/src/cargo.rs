@@ -5,34 +5,34 @@ use anyhow::{Context, Result};
 
 /// What is shipped: the server, the plugins that it opens, the command line.
 /// No crate depends on a plugin, so nothing else would build them.
-pub(crate) const SHIPPED: [&str; 3] = ["ternion-server", "ternion-kernel-i2s", "ternion-client"];
+pub const SHIPPED: [&str; 3] = ["ternion-server", "ternion-kernel-i2s", "ternion-client"];
 
 /// The cargo that runs this task, in the workspace.
-pub(crate) fn cargo() -> Command {
+pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(workspace());
     command
 }
 
-pub(crate) fn build_shipped() -> Command {
+pub fn build_shipped() -> Command {
     let mut command = cargo();
     command.args(["build", "--release"]);
     command.args(packages(&SHIPPED));
     command
 }
 
-pub(crate) fn packages(names: &[&str]) -> impl Iterator<Item = String> {
+pub fn packages(names: &[&str]) -> impl Iterator<Item = String> {
     names.iter().map(|name| format!("--package={name}"))
 }
 
 /// Where this task itself was built, and so whatever else is in release:
 /// `cargo metadata` would not know of a target triple in the configuration.
-pub(crate) fn release_dir() -> Result<PathBuf> {
+pub fn release_dir() -> Result<PathBuf> {
     let this = std::env::current_exe().context("where is this program?")?;
     let dir = this.parent().context("a program lies in a directory")?;
     Ok(dir.to_owned())
 }
 
-fn workspace() -> PathBuf {
+pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }

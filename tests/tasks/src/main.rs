@@ -1,7 +1,6 @@
 //! `cargo serve` and `cargo verify`: what people and CI type.
 #![forbid(unsafe_code)]
 
-mod cargo;
 mod serve;
 mod verify;
 

@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-use crate::cargo::{build_shipped, release_dir};
+use ternion_tasks::cargo::{build_shipped, release_dir};
 
 /// Becomes the server, so that signals reach it and its exit code is the
 /// task's. The server finds the plugins beside its own executable.

@@ -1,9 +1,10 @@
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-
-use crate::cargo::{build_shipped, cargo, packages};
+use ternion_tasks::cargo::{build_shipped, cargo, packages};
+use ternion_tasks::outcome::{Outcome, run};
+use ternion_tasks::tools::{c_compiler, component};
 
 /// Crates that others write code against; their documentation must be whole.
 const DOCUMENTED: [&str; 4] = [
@@ -12,13 +13,6 @@ const DOCUMENTED: [&str; 4] = [
     "ternion-kernel-abi",
     "ternion-kernels",
 ];
-
-enum Outcome {
-    Passed,
-    Failed(String),
-    /// Can't be done on this machine.
-    Skipped(String),
-}
 
 struct Step {
     name: &'static str,
@@ -121,6 +115,7 @@ fn tools() -> Outcome {
     ]
     .into_iter()
     .filter_map(Result::err)
+    .map(|error| format!("{error:#}"))
     .collect();
     if missing.is_empty() {
         Outcome::Passed
@@ -131,14 +126,14 @@ fn tools() -> Outcome {
 
 fn format() -> Outcome {
     if let Err(missing) = component("rustfmt", "fmt") {
-        return Outcome::Skipped(missing);
+        return Outcome::Skipped(format!("{missing:#}"));
     }
     run(cargo().args(["fmt", "--all", "--check"]))
 }
 
 fn lint() -> Outcome {
     if let Err(missing) = component("clippy", "clippy") {
-        return Outcome::Skipped(missing);
+        return Outcome::Skipped(format!("{missing:#}"));
     }
     run(cargo()
         .args(["clippy", "--workspace", "--all-targets", "--locked"])
@@ -158,65 +153,4 @@ fn release_build() -> Outcome {
 
 fn tests() -> Outcome {
     run(cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]))
-}
-
-fn run(command: &mut Command) -> Outcome {
-    match command.status() {
-        Ok(status) if status.success() => Outcome::Passed,
-        Ok(status) => Outcome::Failed(status.to_string()),
-        Err(error) => Outcome::Failed(error.to_string()),
-    }
-}
-
-/// Adds a component of the toolchain unless its subcommand works.
-fn component(name: &str, subcommand: &str) -> Result<(), String> {
-    if works(cargo().args([subcommand, "--version"])) {
-        return Ok(());
-    }
-    let mut rustup = Command::new("rustup");
-    if works(rustup.args(["component", "add", name])) {
-        return Ok(());
-    }
-    Err(format!("{name} is missing and rustup can't add it"))
-}
-
-/// The C header of the kernel ABI is compiled as C in a test.
-fn c_compiler() -> Result<(), String> {
-    let here = || works(Command::new("cc").arg("--version"));
-    if here() {
-        return Ok(());
-    }
-    if is_root() {
-        println!("installing a C compiler");
-        let apt = |arguments: &[&str]| {
-            let mut command = Command::new("apt-get");
-            command
-                .args(arguments)
-                .env("DEBIAN_FRONTEND", "noninteractive");
-            works(&mut command)
-        };
-        apt(&["update", "--quiet"]);
-        apt(&[
-            "install",
-            "--yes",
-            "--quiet",
-            "--no-install-recommends",
-            "gcc",
-            "libc6-dev",
-        ]);
-    }
-    if here() {
-        return Ok(());
-    }
-    Err("no C compiler `cc`, and none could be installed".to_owned())
-}
-
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output();
-    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
-}
-
-fn works(command: &mut Command) -> bool {
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
-    status.is_ok_and(|status| status.success())
 }
