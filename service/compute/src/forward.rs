@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use ternion_engine::{Batch, Executor, ExecutorError};
 use ternion_kernel_host::{KernelError, Prepared};
-use ternion_kernels::float::{quantise, relu2_times, silu_times};
+use ternion_kernels::float::{relu2_times, silu_times};
 use ternion_kernels::team::Team;
 use ternion_model::{Activation, Architecture, Norm};
 
 use crate::attention::{self, Heads, Place, attend};
-use crate::dialect::NormFunction;
+use crate::dialect::{NormFunction, QuantiseFunction};
 use crate::head;
 use crate::kv_cache::{KvCache, KvConfig, KvPrecision};
 use crate::linear::{LinearGroup, Quantised, Sums, Write};
@@ -200,17 +200,19 @@ impl Step<'_> {
     /// Norm and quantisation of the residual stream.
     fn norm_residual(&mut self, weight: Option<&[f32]>) {
         let norm = weight.map(|weight| self.norming(weight));
+        let quantise = self.model.source.dialect().quantise();
         let s = &mut *self.s;
         let out = (&mut s.normed, &mut s.quantised, &mut s.scales);
-        norm_and_quantise(self.team, self.n, &s.x, norm, out);
+        norm_and_quantise(self.team, self.n, &s.x, norm, quantise, out);
     }
 
     /// Norm and quantisation of attention output or gated values.
     fn norm_mixed(&mut self, weight: Option<&[f32]>) {
         let norm = weight.map(|weight| self.norming(weight));
+        let quantise = self.model.source.dialect().quantise();
         let s = &mut *self.s;
         let out = (&mut s.normed, &mut s.quantised, &mut s.scales);
-        norm_and_quantise(self.team, self.n, &s.mixed, norm, out);
+        norm_and_quantise(self.team, self.n, &s.mixed, norm, quantise, out);
     }
 
     fn linear(&mut self, group: &LinearGroup) -> Result<(), KernelError> {
@@ -340,6 +342,7 @@ fn norm_and_quantise(
     n: usize,
     x: &[f32],
     norm: Option<Norming<'_>>,
+    quantise: QuantiseFunction,
     (normed, quantised, scales): (&mut Vec<f32>, &mut Vec<i8>, &mut Vec<f32>),
 ) {
     let width = x.len() / n;

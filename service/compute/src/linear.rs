@@ -3,9 +3,12 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
+use half::bf16;
 use ternion_kernel_host::{Kernel, KernelError, PackedMatrix, Prepared};
 use ternion_kernels::float::{add_scaled, dot};
 use ternion_kernels::team::Team;
+
+use crate::dialect::Products;
 
 /// A ternary matrix in the kernel's layout, with its multiplier.
 pub(crate) struct Linear {
@@ -33,6 +36,7 @@ pub(crate) struct LinearGroup {
     /// Columns of the output that each chunk fills.
     columns: Vec<Range<usize>>,
     width: usize,
+    products: Products,
 }
 
 /// One token's activations as int8, for each token of a batch.
@@ -58,7 +62,12 @@ pub(crate) enum Write {
 const MAX_CHUNK_ROWS: usize = 128;
 
 impl LinearGroup {
-    pub(crate) fn new(linears: Vec<Linear>, kernel: &Kernel, team_size: usize) -> LinearGroup {
+    pub(crate) fn new(
+        linears: Vec<Linear>,
+        products: Products,
+        kernel: &Kernel,
+        team_size: usize,
+    ) -> LinearGroup {
         let width: usize = linears.iter().map(|linear| linear.weights.rows()).sum();
         let tile = kernel.row_tile();
         // About four chunks a worker, so that one that loses its core for a
@@ -83,6 +92,7 @@ impl LinearGroup {
             chunks,
             columns,
             width,
+            products,
         }
     }
 
@@ -140,17 +150,12 @@ impl LinearGroup {
                 }
                 for (token, sums) in sums.chunks_exact(rows.len()).enumerate() {
                     let out = columns.row(token);
-                    let (s, w_s) = (input.scales[token], linear.scale);
-                    match write {
-                        Write::Replace => {
-                            for (out, sum) in out.iter_mut().zip(sums) {
-                                *out = *sum as f32 / s * w_s;
-                            }
-                        }
-                        Write::Add => {
-                            for (out, sum) in out.iter_mut().zip(sums) {
-                                *out += *sum as f32 / s * w_s;
-                            }
+                    let scales = (input.scales[token], linear.scale);
+                    match self.products {
+                        Products::Exact => scale(sums, |sum| sum as f32, scales, write, out),
+                        Products::Bf16 => {
+                            let round = |sum| bf16::from_f32(sum as f32).to_f32();
+                            scale(sums, round, scales, write, out);
                         }
                     }
                     if let Some(lora) = &linear.lora {
@@ -176,6 +181,21 @@ impl LinearGroup {
                 None => Low::default(),
             })
             .collect()
+    }
+}
+
+/// `sum / s * w_s` of each sum.
+fn scale(
+    sums: &[i32],
+    product: impl Fn(i32) -> f32,
+    (s, w_s): (f32, f32),
+    write: Write,
+    out: &mut [f32],
+) {
+    let scaled = sums.iter().map(|sum| product(*sum) / s * w_s);
+    match write {
+        Write::Replace => out.iter_mut().zip(scaled).for_each(|(out, y)| *out = y),
+        Write::Add => out.iter_mut().zip(scaled).for_each(|(out, y)| *out += y),
     }
 }
 

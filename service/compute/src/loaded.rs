@@ -108,10 +108,11 @@ impl LoadedModel {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
         });
 
+        let products = source.dialect().products();
         let mut linears = packed.into_iter().map(|slot| slot.expect("each row ran"));
         let mut group = |size: usize| -> Result<LinearGroup, LoadError> {
             let linears = linears.by_ref().take(size).collect::<Result<_, _>>()?;
-            Ok(LinearGroup::new(linears, kernel, team.size()))
+            Ok(LinearGroup::new(linears, products, kernel, team.size()))
         };
         let layers = (0..num_layers)
             .map(|layer| {

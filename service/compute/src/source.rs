@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ternion_model::{Architecture, Container, DenseMatrix, Model, ModelError, Norm, Projection};
+use ternion_model::{Architecture, DenseMatrix, Model, ModelError, Norm, Projection, Reference};
 
 use crate::dialect::Dialect;
 
@@ -47,9 +47,10 @@ impl WeightSource for Model {
     /// That of the implementation whose format it is, so that its logits are
     /// ours.
     fn dialect(&self) -> Dialect {
-        match self.container {
-            Container::HuggingFace => Dialect::Transformers,
-            Container::Gguf => Dialect::BitnetCpp,
+        match self.reference {
+            Reference::AutoBitLinear => Dialect::Transformers,
+            Reference::BitLinear => Dialect::TransformersBitLinear,
+            Reference::BitnetCpp => Dialect::BitnetCpp,
         }
     }
 

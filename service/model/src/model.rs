@@ -11,8 +11,8 @@ pub struct Model {
     pub name: String,
     /// Tells versions of a model apart; see `digest.rs` for what it covers.
     pub digest: String,
-    /// What it was read from.
-    pub container: Container,
+    /// Whose answers are the right ones.
+    pub reference: Reference,
     pub architecture: Architecture,
     pub tokenizer: Tokenizer,
     /// `None` for a model that was not made to chat.
@@ -21,14 +21,19 @@ pub struct Model {
     pub weights: Weights,
 }
 
-/// The two forms a model comes in. They belong to different reference
-/// implementations, whose arithmetic differs in places.
+/// The implementation that a model's files are made for. They round in
+/// different places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Container {
-    /// A directory as on the Hugging Face hub; transformers.
-    HuggingFace,
-    /// A GGUF file; bitnet.cpp.
-    Gguf,
+pub enum Reference {
+    /// transformers' `AutoBitLinear`, in f32: Hugging Face directories of that
+    /// linear class, and master weights.
+    AutoBitLinear,
+    /// transformers' older `BitLinear`: Hugging Face directories of linear
+    /// class `bitlinear`, or of none. It multiplies in the type that the model
+    /// was saved in, and bfloat16 rounds each sum to 8 bits.
+    BitLinear,
+    /// bitnet.cpp: GGUF files.
+    BitnetCpp,
 }
 
 impl Model {

@@ -17,8 +17,8 @@ mod quantise;
 pub use activation::{exp, relu2_times, silu_times};
 pub use attention::{add_scaled, softmax};
 pub use dense::{dot, dot_bf16, dot_f16, dot_f32_bytes, widen_bf16, widen_f16};
-pub use norm::{rms_norm, rms_norm_by_reciprocal};
-pub use quantise::quantise;
+pub use norm::{rms_norm, rms_norm_ggml, rms_norm_torch};
+pub use quantise::{quantise, quantise_torch};
 
 /// Partial sums of a reduction: enough for four AVX2 or two AVX-512 registers.
 const LANES: usize = 32;

@@ -74,7 +74,7 @@ fn norm_divides_by_the_root_mean_square() {
     // mean of squares (1 + 4 + 9 + 16 + 0 + 0) / 6 = 5, plus eps 4: root 3.
     let x = [1.0, -2.0, 3.0, -4.0, 0.0, 0.0];
     let weight = [3.0, 3.0, 1.0, 1.5, 1.0, 1.0];
-    for norm in [rms_norm, rms_norm_by_reciprocal] {
+    for norm in [rms_norm, rms_norm_ggml, rms_norm_torch] {
         let mut out = [9.0; 6];
         norm(&x, &weight, 4.0, &mut out);
         let want = [1.0, -2.0, 1.0, -2.0, 0.0, 0.0];
@@ -82,15 +82,48 @@ fn norm_divides_by_the_root_mean_square() {
             assert!((out - want).abs() < 1e-6, "{out} is not {want}");
         }
     }
-    for len in [1, 15, 16, 17, 2560] {
+    for len in [1, 15, 16, 17, 2560, 20_000] {
         let x = noise(len, 3);
         let mean = x.iter().map(|x| f64::from(x * x)).sum::<f64>() / len as f64;
-        let mut out = vec![0.0; len];
-        rms_norm(&x, &vec![1.0; len], 1e-5, &mut out);
-        for (out, x) in out.iter().zip(&x) {
-            let want = f64::from(*x) / (mean + 1e-5).sqrt();
-            assert!((f64::from(*out) - want).abs() < 1e-5);
+        for norm in [rms_norm, rms_norm_ggml, rms_norm_torch] {
+            let mut out = vec![0.0; len];
+            norm(&x, &vec![1.0; len], 1e-5, &mut out);
+            for (out, x) in out.iter().zip(&x) {
+                let want = f64::from(*x) / (mean + 1e-5).sqrt();
+                assert!((f64::from(*out) - want).abs() < 1e-5);
+            }
         }
+    }
+}
+
+#[test]
+fn the_norm_of_torch_is_its_to_the_bit() {
+    // Last element of `x * torch.rsqrt(x.pow(2).mean() + 1e-5)`, torch 2.7.1,
+    // for lengths that end in whole rows, vectors, neither, and in each level.
+    for (len, bits) in [
+        (8, 0xbf16_3e00),
+        (31, 0x3e10_0d4e),
+        (32, 0xbf94_cdcc),
+        (40, 0xbfac_e4d7),
+        (100, 0xbf8a_cbc1),
+        (192, 0xbfc9_1591),
+        (511, 0xbf86_131a),
+        (512, 0x3f8b_ad58),
+        (544, 0x3ea3_d675),
+        (576, 0xbee7_5c5d),
+        (688, 0x3e9e_5dda),
+        (2560, 0x3e2d_b3c4),
+        (6912, 0xbf6c_dc74),
+        (8192, 0xbf22_d2c4),
+        (20_000, 0xbfc2_5562),
+    ] {
+        let x: Vec<f32> = (0..len as u32)
+            .map(|i| i.wrapping_mul(2_654_435_761).wrapping_add(12_345) >> 8)
+            .map(|n| (n as f32 / (1 << 24) as f32 - 0.5) * 3.0)
+            .collect();
+        let mut out = vec![0.0; len];
+        rms_norm_torch(&x, &vec![1.0; len], 1e-5, &mut out);
+        assert_eq!(out[len - 1].to_bits(), bits, "{len} elements");
     }
 }
 
@@ -98,14 +131,29 @@ fn norm_divides_by_the_root_mean_square() {
 fn quantisation_rounds_to_nearest_even() {
     // The largest value is 127, so the scale is 1 and ties are visible.
     let x = [0.5, 1.5, 2.5, -0.5, -1.5, 126.5, -127.0, 0.49, f32::NAN];
-    let mut q = [99; 9];
-    assert_eq!(quantise(&x, &mut q), 1.0);
-    assert_eq!(q, [0, 2, 2, 0, -2, 126, -127, 0, 0]);
+    for quantise in [quantise, quantise_torch] {
+        let mut q = [99; 9];
+        assert_eq!(quantise(&x, &mut q), 1.0);
+        assert_eq!(q, [0, 2, 2, 0, -2, 126, -127, 0, 0]);
+    }
 
     // All zero: the floor of 1e-5 keeps the scale finite.
     let mut q = [99; 40];
     assert_eq!(quantise(&[0.0; 40], &mut q), 127.0 / 1e-5);
     assert_eq!(q, [0; 40]);
+}
+
+#[test]
+fn half_of_the_largest_activation_falls_where_the_reference_has_it() {
+    // 127 / 0x3f0ebafc is 0x4363c93d in torch and numpy's division, and
+    // 0x4363c93c as torch's `127 / tensor`: 63.5 goes up, or comes out below.
+    let largest = f32::from_bits(0x3f0e_bafc);
+    let x = [largest, largest / 2.0];
+    let mut q = [99; 2];
+    assert_eq!(quantise(&x, &mut q).to_bits(), 0x4363_c93d);
+    assert_eq!(q, [127, 64]);
+    assert_eq!(quantise_torch(&x, &mut q).to_bits(), 0x4363_c93c);
+    assert_eq!(q, [127, 63]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub use error::GgufError;
 pub(crate) use reader::MAGIC;
 
 use crate::{
-    Model, ModelError, chat::ChatTemplate, digest::Digest, mapped::FileBytes, model::Container,
+    Model, ModelError, chat::ChatTemplate, digest::Digest, mapped::FileBytes, model::Reference,
 };
 
 pub(crate) fn open(path: &Path, stem: &str) -> Result<Model, ModelError> {
@@ -46,7 +46,7 @@ pub(crate) fn open(path: &Path, stem: &str) -> Result<Model, ModelError> {
     let mut digest = Digest::new();
     digest.large("gguf", &file, header.data_start);
     Ok(Model {
-        container: Container::Gguf,
+        reference: Reference::BitnetCpp,
         name,
         digest: digest.finish(),
         architecture,

@@ -2,7 +2,8 @@ use std::borrow::Cow;
 
 use super::Directory;
 use crate::{
-    Activation, Architecture, ModelError, Rope, architecture::Keys, json_object::JsonObject,
+    Activation, Architecture, ModelError, Reference, Rope, architecture::Keys,
+    json_object::JsonObject,
 };
 
 const MAX_CONFIG: u64 = 1 << 20;
@@ -11,6 +12,7 @@ const MAX_CONFIG: u64 = 1 << 20;
 pub(crate) struct Config {
     pub architecture: Architecture,
     pub linear: Linear,
+    pub reference: Reference,
     pub json: JsonObject,
     pub bytes: Cow<'static, [u8]>,
 }
@@ -36,6 +38,7 @@ impl Config {
         Ok(Config {
             architecture,
             linear,
+            reference: reference(&json, linear)?,
             json,
             bytes,
         })
@@ -106,6 +109,19 @@ fn linear(json: &JsonObject, family: &str) -> Result<Linear, ModelError> {
             format!("is {other}, expected autobitlinear or bitlinear"),
         )),
     }
+}
+
+/// The older class computes in the type that the model was saved in. Where that
+/// is float32, its sums are exact and it is the newer class.
+fn reference(json: &JsonObject, linear: Linear) -> Result<Reference, ModelError> {
+    let saved = match json.text("dtype")? {
+        Some(dtype) => Some(dtype),
+        None => json.text("torch_dtype")?,
+    };
+    Ok(match linear {
+        Linear::Divide if saved != Some("float32") => Reference::BitLinear,
+        Linear::Divide | Linear::Multiply => Reference::AutoBitLinear,
+    })
 }
 
 fn refuse_unsupported(json: &JsonObject) -> Result<(), ModelError> {

@@ -5,7 +5,7 @@ mod directory;
 mod tensors;
 mod text;
 
-use crate::{Model, ModelError, digest::Digest, model::Container};
+use crate::{Model, ModelError, digest::Digest};
 
 pub(crate) use directory::Directory;
 pub(crate) use tensors::projection_name;
@@ -18,7 +18,7 @@ pub(crate) fn open(name: &str, directory: &Directory) -> Result<Model, ModelErro
     digest.small("tokenizer.json", &text.tokenizer_bytes);
     let weights = tensors::read(directory, &config, &mut digest)?;
     Ok(Model {
-        container: Container::HuggingFace,
+        reference: config.reference,
         name: name.to_owned(),
         digest: digest.finish(),
         architecture: config.architecture,
