@@ -25,13 +25,12 @@ impl RequestDurations {
         });
     }
 
-    /// When `ends` of `running` requests can be expected to have ended. Where
-    /// each of them stands isn't known, so they are taken to end evenly: with
-    /// `running` of them, one every `mean / running`.
+    /// When `ends` of `running` requests, one or more, can be expected to have
+    /// ended. Where each of them stands isn't known, so they are taken to end
+    /// evenly: one every `mean / running`.
     pub(crate) fn wait(&self, ends: u64, running: u64) -> Duration {
         let mean = self.mean.unwrap_or(DEFAULT);
-        let share = ends as f64 / running.max(1) as f64;
-        mean.mul_f64(share.min(1.0))
+        mean.mul_f64(ends as f64 / running as f64)
     }
 }
 

@@ -310,7 +310,7 @@ fn roles_are_known_and_some() {
         ],
     );
     assert_mistakes(
-        "ACME\nroles = ['admin', 'admin', 'admin']",
+        "ACME\nroles = ['admin', 'admin', 'what is beyond is not read']",
         &["tenants[0].roles: has 3 items, at most 2 may be (line 5)"],
     );
 }
