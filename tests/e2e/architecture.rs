@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Crates that know no other crate of ours.
-const LEAVES: [&str; 5] = [
+const LEAVES: [&str; 6] = [
     "ternion-engine",
     "ternion-model",
+    "ternion-policy",
     "ternion-kernels",
     "ternion-kernel-abi",
     "ternion-proto",
@@ -47,12 +48,14 @@ fn leaves_depend_on_none_of_ours() {
 }
 
 #[test]
-fn the_engine_does_no_io_and_no_async() {
-    for dependency in dependencies("ternion-engine") {
-        assert!(
-            !["tokio", "tonic", "tracing"].contains(&dependency.as_str()),
-            "the engine depends on {dependency}",
-        );
+fn engine_and_policy_do_no_io_and_no_async() {
+    for package in ["ternion-engine", "ternion-policy"] {
+        for dependency in dependencies(package) {
+            assert!(
+                !["tokio", "tonic", "tracing"].contains(&dependency.as_str()),
+                "{package} depends on {dependency}",
+            );
+        }
     }
 }
 
