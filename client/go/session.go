@@ -25,9 +25,7 @@ type Session struct {
 	timeout time.Duration
 
 	// A gRPC stream takes one sender and one receiver at a time.
-	sending    sync.Mutex
-	sendClosed bool
-	receiving  sync.Mutex
+	sending, receiving sync.Mutex
 }
 
 // SessionEvent is what one request of a session tells: exactly one of its
@@ -92,7 +90,6 @@ func (s *Session) Cancel(id string) error {
 func (s *Session) CloseSend() error {
 	s.sending.Lock()
 	defer s.sending.Unlock()
-	s.sendClosed = true
 	return s.stream.CloseSend()
 }
 
@@ -135,7 +132,7 @@ func (s *Session) send(request *ternionpb.SessionRequest) error {
 	defer s.sending.Unlock()
 	// What ended a stream is told to its receiver, not to its sender. Just
 	// after the end of its context a stream still takes what nobody will read.
-	if s.sendClosed || s.stream.Context().Err() != nil || s.stream.Send(request) != nil {
+	if s.stream.Context().Err() != nil || s.stream.Send(request) != nil {
 		return &TransportError{cause: ErrSessionClosed}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -60,17 +61,18 @@ func TestSessionOfManyGoroutines(t *testing.T) {
 }
 
 func TestSessionCancelsAndTimesOutOneByOne(t *testing.T) {
-	client := sharedServer(t).client(t, Config{})
-	session := openSession(t, client, t.Context())
+	server := sharedServer(t)
+	impatient := server.client(t, Config{Timeout: 20 * time.Millisecond})
+	session := openSession(t, impatient, t.Context())
 	start := func(id string, request *ternionpb.GenerateRequest, timeout time.Duration) {
 		if err := session.Start(id, request, timeout); err != nil {
 			t.Fatal(err)
 		}
 	}
-	start("cancelled", long(), 0)
-	start("late", long(), 20*time.Millisecond)
-	start("whole", Text("x", Temperature(0), MaxTokens(5), IgnoreEOS()), 0)
-	reasons := map[string]string{}
+	start("cancelled", long(), time.Minute)
+	start("late", long(), 0)
+	start("whole", Text("x", Temperature(0), MaxTokens(5), IgnoreEOS()), time.Minute)
+	ends := map[string]string{}
 	for event, err := range session.Events() {
 		if err != nil {
 			t.Fatal(err)
@@ -84,11 +86,17 @@ func TestSessionCancelsAndTimesOutOneByOne(t *testing.T) {
 			}
 		}
 		if event.Finished != nil {
-			reasons[event.ID] = strings.TrimPrefix(event.Finished.GetReason().String(), "FINISH_REASON_")
+			ends[event.ID] = strings.TrimPrefix(event.Finished.GetReason().String(), "FINISH_REASON_")
+		}
+		if event.Failed != nil {
+			ends[event.ID] = event.Failed.Err.Error()
+			// A slow machine may not accept the request before its time is over.
+			if _, is := errors.AsType[*DeadlineExceededError](event.Failed.Err); is {
+				ends[event.ID] = "DEADLINE_EXCEEDED"
+			}
 		}
 	}
-	got := fmt.Sprint(reasons)
-	if got != "map[cancelled:CANCELLED late:DEADLINE_EXCEEDED whole:LENGTH]" {
+	if got := fmt.Sprint(ends); got != "map[cancelled:CANCELLED late:DEADLINE_EXCEEDED whole:LENGTH]" {
 		t.Error(got)
 	}
 }
@@ -152,4 +160,36 @@ func openSession(t *testing.T, client *Client, ctx context.Context) *Session {
 	}
 	t.Cleanup(session.Close)
 	return session
+}
+
+// What the race detector says is the point of this one.
+func TestSendersAndCloserMayBeDifferentGoroutines(t *testing.T) {
+	client := sharedServer(t).client(t, Config{})
+	session := openSession(t, client, t.Context())
+	var senders sync.WaitGroup
+	for range 4 {
+		senders.Go(func() {
+			for session.Cancel("nobody") == nil {
+			}
+		})
+	}
+	senders.Go(func() { _ = session.CloseSend() })
+	for _, err := range session.Events() {
+		t.Error(err)
+	}
+	senders.Wait()
+}
+
+func TestTimeoutsRoundUp(t *testing.T) {
+	for timeout, want := range map[time.Duration]uint32{
+		1:                    1,
+		time.Millisecond:     1,
+		time.Millisecond + 1: 2,
+		time.Second:          1000,
+		math.MaxInt64:        math.MaxUint32,
+	} {
+		if got := wholeMilliseconds(timeout); got != want {
+			t.Errorf("%v is %d ms", timeout, got)
+		}
+	}
 }
