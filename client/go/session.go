@@ -26,6 +26,8 @@ type Session struct {
 
 	// A gRPC stream takes one sender and one receiver at a time.
 	sending, receiving sync.Mutex
+	// Sending after that would end the stream, and with it what still runs.
+	sendClosed bool
 }
 
 // SessionEvent is what one request of a session tells: exactly one of its
@@ -90,6 +92,7 @@ func (s *Session) Cancel(id string) error {
 func (s *Session) CloseSend() error {
 	s.sending.Lock()
 	defer s.sending.Unlock()
+	s.sendClosed = true
 	return s.stream.CloseSend()
 }
 
@@ -132,7 +135,7 @@ func (s *Session) send(request *ternionpb.SessionRequest) error {
 	defer s.sending.Unlock()
 	// What ended a stream is told to its receiver, not to its sender. Just
 	// after the end of its context a stream still takes what nobody will read.
-	if s.stream.Context().Err() != nil || s.stream.Send(request) != nil {
+	if s.sendClosed || s.stream.Context().Err() != nil || s.stream.Send(request) != nil {
 		return &TransportError{cause: ErrSessionClosed}
 	}
 	return nil
