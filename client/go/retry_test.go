@@ -38,13 +38,13 @@ func (p *peer) List(ctx context.Context, _ *ternionpb.ListRequest) (*ternionpb.L
 }
 
 // serve gives the peer's address.
-func (p *peer) serve(t *testing.T, options ...grpc.ServerOption) string {
+func (p *peer) serve(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(options...)
+	server := grpc.NewServer()
 	ternionpb.RegisterInferenceServiceServer(server, p)
 	ternionpb.RegisterModelServiceServer(server, p)
 	go func() { _ = server.Serve(listener) }()

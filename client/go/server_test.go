@@ -46,9 +46,9 @@ func stopSharedServer() {
 }
 
 // startServer is for tests that end it.
-func startServer(t *testing.T, address string) *server {
+func startServer(t *testing.T, address string, arguments ...string) *server {
 	t.Helper()
-	server := runServer(t, serverProgram(t), address)
+	server := runServer(t, serverProgram(t), address, arguments...)
 	t.Cleanup(server.stop)
 	return server
 }
@@ -62,9 +62,9 @@ func serverProgram(t *testing.T) string {
 	return program
 }
 
-func runServer(t *testing.T, program, address string) *server {
+func runServer(t *testing.T, program, address string, arguments ...string) *server {
 	t.Helper()
-	arguments := []string{"serve", "--listen", address}
+	arguments = append([]string{"serve", "--listen", address}, arguments...)
 	if help, err := exec.Command(program, "serve", "--help").Output(); err != nil {
 		t.Fatalf("%s: %v", program, err)
 	} else if bytes.Contains(help, []byte("--operations-listen")) {
@@ -90,7 +90,7 @@ func runServer(t *testing.T, program, address string) *server {
 	started := &server{process: process}
 	alarm := time.AfterFunc(startTimeout, func() { _ = process.Process.Kill() })
 	for lines := bufio.NewScanner(output); lines.Scan(); {
-		if fields := strings.Fields(lines.Text()); len(fields) == 2 && fields[0] == "serving" {
+		if fields := strings.Fields(lines.Text()); len(fields) >= 2 && fields[0] == "serving" {
 			started.address = fields[1]
 			break
 		}

@@ -1,93 +1,118 @@
 package ternion
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/metadata"
-	grpcpeer "google.golang.org/grpc/peer"
-
-	"github.com/ternion-ai/ternion/client/go/ternionpb"
 )
 
-func TestTLSWithKeyAndClientCertificate(t *testing.T) {
+func TestTLSWithKeysAndClientCertificates(t *testing.T) {
 	ca := newAuthority(t)
-	var keys, names []string
-	peer := &peer{list: func(ctx context.Context, _ int32) (*ternionpb.ListResponse, error) {
-		keys = metadata.ValueFromIncomingContext(ctx, "authorization")
-		caller, _ := grpcpeer.FromContext(ctx)
-		names = caller.AuthInfo.(credentials.TLSInfo).State.PeerCertificates[0].DNSNames
-		return &ternionpb.ListResponse{}, nil
-	}}
-	serverCertificate, err := tls.LoadX509KeyPair(ca.issue(t, "server", "localhost"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := peer.serve(t, grpc.Creds(credentials.NewTLS(&tls.Config{
-		Certificates: []tls.Certificate{serverCertificate},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    ca.pool(),
-	})))
-	endpoint := "https://localhost" + address[strings.LastIndex(address, ":"):]
-	certificate, key := ca.issue(t, "client", "acme.example")
-	config := Config{APIKey: "tn_x", CAFile: ca.file, CertificateFile: certificate, KeyFile: key, MaxRetries: -1}
+	key := newKey(t)
+	certificate, certificateKey := ca.issue(t, "server", "localhost")
+	server := startServer(t, "127.0.0.1:0", "--tls-certificate", certificate, "--tls-key", certificateKey,
+		"--tls-client-ca", ca.file, "--tenants", ca.tenants(t, key, "acme.example"))
+	endpoint := "https://localhost" + server.address[strings.LastIndex(server.address, ":"):]
 
-	if _, err := connect(t, endpoint, config).Models(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if len(keys) != 1 || keys[0] != "Bearer tn_x" {
-		t.Errorf("authorization %q", keys)
-	}
-	if len(names) != 1 || names[0] != "acme.example" {
-		t.Errorf("client certificate of %q", names)
-	}
-
-	for name, change := range map[string]func(*Config){
-		"an authority that nobody knows": func(config *Config) { config.CAFile = "" },
-		"another authority":              func(config *Config) { config.CAFile = newAuthority(t).file },
-		"no client certificate":          func(config *Config) { config.CertificateFile, config.KeyFile = "", "" },
+	config := Config{CAFile: ca.file, MaxRetries: -1}
+	config.CertificateFile, config.KeyFile = ca.issue(t, "stranger", "stranger.example")
+	acme := config
+	acme.CertificateFile, acme.KeyFile = ca.issue(t, "acme", "acme.example")
+	for name, run := range map[string]struct {
+		config Config
+		key    string
+		cause  error
+	}{
+		"a known certificate":            {acme, "", nil},
+		"a known key":                    {config, key, nil},
+		"neither":                        {config, "", &DeniedError{}},
+		"another key":                    {config, newKey(t), &DeniedError{}},
+		"no certificate":                 {Config{CAFile: ca.file, MaxRetries: -1}, key, &TransportError{}},
+		"an authority that nobody knows": {Config{TLS: true, MaxRetries: -1}, key, &TransportError{}},
+		"another authority":              {Config{CAFile: newAuthority(t).file, MaxRetries: -1}, key, &TransportError{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config := config
-			change(&config)
-			_, err := connect(t, endpoint, config).Models(t.Context())
-			if _, is := errors.AsType[*TransportError](err); !is {
-				t.Errorf("%#v", err)
+			run.config.APIKey = run.key
+			_, err := connect(t, endpoint, run.config).Models(t.Context())
+			if reflect.TypeOf(err) != reflect.TypeOf(run.cause) {
+				t.Errorf("%T: %v", err, err)
 			}
 		})
 	}
 
-	t.Run("a renewed client certificate", func(t *testing.T) {
+	t.Run("a renewed certificate", func(t *testing.T) {
 		client := connect(t, endpoint, config)
-		renewed, renewedKey := ca.issue(t, "renewed", "renewed.example")
-		for from, to := range map[string]string{renewed: certificate, renewedKey: key} {
+		for from, to := range map[string]string{
+			acme.CertificateFile: config.CertificateFile,
+			acme.KeyFile:         config.KeyFile,
+		} {
 			if err := os.Rename(from, to); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if _, err := client.Models(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if len(names) != 1 || names[0] != "renewed.example" {
-			t.Errorf("client certificate of %q", names)
+			t.Error(err)
 		}
 	})
+}
+
+func TestPlainTextWithAKey(t *testing.T) {
+	key := newKey(t)
+	server := startServer(t, "127.0.0.1:0", "--tenants", newAuthority(t).tenants(t, key, "acme.example"))
+	if _, err := server.client(t, Config{APIKey: key}).Models(t.Context()); err != nil {
+		t.Error(err)
+	}
+	_, err := server.client(t, Config{}).Models(t.Context())
+	if _, is := errors.AsType[*DeniedError](err); !is {
+		t.Errorf("without a key: %v", err)
+	}
+}
+
+// newKey is one as `ternion-server keygen` makes them.
+func newKey(t *testing.T) string {
+	t.Helper()
+	var random [32]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		t.Fatal(err)
+	}
+	return "tn_" + base64.RawURLEncoding.EncodeToString(random[:])
+}
+
+// tenants writes a file of two: one with a key, one with a certificate.
+func (a *authority) tenants(t *testing.T, key, dnsName string) string {
+	t.Helper()
+	text := fmt.Sprintf(`
+[[tenants]]
+name = "keyed"
+[[tenants.keys]]
+id = "only"
+hash = "sha256:%x"
+
+[[tenants]]
+name = "certified"
+[[tenants.certificates]]
+san = "%s"
+`, sha256.Sum256([]byte(key)), dnsName)
+	file := filepath.Join(a.directory, "tenants.toml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // authority issues certificates of an hour.
@@ -119,12 +144,6 @@ func newAuthority(t *testing.T) *authority {
 	directory := t.TempDir()
 	file := writePEM(t, filepath.Join(directory, "ca.pem"), "CERTIFICATE", der)
 	return &authority{directory, file, certificate, key}
-}
-
-func (a *authority) pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.certificate)
-	return pool
 }
 
 // issue gives the files of a certificate and its key.
