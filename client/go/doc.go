@@ -18,9 +18,10 @@
 //   - Leaving the loop over [Client.Generate], like the end of its context,
 //     cancels the request on the server. The same holds for
 //     [Session.Events], for all requests of the session.
-//   - Deadlines are those of the context. A request whose deadline passes
-//     while tokens run gives a Finished event with the usage, and then a
-//     [DeadlineExceededError].
+//   - Deadlines are those of the context, and end a loop with a
+//     [DeadlineExceededError]. The Finished event that the server then sends,
+//     with the usage, mostly comes too late to be seen. In a [Session], where
+//     each request has a time of its own, it is seen.
 //   - Errors are sorted by what a caller does next, not by status code: change
 //     the request, come back later, or give up. What the server said in
 //     google.rpc details (fields, delays) is in their fields.

@@ -131,7 +131,7 @@ func TestCancellingTheContextCancelsOnTheServer(t *testing.T) {
 	}
 }
 
-func TestDeadlineEndsWithUsageAndError(t *testing.T) {
+func TestDeadlineEndsTheLoop(t *testing.T) {
 	server := sharedServer(t)
 	const time = 30 * time.Millisecond
 	byContext, cancel := context.WithTimeout(t.Context(), time)

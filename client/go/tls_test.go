@@ -43,8 +43,8 @@ func TestTLSWithKeysAndClientCertificates(t *testing.T) {
 		"neither":                        {config, "", &DeniedError{}},
 		"another key":                    {config, newKey(t), &DeniedError{}},
 		"no certificate":                 {Config{CAFile: ca.file, MaxRetries: -1}, key, &TransportError{}},
-		"an authority that nobody knows": {Config{TLS: true, MaxRetries: -1}, key, &TransportError{}},
-		"another authority":              {Config{CAFile: newAuthority(t).file, MaxRetries: -1}, key, &TransportError{}},
+		"an authority that nobody knows": {trusting(acme, ""), key, &TransportError{}},
+		"another authority":              {trusting(acme, newAuthority(t).file), key, &TransportError{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run.config.APIKey = run.key
@@ -81,6 +81,11 @@ func TestPlainTextWithAKey(t *testing.T) {
 	if _, is := errors.AsType[*DeniedError](err); !is {
 		t.Errorf("without a key: %v", err)
 	}
+}
+
+func trusting(config Config, ca string) Config {
+	config.CAFile = ca
+	return config
 }
 
 // newKey is one as `ternion-server keygen` makes them.

@@ -7,9 +7,10 @@ use anyhow::Result;
 
 use crate::cargo::{release_dir, workspace};
 use crate::outcome::{Outcome, run, works};
-use crate::tools::{go, go_program};
+use crate::tools::{self, go, go_program};
 
-const MODULES: [&str; 2] = ["client/go", "tests/scenarios/go"];
+const RUNNER: &str = "tests/scenarios/go";
+const MODULES: [&str; 2] = ["client/go", RUNNER];
 const STATICCHECK: &str = "v0.8.2";
 
 /// Format, lint and tests. Comes after the release build: the tests talk to
@@ -55,6 +56,19 @@ pub fn go_client() -> Outcome {
         }
     }
     Outcome::Passed
+}
+
+/// The program of `tests/scenarios/go`, for arguments to be added.
+pub fn scenario_runner() -> Result<Command> {
+    let program = std::path::absolute(tools::directory())?.join("go/scenarios/scenarios");
+    let mut build = go();
+    build
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(".")
+        .current_dir(workspace().join(RUNNER));
+    tools::run(&mut build)?;
+    Ok(Command::new(program))
 }
 
 /// gofmt tells of wrong files in words only, not by its status.

@@ -24,7 +24,7 @@ struct Generated {
     generate: fn(&Path) -> Result<()>,
 }
 
-const GENERATED: [Generated; 1] = [Generated {
+const GENERATED: &[Generated] = &[Generated {
     directory: "client/go/ternionpb",
     generate: generate_go,
 }];
@@ -66,7 +66,13 @@ pub fn generated_code() -> Outcome {
             return Outcome::Failed(format!("{directory}: {error:#}"));
         }
         let same = run(Command::new("diff")
-            .args(["--recursive", "--unified", "--new-file", directory])
+            .args([
+                "--recursive",
+                "--unified",
+                "--new-file",
+                "--exclude=__pycache__",
+                directory,
+            ])
             .arg(fresh.join(directory))
             .current_dir(workspace()));
         if !matches!(same, Outcome::Passed) {
