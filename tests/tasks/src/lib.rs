@@ -3,5 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cargo;
+pub mod go_client;
 pub mod outcome;
+pub mod proto;
 pub mod tools;
