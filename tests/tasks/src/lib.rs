@@ -4,4 +4,5 @@
 
 pub mod cargo;
 pub mod outcome;
+pub mod python_client;
 pub mod tools;
