@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -24,8 +25,8 @@ LONG: ternion.GenerateArguments = {
 
 START_TIMEOUT = 60.0
 
-# How long anything may take that happens within a step.
-STEP_TIMEOUT = 10.0
+# How long anything may take that takes a server a moment: others may want the machine, too.
+MOMENT = 60.0
 
 
 class Server:
@@ -77,6 +78,15 @@ class Server:
         self._process.kill()
         self._process.wait()
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Alive, but neither reading nor writing."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def wait(self) -> int:
         return self._process.wait(START_TIMEOUT)
 
@@ -99,8 +109,8 @@ class Server:
 
 
 def become_true(condition: Callable[[], bool]) -> bool:
-    """Ask again and again, for as long as a step may take at most."""
-    deadline = time.monotonic() + STEP_TIMEOUT
+    """Ask again and again, until it is, or something is wrong."""
+    deadline = time.monotonic() + MOMENT
     while not condition():
         if time.monotonic() > deadline:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -178,11 +179,13 @@ async def test_closing_the_client_frees_all_that_it_runs(
 async def test_reading_slowly_loses_nothing(
     aio: ternion.aio.Client, client: ternion.Client
 ) -> None:
-    events = await begun(aio)
+    events = aio.generate(text="Once", temperature=0, max_tokens=300, ignore_eos=True)
+    await anext(events)
     # The loop stands still as well, so that all comes at once afterwards.
-    steps = [0]
+    steps = [client.load().steps]
 
     def stands_still() -> bool:
+        time.sleep(0.05)
         steps.append(client.load().steps)
         return steps[-1] == steps[-2]
 
@@ -193,9 +196,7 @@ async def test_reading_slowly_loses_nothing(
         if isinstance(event, ternion.Delta)
         for token in event.token_ids
     ]
-    assert events.finished is not None
-    assert events.finished.usage.completion_tokens == 1000
-    assert len(tokens) in (998, 999), "all but those of the first delta"
+    assert len(tokens) == 300
 
 
 async def test_a_deadline_ends_a_request(aio: ternion.aio.Client, client: ternion.Client) -> None:
@@ -320,8 +321,10 @@ class TestFailure:
         async with ternion.aio.connect(endpoint=server.endpoint) as client:
             events = await begun(client)
             server.kill()
+            start(listen=server.endpoint.removeprefix("http://"))
             with pytest.raises(ternion.TransportError):
                 await listed(events)
+            assert await client.models(), "it is there again"
 
     async def test_a_server_that_is_late_is_found(self, start: Callable[..., Server]) -> None:
         early = start()

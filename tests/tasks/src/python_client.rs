@@ -109,7 +109,7 @@ fn checks(python: &Path) -> Result<Outcome> {
     }
     let installed = install(python, &client)?;
     Ok(run(module(python, &installed)
-        .args(["-m", "pytest", "-p", "no:cacheprovider", "--timeout=120"])
+        .args(["-m", "pytest", "-p", "no:cacheprovider", "--timeout=300"])
         .env("TERNION_SERVER", server)
         .current_dir(&client)))
 }
