@@ -42,6 +42,8 @@ class Server:
                 name: value for name, value in os.environ.items() if not name.startswith("TERNION_")
             },
         )
+        tls = any(argument.startswith("--tls-certificate") for argument in arguments)
+        self._scheme = "https" if tls else "http"
         self._log: list[str] = []
         self._reading = threading.Thread(target=self._keep_log)
         self.endpoint = ""
@@ -63,7 +65,7 @@ class Server:
             for line in self._process.stdout:
                 name, _, address = line.partition(" ")
                 if name == "serving":
-                    return f"http://{address.strip()}"
+                    return f"{self._scheme}://{address.split()[0]}"
         finally:
             watchdog.cancel()
         self.kill()

@@ -13,7 +13,7 @@ from google.rpc.error_details_pb2 import BadRequest, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 import ternion
-from ternion.errors import from_rpc, from_status
+from ternion._status import from_rpc, from_status
 
 
 def status(code: grpc.StatusCode, message: str, *details: Message) -> Status:

@@ -19,7 +19,7 @@ pub const GENERATED_PYTHON: &str = "client/python/src/ternion/v1";
 const GENERATORS: [&str; 2] = ["grpcio-tools==1.85.1", "mypy-protobuf==5.1.0"];
 
 /// What the client needs, and what checks it.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "googleapis-common-protos==1.76.0",
     "grpcio==1.85.1",
     "hatchling==1.33.0",
@@ -29,6 +29,7 @@ const PACKAGES: [&str; 12] = [
     "pytest-asyncio==1.5.0",
     "pytest-timeout==2.4.0",
     "ruff==0.17.6",
+    "trustme==1.2.1",
     "types-grpcio==1.85.0.20261028",
     "types-protobuf==7.35.1.20260906",
     "typing-extensions==4.16.0",

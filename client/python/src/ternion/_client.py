@@ -22,7 +22,7 @@ from ternion._request import (
 )
 from ternion._retry import Attempts
 from ternion._session import Session
-from ternion.errors import closed, from_rpc
+from ternion._status import closed, from_rpc
 from ternion.v1.admin_pb2 import (
     DrainRequest,
     DrainResponse,

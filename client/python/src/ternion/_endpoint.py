@@ -11,8 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import grpc
 
+from ternion._status import invalid
 from ternion._version import __version__
-from ternion.errors import invalid
 
 File = str | os.PathLike[str]
 

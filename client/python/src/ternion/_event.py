@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias, Union
+from typing import NamedTuple, TypeAlias
 
-from ternion.errors import TernionError, from_status
+from ternion._status import from_status
+from ternion.errors import TernionError
 from ternion.v1.inference_pb2 import (
     Delta,
     Finished,
@@ -17,7 +18,7 @@ from ternion.v1.inference_pb2 import (
 )
 from ternion.v1.inference_pb2 import Failed as FailedFrame
 
-Event: TypeAlias = Union[Queued, Started, Delta, Finished]  # noqa: UP007
+Event: TypeAlias = Queued | Started | Delta | Finished
 """One of the messages that a request's stream is made of, in this order."""
 
 

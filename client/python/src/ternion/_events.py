@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from ternion._event import Event, event_in
 from ternion._retry import Attempts
-from ternion.errors import from_rpc
+from ternion._status import from_rpc
 from ternion.v1.inference_pb2 import Delta, Finished, GenerateResponse
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypedDict, TypeVar
 
 from google.protobuf.message import Message
 
-from ternion.errors import invalid
+from ternion._status import invalid
 from ternion.v1.inference_pb2 import (
     Cancel,
     ChatInput,

@@ -13,7 +13,7 @@ from typing_extensions import Self, Unpack
 
 from ternion._event import SessionEvent, session_event_in
 from ternion._request import GenerateArguments, cancel_frame, generate_request, start_frame
-from ternion.errors import closed, from_rpc
+from ternion._status import closed, from_rpc
 from ternion.v1.inference_pb2 import SessionRequest, SessionResponse
 
 # Frames that may wait for the connection before `start` does.

@@ -20,9 +20,9 @@ from ternion._request import (
     tokenize_request,
 )
 from ternion._retry import Attempts
+from ternion._status import closed, from_rpc
 from ternion.aio._events import Events
 from ternion.aio._session import Session
-from ternion.errors import closed, from_rpc
 from ternion.v1.admin_pb2 import (
     DrainRequest,
     DrainResponse,

@@ -11,7 +11,8 @@ from typing_extensions import Self
 
 from ternion._event import Event, event_in
 from ternion._retry import Attempts
-from ternion.errors import Cancelled, from_rpc
+from ternion._status import from_rpc
+from ternion.errors import Cancelled
 from ternion.v1.inference_pb2 import Delta, Finished, GenerateRequest, GenerateResponse
 
 _Call = grpc.aio.UnaryStreamCall[GenerateRequest, GenerateResponse]

@@ -11,7 +11,8 @@ from typing_extensions import Self, Unpack
 
 from ternion._event import SessionEvent, session_event_in
 from ternion._request import GenerateArguments, cancel_frame, generate_request, start_frame
-from ternion.errors import Cancelled, closed, from_rpc
+from ternion._status import closed, from_rpc
+from ternion.errors import Cancelled
 from ternion.v1.inference_pb2 import SessionRequest, SessionResponse
 
 _Call = grpc.aio.StreamStreamCall[SessionRequest, SessionResponse]
