@@ -175,7 +175,7 @@ def test_a_quota_that_takes_a_minute_is_not_waited_for(closed: Server, files: Fi
         with pytest.raises(ternion.ResourceExhausted) as refused:
             next(client.generate(text="Once", max_tokens=1))
         assert refused.value.retry_after is not None
-        assert refused.value.retry_after > 5
+        assert refused.value.retry_after > 10
 
 
 def test_requests_are_seen_and_ended_from_outside(

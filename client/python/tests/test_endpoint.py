@@ -21,7 +21,7 @@ def resolved(**arguments: Any) -> Endpoint:
         "timeout": None,
         "keepalive": 30.0,
         "round_robin": True,
-        "retries": 2,
+        "retries": 3,
     }
     return resolve(**(defaults | arguments))
 

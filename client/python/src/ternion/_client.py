@@ -58,7 +58,7 @@ def connect(
     timeout: float | None = None,
     keepalive: float = 30.0,
     round_robin: bool = True,
-    retries: int = 2,
+    retries: int = 3,
 ) -> Client:
     """Make a client. The first call connects, and fails if it can't.
 
@@ -74,7 +74,7 @@ def connect(
     - ``round_robin``: spread calls over all addresses of the host, as those of
       a headless Kubernetes service. Otherwise the first one that answers.
     - ``retries``: times that a call is tried again before its first answer,
-      when there is no connection or the server asks to come back within five
+      when there is no connection or the server asks to come back within ten
       seconds.
     """
     return Client(

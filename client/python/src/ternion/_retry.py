@@ -7,13 +7,12 @@ import time
 
 from ternion.errors import ResourceExhausted, TernionError, TransportError, Unavailable
 
-# Short enough that a server which is back is found soon, and the doubling
-# reaches a second only after four tries.
-_FIRST_PAUSE = 0.1
+# Of pauses that double; short enough that a server which is back is found soon.
+_FIRST_PAUSE = 0.2
 
 # Who is asked to wait longer than this has something better to do meanwhile,
 # and is told instead.
-_LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE = 10.0
 
 
 class Attempts:

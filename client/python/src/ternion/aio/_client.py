@@ -63,7 +63,7 @@ def connect(
     timeout: float | None = None,
     keepalive: float = 30.0,
     round_robin: bool = True,
-    retries: int = 2,
+    retries: int = 3,
 ) -> Client:
     """Make a client, in the event loop that is to use it.
 
