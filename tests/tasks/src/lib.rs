@@ -6,4 +6,5 @@ pub mod cargo;
 pub mod go_client;
 pub mod outcome;
 pub mod proto;
+pub mod python_client;
 pub mod tools;
