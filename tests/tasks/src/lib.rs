@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod cargo;
+pub mod chart;
 pub mod outcome;
 pub mod tools;
