@@ -113,7 +113,9 @@ image:
 {{- define "ternion.config" -}}
 {{- $config := deepCopy .Values.config }}
 {{- $_ := set $config "listen" "0.0.0.0:50051" }}
-{{- $_ := set $config "operations" (dict "listen" "0.0.0.0:9464") }}
+{{- $operations := default dict $config.operations }}
+{{- $_ := set $operations "listen" "0.0.0.0:9464" }}
+{{- $_ := set $config "operations" $operations }}
 {{- $_ := set $config "drain_timeout" .Values.drainTimeout }}
 {{- if include "ternion.modelVolume" . }}
 {{- $_ := set $config "model" (printf "/models/%s" .Values.model.path | trimSuffix "/") }}

@@ -1,6 +1,8 @@
 //! The chart and the Dockerfile, held against those who read them: Helm of
 //! both majors, the schemas of Kubernetes, the server, promtool, hadolint.
 
+mod default_tenant;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -80,6 +82,10 @@ pub fn chart() -> Outcome {
 fn failures(tools: &Tools) -> Result<Vec<String>> {
     let chart = workspace().join("helm/ternion");
     let server = release_dir()?.join("ternion-server");
+    // Nothing of an earlier run may stand in for what is missing now.
+    if rendered_dir().exists() {
+        fs::remove_dir_all(rendered_dir())?;
+    }
     let mut failures = Vec::new();
     let mut check = |what: String, result: Result<()>| {
         if let Err(error) = result {
@@ -100,7 +106,16 @@ fn failures(tools: &Tools) -> Result<Vec<String>> {
         }
     }
     check("values".to_owned(), values(tools, &chart, &server));
-    check("alerts".to_owned(), alerts(tools));
+    for helm in &tools.helm {
+        check(
+            format!("tenant of {}", file_name(helm)),
+            default_tenant::check(&held_files("default", helm)),
+        );
+        check(
+            format!("alerts of {}", file_name(helm)),
+            alerts(tools, helm),
+        );
+    }
     check(
         "Dockerfile".to_owned(),
         run(Command::new(tools.hadolint()).arg(workspace().join("helm/Dockerfile"))),
@@ -140,7 +155,7 @@ impl Scenario {
             .args(["lint", "--strict", "--quiet", "--values"])
             .args([&self.values, chart]))?;
         let rendered = self.rendered(helm, chart)?;
-        let held = held_files(&self.name);
+        let held = held_files(&self.name, helm);
         self.valid(tools, &rendered, &held)?;
         self.known_to_the_server(server, &held)
     }
@@ -205,8 +220,8 @@ fn values(tools: &Tools, chart: &Path, server: &Path) -> Result<()> {
 
 /// The alerts of the scenario that has some fire when they should and not
 /// else.
-fn alerts(tools: &Tools) -> Result<()> {
-    let dir = held_files("production");
+fn alerts(tools: &Tools, helm: &Path) -> Result<()> {
+    let dir = held_files("production", helm);
     let rules = dir.join("alerts.yaml");
     run(Command::new(&tools.promtool)
         .args(["check", "rules", "--lint-fatal"])
@@ -223,9 +238,9 @@ fn rendered_dir() -> PathBuf {
     workspace().join("target/chart")
 }
 
-/// What the objects of a rendered scenario hold, as files.
-fn held_files(scenario: &str) -> PathBuf {
-    rendered_dir().join(scenario)
+/// What the objects of a scenario hold as this helm renders them, as files.
+fn held_files(scenario: &str, helm: &Path) -> PathBuf {
+    rendered_dir().join(format!("{scenario}-{}", file_name(helm)))
 }
 
 fn file_name(path: &Path) -> String {
