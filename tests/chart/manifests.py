@@ -3,8 +3,9 @@
     manifests.py RENDERED.yaml --version 1.33 --version 1.37 --schemas DIR --into DIR
 
 An object of a kind without a schema is a failure, and so is a key that stands twice in one mapping: Kubernetes' own
-tools pass over both. So is a pod that does not change with its configuration. Kinds that are not of Kubernetes itself have a schema in --schemas, `KIND.json`. What ConfigMaps
-and Secrets hold is written to --into as `OBJECT/KEY`, and the groups of a PrometheusRule as `alerts.yaml`.
+tools pass over both. So is a pod that does not change with its configuration. Kinds that are not of Kubernetes itself
+have a schema in --schemas, `KIND.json`. What ConfigMaps and Secrets hold is written to --into as `OBJECT/KEY`, and the
+groups of a PrometheusRule as `alerts.yaml`.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     ternion-server config | values.py helm/ternion
 
-Every value has a default in values.yaml and a description in values.schema.json, which admits nothing else; README.md has
-the table of both; what stands under `config` is what the server can be told and the chart does not decide. Metrics that
-the templates name are those of service/server/METRICS.md.
+Every value has a default in values.yaml and a description in values.schema.json, which admits nothing else; README.md
+has the table of both; what stands under `config` is what the server can be told and the chart does not decide. Metrics
+that the templates name are those of service/server/METRICS.md.
 """
 
 import json
