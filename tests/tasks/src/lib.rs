@@ -2,6 +2,7 @@
 //! cargo, and the programs of others that tests talk to.
 #![forbid(unsafe_code)]
 
+pub mod aarch64;
 pub mod cargo;
 pub mod chart;
 pub mod outcome;
