@@ -2,7 +2,9 @@
 //! cargo, and the programs of others that tests talk to.
 #![forbid(unsafe_code)]
 
+pub mod aarch64;
 pub mod cargo;
+pub mod chart;
 pub mod go_client;
 pub mod outcome;
 pub mod proto;
