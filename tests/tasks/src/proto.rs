@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::cargo::workspace;
 use crate::outcome::{Outcome, run, run_all};
+use crate::python_client::{GENERATED_PYTHON, regenerate_python};
 use crate::tools::{self, go_program, python};
 
 const BUF: &str = "buf-bin==1.75.0";
@@ -24,10 +25,16 @@ struct Generated {
     generate: fn(&Path) -> Result<()>,
 }
 
-const GENERATED: &[Generated] = &[Generated {
-    directory: "client/go/ternionpb",
-    generate: generate_go,
-}];
+const GENERATED: &[Generated] = &[
+    Generated {
+        directory: "client/go/ternionpb",
+        generate: generate_go,
+    },
+    Generated {
+        directory: GENERATED_PYTHON,
+        generate: regenerate_python,
+    },
+];
 
 /// The files read as such files should, and nothing that clients rely on has
 /// changed.

@@ -5,6 +5,7 @@ use anyhow::Result;
 use ternion_tasks::cargo::{build_shipped, cargo, packages};
 use ternion_tasks::outcome::{Outcome, run};
 use ternion_tasks::tools::{c_compiler, component};
+use ternion_tasks::{aarch64, chart, go_client, proto, python_client};
 
 /// Crates that others write code against; their documentation must be whole.
 const DOCUMENTED: [&str; 4] = [
@@ -20,7 +21,7 @@ struct Step {
 }
 
 /// In the order of what is quickest to fail.
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 12] = [
     Step {
         name: "tools",
         run: tools,
@@ -38,12 +39,36 @@ const STEPS: [Step; 6] = [
         run: documentation,
     },
     Step {
+        name: "protocol",
+        run: proto::proto_lint,
+    },
+    Step {
+        name: "generated code",
+        run: proto::generated_code,
+    },
+    Step {
         name: "release build",
         run: release_build,
     },
     Step {
+        name: "chart",
+        run: chart::chart,
+    },
+    Step {
+        name: "go client",
+        run: go_client::go_client,
+    },
+    Step {
+        name: "python client",
+        run: python_client::python_client,
+    },
+    Step {
         name: "tests",
         run: tests,
+    },
+    Step {
+        name: "aarch64",
+        run: aarch64::aarch64,
     },
 ];
 
