@@ -118,11 +118,13 @@ impl Account {
     }
 
     pub(crate) fn count_input(&self, tokens: u64) {
-        self.books().counts.input_tokens += tokens;
+        let counts = &mut self.books().counts;
+        counts.input_tokens = counts.input_tokens.saturating_add(tokens);
     }
 
     pub(crate) fn count_output(&self, tokens: u64) {
-        self.books().counts.output_tokens += tokens;
+        let counts = &mut self.books().counts;
+        counts.output_tokens = counts.output_tokens.saturating_add(tokens);
     }
 
     /// Takes back tokens that were set aside and not used.
@@ -231,10 +233,11 @@ impl Books {
             MaxOutput::Asked(got) if got > limit => Err(Cause::OutputTooLong { got, limit }),
             MaxOutput::Asked(got) => Ok(got),
             MaxOutput::AtMost(most) => {
-                let minute = self.limits.tokens_per_minute.unwrap_or(u64::MAX);
                 // A prompt that leaves room for no token at all is refused as
                 // one that never fits, rather than answered with nothing.
-                let room = minute.saturating_sub(prompt_tokens).max(1);
+                let room = self.limits.tokens_per_minute.map_or(u64::MAX, |minute| {
+                    minute.saturating_sub(prompt_tokens).max(1)
+                });
                 Ok(most.min(limit).min(room))
             }
         }

@@ -4,6 +4,9 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+/// How API keys begin, so that one that stands where it should not is noticed.
+pub(crate) const KEY_PREFIX: &str = "tn_";
+
 /// SHA-256 of an API key's text.
 ///
 /// A fast hash without salt is enough because keys are 256 random bits:

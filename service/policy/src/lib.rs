@@ -64,6 +64,12 @@
 //! }
 //! ```
 //!
+//! A rate of `n` a minute is a bucket of `n` that gains `n` a minute: a tenant
+//! that was idle may have a minute's worth at once. Tokens are taken when a
+//! request is admitted, as many as it may need, and come back when it ends, as
+//! far as it did not need them. So in any span of time a tenant is given, less
+//! what comes back, at most a minute's worth and what the span gains.
+//!
 //! What is absent on purpose: no clock (a moment is the time since an origin
 //! that the caller chooses and keeps), no I/O (the tenants file comes as text),
 //! no transport, no logging, no waiting. Locks are held for arithmetic only.

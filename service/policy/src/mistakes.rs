@@ -26,7 +26,7 @@ pub struct Mistake {
 }
 
 impl TenantsError {
-    /// What is wrong, in the order of the file: the first hundred.
+    /// What is wrong, in the order of the file: at most a hundred.
     pub fn mistakes(&self) -> &[Mistake] {
         &self.mistakes
     }

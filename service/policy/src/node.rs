@@ -7,7 +7,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::mistakes::Mistakes;
+use crate::{key_hash::KEY_PREFIX, mistakes::Mistakes};
 
 /// Characters of the file that a message repeats at most.
 const MAX_QUOTED: usize = 64;
@@ -175,15 +175,19 @@ fn unknown(name: &str, known: &[&str]) -> String {
 /// A key as TOML would spell it, cut if it is long.
 fn shown(key: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    match !key.is_empty() && key.len() <= MAX_QUOTED && key.bytes().all(bare) {
+    let hide = key.contains(KEY_PREFIX);
+    match !hide && !key.is_empty() && key.len() <= MAX_QUOTED && key.bytes().all(bare) {
         true => key.to_owned(),
         false => quoted(key),
     }
 }
 
 /// A text of the file, in quotes and without control characters, cut if it is
-/// long.
+/// long, hidden if there may be a key in it.
 pub(crate) fn quoted(text: &str) -> String {
+    if text.contains(KEY_PREFIX) {
+        return format!("\"{KEY_PREFIX}…\"");
+    }
     let mut quoted = String::from("\"");
     for char in text.chars().take(MAX_QUOTED) {
         write!(quoted, "{}", char.escape_debug()).expect("a string takes everything");

@@ -53,7 +53,7 @@ impl Tenants {
     ///
     /// # Errors
     ///
-    /// [`TenantsError`] with every mistake (the first hundred are spelled
+    /// [`TenantsError`] with every mistake (up to a hundred are spelled
     /// out), each with its place. Nothing that may be a key is repeated.
     pub fn parse(text: &str) -> Result<Tenants, TenantsError> {
         tenants_file::parse(text).map(Tenants)

@@ -6,7 +6,7 @@ use std::{collections::HashMap, hash::Hash, sync::Arc};
 use toml::de::DeTable;
 
 use crate::{
-    key_hash::KeyHash,
+    key_hash::{KEY_PREFIX, KeyHash},
     limits::{Limits, MAX_LIMIT},
     mistakes::{Mistakes, TenantsError},
     node::{Node, Table, quoted},
@@ -22,9 +22,6 @@ const MAX_KEYS: usize = 64;
 const MAX_CERTIFICATES: usize = 64;
 const MAX_KEY_ID: usize = 64;
 const MAX_ROLES: usize = Role::ALL.len();
-
-/// How API keys begin, so that one that stands where it should not is noticed.
-const KEY_PREFIX: &str = "tn_";
 
 pub(crate) fn parse(text: &str) -> Result<Vec<Tenant>, TenantsError> {
     let mut mistakes = Mistakes::in_text(text);
