@@ -3,6 +3,7 @@
 //! tenant's.
 
 use std::{
+    cmp::Reverse,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -125,6 +126,7 @@ impl LiveRequests {
 
     /// A tenant's requests, oldest first.
     pub(crate) fn list(&self, tenant: &TenantId) -> Vec<Live> {
+        let now = Instant::now();
         let theirs = self
             .entered
             .iter()
@@ -133,10 +135,10 @@ impl LiveRequests {
             .map(|entry| Live {
                 id: entry.key().id.clone(),
                 in_session: entry.key().scope.session.is_some(),
-                age: entry.at.elapsed(),
+                age: now.saturating_duration_since(entry.at),
             })
             .collect();
-        list.sort_by(|a, b| b.age.cmp(&a.age));
+        list.sort_by_key(|live| Reverse(live.age));
         list
     }
 }

@@ -42,9 +42,22 @@ impl Meter {
 
     /// One more token.
     pub(crate) fn token(&mut self) {
-        self.output_tokens += 1;
-        self.admitted
-            .used(self.output_tokens, self.origin.elapsed());
-        self.audit.completion_tokens(self.output_tokens);
+        self.output(self.output_tokens + 1);
+    }
+
+    /// The engine's own count at the end: an end token is generated, too, and
+    /// not sent.
+    pub(crate) fn finished(&mut self, output_tokens: usize) {
+        let tokens = output_tokens as u64;
+        // A request that never began has used nothing, its prompt included.
+        if tokens > self.output_tokens {
+            self.output(tokens);
+        }
+    }
+
+    fn output(&mut self, tokens: u64) {
+        self.output_tokens = tokens;
+        self.admitted.used(tokens, self.origin.elapsed());
+        self.audit.completion_tokens(tokens);
     }
 }

@@ -143,6 +143,7 @@ impl RequestStream {
                 timings: times,
                 ..
             } => {
+                self.meter.finished(used.completion_tokens);
                 self.assembler.finish(text_end);
                 let drained = self.wanted.drained && !self.wanted.cancelled;
                 let ending = Ending {
@@ -195,7 +196,7 @@ impl Drop for RequestStream {
             match event {
                 Event::Started { .. } => self.meter.started(),
                 Event::Token { .. } => self.meter.token(),
-                Event::Finished { .. } => {}
+                Event::Finished { usage, .. } => self.meter.finished(usage.completion_tokens),
             }
         }
     }
