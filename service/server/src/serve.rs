@@ -1,6 +1,6 @@
 //! `ternion-server serve`: from start to exit.
 
-use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use rustls::ServerConfig;
@@ -17,7 +17,6 @@ use ternion_proto::{
     },
 };
 use tokio::{
-    runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, watch},
 };
@@ -41,7 +40,7 @@ use crate::{
     live_requests::LiveRequests,
     models::{Models, default_sampling},
     prompt::Prompts,
-    reload,
+    reload::Watched,
     request::Bounds,
     requests::Requests,
     served::Served,
@@ -78,17 +77,25 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         telemetry::start(&settings.telemetry)?
     };
     // Files that are wrong are told before a large model is loaded.
+    let tenants = settings.tenants.clone().into_iter().collect();
+    let tenants = Watched::new(tenants);
     let access = Arc::new(Access::open(settings.tenants.as_deref())?);
     let tls = match TlsFiles::of(&settings.tls) {
         None => None,
         Some(files) => {
+            let watched = Watched::new(files.paths());
             let config = watch::Sender::new(Arc::new(files.load()?));
-            Some((files, config))
+            Some((files, config, watched))
         }
     };
     let launched = launch(&settings, access.clone())?;
-    let newest = tls.as_ref().map(|(_, config)| config.subscribe());
-    reload_files(&runtime, access, tls);
+    let newest = tls.as_ref().map(|(_, config, _)| config.subscribe());
+    if let Some(file) = access.file.clone() {
+        runtime.spawn(tenants.follow(move || reload_tenants(&access, &file)));
+    }
+    if let Some((files, config, watched)) = tls {
+        runtime.spawn(watched.follow(move || reload_certificates(&files, &config)));
+    }
     let served = runtime.block_on(serve(&settings, &launched, newest));
     launched.engine_thread.stop();
     // The exporter sends its last spans over the runtime.
@@ -98,28 +105,22 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     served
 }
 
-/// Reads tenants and certificates again whenever their files change. What is
-/// wrong with a new one is logged, and the old one stays.
-fn reload_files(
-    runtime: &Runtime,
-    access: Arc<Access>,
-    tls: Option<(TlsFiles, watch::Sender<Arc<ServerConfig>>)>,
-) {
-    if let Some(file) = access.file.clone() {
-        let paths = vec![file.clone()];
-        runtime.spawn(reload::watch(paths, move || match access.reload(&file) {
-            Ok(num_tenants) => tracing::info!(num_tenants, "tenants were read again"),
-            Err(mistakes) => tracing::error!(%mistakes, "the tenants stay as they were"),
-        }));
+/// What is wrong with a new file is logged, and the old one stays.
+fn reload_tenants(access: &Access, file: &Path) {
+    match access.reload(file) {
+        Ok(num_tenants) => tracing::info!(num_tenants, "tenants were read again"),
+        Err(mistakes) => tracing::error!(%mistakes, "the tenants stay as they were"),
     }
-    if let Some((files, config)) = tls {
-        runtime.spawn(reload::watch(files.paths(), move || match files.load() {
-            Ok(new) => {
-                config.send_replace(Arc::new(new));
-                tracing::info!("certificates were read again, for new connections");
-            }
-            Err(mistakes) => tracing::error!(%mistakes, "the certificates stay as they were"),
-        }));
+}
+
+/// Likewise. Connections that are open keep the certificate they began with.
+fn reload_certificates(files: &TlsFiles, config: &watch::Sender<Arc<ServerConfig>>) {
+    match files.load() {
+        Ok(new) => {
+            config.send_replace(Arc::new(new));
+            tracing::info!("certificates were read again, for new connections");
+        }
+        Err(mistakes) => tracing::error!(%mistakes, "the certificates stay as they were"),
     }
 }
 
