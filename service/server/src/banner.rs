@@ -53,9 +53,14 @@ impl fmt::Display for Banner<'_> {
         writeln!(f, "callers  {}", self.callers())?;
         let client = client().display().to_string();
         let scheme = if *tls { "https" } else { "http" };
+        let ca = if *tls { " --ca FILE" } else { "" };
+        let key = match served.access.policy.is_open() {
+            true => "",
+            false => " --api-key KEY",
+        };
         writeln!(
             f,
-            "try      {client} chat --endpoint {scheme}://{}",
+            "try      {client} chat --endpoint {scheme}://{}{ca}{key}",
             reachable(*address)
         )
     }

@@ -30,8 +30,9 @@ impl RequestService for Requests {
     ) -> Result<Response<v1::RequestServiceCancelResponse>, Status> {
         let caller = caller(&call)?;
         let id = call.into_inner().request_id;
+        let audit = Audit::open(&caller, CANCEL, "");
         let cancelled = self.0.live.cancel_all(caller.tenant(), &id);
-        Audit::open(&caller, CANCEL, "").answered(Code::Ok);
+        audit.answered(Code::Ok);
         Ok(Response::new(v1::RequestServiceCancelResponse {
             cancelled: u32::try_from(cancelled).unwrap_or(u32::MAX),
         }))

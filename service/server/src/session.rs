@@ -11,7 +11,7 @@ use std::{
 };
 
 use opentelemetry::Context;
-use ternion_policy::Authorised;
+use ternion_policy::{Authorised, Ticket};
 use ternion_proto::v1;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
@@ -186,6 +186,9 @@ impl Session {
         let task = Start {
             served: self.served.clone(),
             caller: self.caller.clone(),
+            // In the order of the frames: which of them is one too many must
+            // not depend on which task runs first.
+            ticket: self.served.access.enter(&self.caller),
             // The frame's id is the one that counts.
             request: v1::GenerateRequest {
                 request_id: String::new(),
@@ -203,6 +206,7 @@ impl Session {
 struct Start {
     served: Arc<Served>,
     caller: Authorised,
+    ticket: Result<Ticket, Refusal>,
     request: v1::GenerateRequest,
     deadline: Option<Instant>,
     parent: Context,
@@ -249,10 +253,13 @@ impl Start {
         audit: &Audit,
     ) -> Result<RequestRun, Refusal> {
         let Start {
-            served, request, ..
+            served,
+            ticket,
+            request,
+            ..
         } = self;
         let in_flight = served.drain.enter()?;
-        let ticket = served.access.enter(&self.caller)?;
+        let ticket = ticket?;
         let stream = admit(&served, request, ticket, &claim, self.deadline, span, audit).await?;
         Ok(RequestRun {
             stream,
