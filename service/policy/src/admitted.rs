@@ -22,7 +22,7 @@ pub struct Admitted {
     prompt_tokens: u64,
     started: bool,
     output_tokens: u64,
-    last_token: Option<Duration>,
+    last_heard: Option<Duration>,
 }
 
 impl Admitted {
@@ -33,7 +33,7 @@ impl Admitted {
             prompt_tokens,
             started: false,
             output_tokens: 0,
-            last_token: None,
+            last_heard: None,
         }
     }
 
@@ -57,16 +57,20 @@ impl Admitted {
         }
     }
 
-    /// The request has generated `output_tokens` so far, all counted; the
-    /// last of them came at `now`. Implies [`Admitted::started`].
+    /// The request has generated `output_tokens` so far, all counted, as of
+    /// `now`. With a token there must have been a prompt: that implies
+    /// [`Admitted::started`]. Without one it does not, so that a request which
+    /// ends before it began can be told to have used nothing.
     ///
     /// Tokens beyond [`Admitted::max_output_tokens`] are counted as usage, but
     /// not charged: whoever runs the request is to stop it there.
     pub fn used(&mut self, output_tokens: u64, now: Duration) {
-        self.started();
+        if output_tokens > 0 {
+            self.started();
+        }
         let more = output_tokens.saturating_sub(self.output_tokens);
         self.output_tokens += more;
-        self.last_token = Some(now);
+        self.last_heard = Some(now);
         self.slot.account.count_output(more);
     }
 }
@@ -77,8 +81,9 @@ impl Drop for Admitted {
         let prompt = if self.started { self.prompt_tokens } else { 0 };
         let used = prompt.saturating_add(self.output_tokens);
         account.give_back(self.reservation.tokens.saturating_sub(used));
-        // There is no clock here; the last token is as good as the end.
-        if let Some(end) = self.last_token {
+        // There is no clock here; when it was last heard of is as good as the
+        // end.
+        if let Some(end) = self.last_heard {
             account.learn(end.saturating_sub(self.slot.since));
         }
     }

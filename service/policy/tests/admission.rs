@@ -83,6 +83,7 @@ fn a_request_that_never_starts_costs_no_tokens() {
     let acme = Acme::new("tokens_per_minute = 600");
     let enter = || acme.policy.enter(&acme.caller, s(0)).unwrap();
     drop(enter().admit(500, Asked(100), s(0)).unwrap());
+    enter().admit(500, Asked(100), s(0)).unwrap().used(0, s(0));
     let mut again = enter().admit(500, Asked(100), s(0)).unwrap();
     again.started();
     drop(again);
