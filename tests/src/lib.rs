@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod certificates;
 mod matrix;
 mod programs;
 mod server;
 
 pub use answer::{Answer, answer, answers, greedy};
+pub use certificates::{Authority, Certificate};
 pub use matrix::{Comparison, Matrix, argmax};
 pub use programs::{Ran, server_tool, ternion};
 pub use server::Server;

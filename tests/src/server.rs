@@ -14,6 +14,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long anything may take that happens within a step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often the log is looked at.
+const LOG_INTERVAL: Duration = Duration::from_millis(10);
+
 /// A running `ternion-server serve`, killed when dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -53,20 +56,36 @@ impl Server {
         server
     }
 
-    /// Such as `http://127.0.0.1:40123`.
+    /// Such as `http://127.0.0.1:40123`, or `https://` where it has TLS.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
     /// `127.0.0.1:40123`.
     pub fn address(&self) -> &str {
-        self.endpoint.trim_start_matches("http://")
+        let (_, address) = self.endpoint.split_once("://").expect("made so");
+        address
     }
 
     pub async fn client(&self) -> Client {
         Client::connect(&self.endpoint)
             .await
             .expect("the server printed this address")
+    }
+
+    /// The log once it holds what is waited for.
+    pub async fn log_with(&mut self, what: impl Fn(&str) -> bool) -> &str {
+        let deadline = Instant::now() + STEP_TIMEOUT;
+        loop {
+            while let Ok(line) = self.output.try_recv() {
+                self.keep(&line);
+            }
+            if what(&self.log) {
+                return &self.log;
+            }
+            assert!(Instant::now() < deadline, "it is not logged");
+            tokio::time::sleep(LOG_INTERVAL).await;
+        }
     }
 
     /// Asks to end, as an orchestrator does.
@@ -169,5 +188,9 @@ fn endpoint_in(line: &str) -> Option<String> {
     let (_, rest) = line.split_once("127.0.0.1:")?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
     let port: u16 = digits.parse().ok()?;
-    (port != 0).then(|| format!("http://127.0.0.1:{port}"))
+    let scheme = match line.ends_with("with TLS") {
+        true => "https",
+        false => "http",
+    };
+    (port != 0).then(|| format!("{scheme}://127.0.0.1:{port}"))
 }

@@ -3,14 +3,19 @@ use std::time::Duration;
 use ternion_proto::v1::admin_service_client::AdminServiceClient;
 use ternion_proto::v1::inference_service_client::InferenceServiceClient;
 use ternion_proto::v1::model_service_client::ModelServiceClient;
+use ternion_proto::v1::request_service_client::RequestServiceClient;
 use ternion_proto::v1::{
     ChatMessage, CountTokensRequest, CountTokensResponse, DetokenizeRequest, DrainRequest,
-    DrainResponse, GetRequest, Kernel, KernelsRequest, ListRequest, LoadRequest, LoadResponse,
-    ModelInfo, TokenizeRequest,
+    DrainResponse, GetRequest, Kernel, KernelsRequest, ListRequest, LiveRequest, LoadRequest,
+    LoadResponse, ModelInfo, RequestServiceCancelRequest, RequestServiceListRequest,
+    TokenizeRequest,
 };
 use tonic::Request;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::credentials::{ApiKey, Credentials};
+use crate::error::chain;
 use crate::{Error, Events, Generate, Session};
 
 /// Long enough for another continent, short enough to notice a wrong address.
@@ -21,10 +26,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What calls are made on.
+pub(crate) type Calls = InterceptedService<Channel, ApiKey>;
+
 /// A connection to a server. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
+    calls: Calls,
     request_timeout: Option<Duration>,
 }
 
@@ -34,6 +42,7 @@ pub struct Builder {
     endpoint: String,
     connect_timeout: Duration,
     request_timeout: Option<Duration>,
+    credentials: Credentials,
 }
 
 impl Builder {
@@ -50,19 +59,58 @@ impl Builder {
         self
     }
 
-    /// Connects.
+    /// Key that every call is made with.
+    pub fn api_key(mut self, key: impl Into<String>) -> Builder {
+        self.credentials.api_key = Some(key.into());
+        self
+    }
+
+    /// Authorities that the server's certificate must come from (PEM).
+    /// Default, with an `https://` endpoint: those of the system.
+    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Builder {
+        self.credentials.ca = Some(pem.into());
+        self
+    }
+
+    /// Certificate, with its chain, and private key that this client proves
+    /// itself with (PEM).
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Builder {
+        self.credentials.certificate = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Connects. An `https://` endpoint means TLS.
     pub async fn connect(self) -> Result<Client, Error> {
-        let endpoint = Endpoint::from_shared(self.endpoint.clone())
-            .map_err(|source| Error::Endpoint {
-                endpoint: self.endpoint,
-                source,
-            })?
+        let not_one = |source| Error::Endpoint {
+            endpoint: self.endpoint.clone(),
+            source,
+        };
+        let api_key = self.credentials.api_key()?;
+        let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(not_one)?;
+        let endpoint = match endpoint.uri().scheme_str() {
+            Some("https") => {
+                let tls = self.credentials.tls()?;
+                endpoint.tls_config(tls).map_err(|error| {
+                    let reason = format!("TLS: {}", chain(&error));
+                    Error::Credentials { reason }
+                })?
+            }
+            _ => {
+                self.credentials.no_tls()?;
+                endpoint
+            }
+        };
+        let endpoint = endpoint
             .connect_timeout(self.connect_timeout)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .tcp_nodelay(true);
         Ok(Client {
-            channel: endpoint.connect().await?,
+            calls: InterceptedService::new(endpoint.connect().await?, api_key),
             request_timeout: self.request_timeout,
         })
     }
@@ -74,12 +122,13 @@ impl Client {
         Client::builder(endpoint).connect().await
     }
 
-    /// For a connection with other timeouts.
+    /// For a connection with credentials or other timeouts.
     pub fn builder(endpoint: impl Into<String>) -> Builder {
         Builder {
             endpoint: endpoint.into(),
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: None,
+            credentials: Credentials::default(),
         }
     }
 
@@ -138,6 +187,23 @@ impl Client {
         Ok(response.into_inner().model.unwrap_or_default())
     }
 
+    /// Requests of the caller's tenant that are alive, oldest first.
+    pub async fn requests(&self) -> Result<Vec<LiveRequest>, Error> {
+        let request = self.timed(RequestServiceListRequest {});
+        let response = self.running().list(request).await?;
+        Ok(response.into_inner().requests)
+    }
+
+    /// Ends the tenant's requests that are alive under an id, and says how
+    /// many there were. None is no error: they may just have ended.
+    pub async fn cancel(&self, request_id: impl Into<String>) -> Result<u32, Error> {
+        let request = RequestServiceCancelRequest {
+            request_id: request_id.into(),
+        };
+        let response = self.running().cancel(self.timed(request)).await?;
+        Ok(response.into_inner().cancelled)
+    }
+
     /// The kernel plugins that the server found, and what became of each.
     pub async fn kernels(&self) -> Result<Vec<Kernel>, Error> {
         let response = self.admin().kernels(self.timed(KernelsRequest {})).await?;
@@ -157,16 +223,20 @@ impl Client {
         Ok(response.into_inner())
     }
 
-    fn inference(&self) -> InferenceServiceClient<Channel> {
-        InferenceServiceClient::new(self.channel.clone())
+    fn inference(&self) -> InferenceServiceClient<Calls> {
+        InferenceServiceClient::new(self.calls.clone())
     }
 
-    fn catalogue(&self) -> ModelServiceClient<Channel> {
-        ModelServiceClient::new(self.channel.clone())
+    fn catalogue(&self) -> ModelServiceClient<Calls> {
+        ModelServiceClient::new(self.calls.clone())
     }
 
-    fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(self.channel.clone())
+    fn running(&self) -> RequestServiceClient<Calls> {
+        RequestServiceClient::new(self.calls.clone())
+    }
+
+    fn admin(&self) -> AdminServiceClient<Calls> {
+        AdminServiceClient::new(self.calls.clone())
     }
 
     fn timed<T>(&self, message: T) -> Request<T> {

@@ -75,6 +75,12 @@ pub enum Error {
         /// What is wrong with it.
         source: tonic::transport::Error,
     },
+    /// The API key or a certificate can't be used.
+    #[error("{reason}")]
+    Credentials {
+        /// Which one, and why.
+        reason: String,
+    },
     /// No connection to the server, or the one there was broke.
     #[error("{}", chain(source.as_ref()))]
     Transport {
@@ -108,7 +114,7 @@ impl Error {
         match self.status() {
             Some(status) => status.code(),
             None => match self {
-                Error::Endpoint { .. } => Code::InvalidArgument,
+                Error::Endpoint { .. } | Error::Credentials { .. } => Code::InvalidArgument,
                 _ => Code::Unavailable,
             },
         }
@@ -125,7 +131,7 @@ impl Error {
             | Error::DeadlineExceeded { status }
             | Error::Cancelled { status }
             | Error::Internal { status } => Some(status),
-            Error::Endpoint { .. } | Error::Transport { .. } => None,
+            Error::Endpoint { .. } | Error::Credentials { .. } | Error::Transport { .. } => None,
         }
     }
 
@@ -232,7 +238,7 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// "transport error" alone helps nobody: the cause is further down.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     for error in sources(error) {
         let message = match error.downcast_ref::<Status>() {

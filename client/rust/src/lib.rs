@@ -40,6 +40,7 @@
 #![warn(missing_docs)]
 
 mod client;
+mod credentials;
 mod error;
 mod generate;
 mod session;

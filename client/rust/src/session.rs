@@ -7,8 +7,8 @@ use ternion_proto::v1::{Cancel, SessionRequest, SessionResponse, Start, Timings,
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
+use crate::client::Calls;
 use crate::{Error, Event, Generate};
 
 /// Frames that may wait for the connection before `start` does.
@@ -52,7 +52,7 @@ pub enum SessionEvent {
 
 impl Session {
     pub(crate) async fn open(
-        mut service: InferenceServiceClient<Channel>,
+        mut service: InferenceServiceClient<Calls>,
         timeout: Option<Duration>,
     ) -> Result<Session, Error> {
         let (requests, outgoing) = mpsc::channel(UNSENT_FRAMES);

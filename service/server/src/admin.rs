@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use ternion_proto::v1::{self, admin_service_server::AdminService};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
-use crate::{drain::Phase, served::Served};
+use crate::{access::caller, audit::Audit, drain::Phase, served::Served};
+
+const DRAIN: &str = "ternion.v1.AdminService/Drain";
 
 pub(crate) struct Admin(pub(crate) Arc<Served>);
 
@@ -43,10 +45,12 @@ impl AdminService for Admin {
 
     async fn drain(
         &self,
-        _: Request<v1::DrainRequest>,
+        call: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainResponse>, Status> {
+        let caller = caller(&call)?;
         // Whoever runs the server waits for this phase and does the rest.
         self.0.drain.advance(Phase::Draining);
+        Audit::open(&caller, DRAIN, "").answered(Code::Ok);
         Ok(Response::new(v1::DrainResponse {
             in_flight: narrow(self.0.drain.num_in_flight()),
         }))

@@ -6,10 +6,13 @@ use std::{
 };
 
 use ternion_engine::Request;
+use ternion_policy::{MaxOutput, Ticket};
 use ternion_proto::v1;
 
 use crate::{
+    audit::Audit,
     live_requests::Claim,
+    meter::Meter,
     refusal::Refusal,
     request::{Bounds, Checked, DEFAULT_MAX_TOKENS, check},
     request_span::RequestSpan,
@@ -25,11 +28,13 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(5);
 pub(crate) async fn admit(
     served: &Served,
     request: v1::GenerateRequest,
+    ticket: Ticket,
     claim: &Claim,
     deadline: Option<Instant>,
     span: &RequestSpan,
+    audit: &Audit,
 ) -> Result<RequestStream, Refusal> {
-    let admission = admit_in_time(served, request, claim, deadline, span);
+    let admission = admit_in_time(served, request, ticket, claim, deadline, span, audit);
     let Some(deadline) = deadline else {
         return admission.await;
     };
@@ -42,9 +47,11 @@ pub(crate) async fn admit(
 async fn admit_in_time(
     served: &Served,
     request: v1::GenerateRequest,
+    ticket: Ticket,
     claim: &Claim,
     deadline: Option<Instant>,
     span: &RequestSpan,
+    audit: &Audit,
 ) -> Result<RequestStream, Refusal> {
     served.check_model(&request.model)?;
     let stop = request
@@ -65,11 +72,21 @@ async fn admit_in_time(
     }
     let prompt_tokens = prompt.len();
     let seed = checked.sampling.seed;
+    let asked = checked.stopping.max_tokens as u64;
+    let output = match checked.max_tokens_given {
+        true => MaxOutput::Asked(asked),
+        false => MaxOutput::AtMost(default_max_tokens(&served.bounds, prompt_tokens) as u64),
+    };
+    let admitted = ticket
+        .admit(prompt_tokens as u64, output, served.access.now())
+        .map_err(|refused| Refusal::quota(field, refused))?;
     let request = engine_request(served, checked, prompt, deadline);
     let accepted = served
         .engine
-        .submit(request, served.outbox_capacity)
+        .submit(request, admitted, served.outbox_capacity)
         .await?;
+    let origin = served.access.origin();
+    let meter = Meter::new(accepted.admitted, audit.clone(), origin, prompt_tokens);
 
     let facts = Facts {
         request_id: claim.id().to_owned(),
@@ -86,6 +103,7 @@ async fn admit_in_time(
     Ok(RequestStream::new(
         queued,
         accepted.events,
+        meter,
         served.vocabulary.clone(),
         facts,
         claim.cancel.clone(),

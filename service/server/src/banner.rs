@@ -15,6 +15,7 @@ pub(crate) struct Banner<'a> {
     pub(crate) threads: usize,
     pub(crate) kv: KvSize,
     pub(crate) address: SocketAddr,
+    pub(crate) tls: bool,
 }
 
 impl fmt::Display for Banner<'_> {
@@ -25,6 +26,7 @@ impl fmt::Display for Banner<'_> {
             threads,
             kv,
             address,
+            tls,
         } = self;
         let model = &served.model;
         writeln!(
@@ -46,13 +48,33 @@ impl fmt::Display for Banner<'_> {
             kv.config.block_size,
             kv.bytes as f64 / f64::from(1 << 20),
         )?;
-        writeln!(f, "serving  {address}")?;
+        let with = if *tls { " with TLS" } else { "" };
+        writeln!(f, "serving  {address}{with}")?;
+        writeln!(f, "callers  {}", self.callers())?;
         let client = client().display().to_string();
+        let scheme = if *tls { "https" } else { "http" };
+        let ca = if *tls { " --ca FILE" } else { "" };
+        let key = match served.access.policy.is_open() {
+            true => "",
+            false => " --api-key KEY",
+        };
         writeln!(
             f,
-            "try      {client} chat --endpoint http://{}",
+            "try      {client} chat --endpoint {scheme}://{}{ca}{key}",
             reachable(*address)
         )
+    }
+}
+
+impl Banner<'_> {
+    /// Who is served.
+    fn callers(&self) -> &'static str {
+        let open = self.served.access.policy.is_open();
+        match (open, self.address.ip().is_loopback()) {
+            (false, _) => "those with a credential of the tenants file",
+            (true, true) => "anyone on this machine, without a credential; nobody from elsewhere",
+            (true, false) => "anyone who reaches this address, without a credential",
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand}
 use crate::{
     bench::BenchArguments,
     inspect::InspectArguments,
+    keygen::KeygenArguments,
     score::ScoreArguments,
     setting_kind::Kind,
     setting_list::{SETTINGS, Setting},
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     /// Log-probabilities of given tokens, and a greedy continuation
     Score(ScoreArguments),
+    /// Make an API key, and the line for it in the tenants file
+    Keygen(KeygenArguments),
     /// Measure prompt and generation speed
     Bench(BenchArguments),
 }

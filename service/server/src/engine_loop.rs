@@ -22,6 +22,7 @@ use ternion_engine::{
     Batch, Engine, Event, Executor, ExecutorError, FinishReason, Limits, Request, SequenceId,
     SubmitError, Time, Timings, Usage, Vocabulary,
 };
+use ternion_policy::Admitted;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -51,6 +52,14 @@ pub(crate) struct Accepted {
     pub(crate) events: OutboxReader,
     /// Requests that were waiting when it came.
     pub(crate) ahead: usize,
+}
+
+/// The same, and what the tenant set aside for it.
+#[derive(Debug)]
+pub(crate) struct Submitted {
+    pub(crate) events: OutboxReader,
+    pub(crate) ahead: usize,
+    pub(crate) admitted: Admitted,
 }
 
 /// Why the engine did not take a request.
@@ -96,12 +105,18 @@ pub(crate) struct EngineHandle {
 
 impl EngineHandle {
     /// Hands a request to the engine. Its reader has room for
-    /// `outbox_capacity` tokens.
+    /// `outbox_capacity` tokens. One that its tenant's limits were not asked
+    /// about can't come here, and none gets more tokens than were set aside.
     pub(crate) async fn submit(
         &self,
-        request: Request,
+        mut request: Request,
+        admitted: Admitted,
         outbox_capacity: usize,
-    ) -> Result<Accepted, SubmitRefused> {
+    ) -> Result<Submitted, SubmitRefused> {
+        let most = usize::try_from(admitted.max_output_tokens()).unwrap_or(usize::MAX);
+        let stopping = &mut request.stopping;
+        stopping.max_tokens = stopping.max_tokens.min(most);
+        stopping.min_tokens = stopping.min_tokens.min(stopping.max_tokens);
         let (reply, answer) = oneshot::channel();
         let submission = Submission {
             request,
@@ -116,10 +131,15 @@ impl EngineHandle {
             Err(TrySendError::Full(_)) => return Err(SubmitRefused::Busy),
             Err(TrySendError::Disconnected(_)) => return Err(SubmitRefused::Stopped),
         }
-        match answer.await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(SubmitRefused::Stopped),
-        }
+        let Ok(answer) = answer.await else {
+            return Err(SubmitRefused::Stopped);
+        };
+        let Accepted { events, ahead } = answer?;
+        Ok(Submitted {
+            events,
+            ahead,
+            admitted,
+        })
     }
 
     pub(crate) fn load(&self) -> Load {

@@ -4,7 +4,7 @@
 use ternion_engine::{Sampling, Stopping};
 
 use super::*;
-use crate::fake_model::{Counting, FAILS, Letters, PANICS};
+use crate::fake_model::{Counting, FAILS, Letters, PANICS, admitted};
 
 const LIMITS: Limits = Limits {
     num_blocks: 8,
@@ -257,7 +257,11 @@ async fn the_thread_serves_and_stops() {
         credit: 0,
     };
     // With room for one token only, the thread parks and is woken at every token.
-    let accepted = handle.submit(request.clone(), 1).await.expect("accepted");
+    // More was asked for than its tenant was granted.
+    let accepted = handle
+        .submit(request.clone(), admitted(12), 1)
+        .await
+        .expect("accepted");
     assert_eq!(accepted.ahead, 0);
     let mut reader = accepted.events;
     let mut tokens = Vec::new();
@@ -272,11 +276,11 @@ async fn the_thread_serves_and_stops() {
             Event::Started { .. } => {}
         }
     }
-    assert_eq!(tokens, (1..21).collect::<Vec<u32>>());
+    assert_eq!(tokens, (1..13).collect::<Vec<u32>>());
 
     thread.stop();
     assert!(matches!(
-        handle.submit(request, 1).await,
+        handle.submit(request, admitted(12), 1).await,
         Err(SubmitRefused::Stopped)
     ));
 }

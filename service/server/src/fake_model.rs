@@ -1,10 +1,15 @@
 //! A model for tests that need no arithmetic: after token t comes t + 1.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ternion_engine::{Batch, Executor, ExecutorError, Limits, Vocabulary};
+use ternion_policy::{
+    Admitted, Authorised, Credential, KeyHash, MaxOutput, Policy, Role, TenantId, Tenants,
+};
+use tonic::Request;
 
 use crate::{
+    access::Access,
     drain::Drain,
     engine_loop::{self, EngineThread},
     launch,
@@ -112,10 +117,55 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         model,
         vocabulary,
         engine,
+        access: Arc::new(Access::open(None).expect("needs no file")),
         live: Arc::new(LiveRequests::default()),
         drain: Arc::new(Drain::new()),
         outbox_capacity: 4,
         max_stream_requests: 3,
     };
     (Arc::new(served), thread)
+}
+
+/// A call as it comes through the door, from anyone.
+pub(crate) fn call<T>(served: &Served, message: T) -> Request<T> {
+    let mut call = Request::new(message);
+    call.extensions_mut().insert(anyone(&served.access.policy));
+    call
+}
+
+/// Room for a request that nobody limits.
+pub(crate) fn admitted(max_output_tokens: u64) -> Admitted {
+    let policy = Policy::open();
+    let ticket = policy.enter(&anyone(&policy), Duration::ZERO);
+    let ticket = ticket.expect("there is no limit");
+    let output = MaxOutput::Asked(max_output_tokens);
+    let admitted = ticket.admit(1, output, Duration::ZERO);
+    admitted.expect("there is no limit")
+}
+
+fn anyone(policy: &Policy) -> Authorised {
+    let nothing = Credential {
+        key: None,
+        certificate_sans: &[],
+    };
+    let caller = policy.authenticate(&nothing).expect("it is open");
+    caller.allowed(Role::Inference).expect("it is open")
+}
+
+/// Two that are not the same.
+pub(crate) fn tenants() -> [TenantId; 2] {
+    ["acme", "other"].map(|name| {
+        let key = format!("tn_{name}");
+        let text = format!(
+            "[[tenants]]\nname = {name:?}\n[[tenants.keys]]\nid = '1'\nhash = '{}'\n",
+            KeyHash::of(&key)
+        );
+        let policy = Policy::new(Tenants::parse(&text).expect("a good file"));
+        let credential = Credential {
+            key: Some(&key),
+            certificate_sans: &[],
+        };
+        let caller = policy.authenticate(&credential).expect("its key");
+        caller.tenant().clone()
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use ternion_policy::Authorised;
 use ternion_proto::v1;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -9,7 +10,9 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use crate::{
+    access::caller,
     admission::{admit, random},
+    audit::Audit,
     deadline,
     frames::{Frame, Outcome},
     live_requests::Scope,
@@ -33,17 +36,28 @@ pub(crate) async fn generate(
     served: Arc<Served>,
     call: Request<v1::GenerateRequest>,
 ) -> Result<Response<Frames>, Status> {
+    let caller = caller(&call)?;
     let parent = request_span::parent(call.metadata());
     let deadline = deadline::of_call(call.metadata());
     let request = call.into_inner();
     let id = request_id(&request.request_id);
     let span = RequestSpan::open(&served, &parent, METHOD, &id, &request);
-    let begun = begin(served, request, id, deadline, span.clone());
+    let audit = Audit::open(&caller, METHOD, &id);
+    let begun = begin(
+        served,
+        &caller,
+        request,
+        id,
+        deadline,
+        span.clone(),
+        audit.clone(),
+    );
     match begun.instrument(span.span()).await {
         Ok(frames) => Ok(Response::new(frames)),
         Err(refusal) => {
             let status = Status::from(refusal);
             span.refused(status.code());
+            audit.refused(status.code());
             Err(status)
         }
     }
@@ -60,20 +74,24 @@ fn request_id(wanted: &str) -> String {
 
 async fn begin(
     served: Arc<Served>,
+    caller: &Authorised,
     request: v1::GenerateRequest,
     id: String,
     deadline: Option<Instant>,
     span: RequestSpan,
+    audit: Audit,
 ) -> Result<Frames, Refusal> {
     let in_flight = served.drain.enter()?;
-    let claim = served.live.claim(Scope::Server, id)?;
-    let stream = admit(&served, request, &claim, deadline, &span).await?;
+    let ticket = served.access.enter(caller)?;
+    let claim = served.live.claim(&Scope::calls(caller.tenant()), id)?;
+    let stream = admit(&served, request, ticket, &claim, deadline, &span, &audit).await?;
     let (out, frames) = mpsc::channel(FRAMES_AHEAD);
     let entered = span.span();
     let run = RequestRun {
         stream,
         claim,
         span,
+        audit,
         in_flight,
     };
     tokio::spawn(send(run, out).instrument(entered));

@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::{
     drain::Phase,
-    fake_model::{FAILS, GOES_ON, served},
+    fake_model::{FAILS, GOES_ON, call, served},
 };
 
 /// Long enough that it never ends while nobody reads.
@@ -34,7 +34,7 @@ fn counting_from(first: u32, max_tokens: u32) -> v1::GenerateRequest {
 }
 
 async fn start(served: &Arc<Served>, request: v1::GenerateRequest) -> Result<Frames, Status> {
-    let response = generate(served.clone(), Request::new(request)).await?;
+    let response = generate(served.clone(), call(served, request)).await?;
     Ok(response.into_inner())
 }
 
@@ -151,7 +151,8 @@ async fn a_client_that_does_not_read_can_still_cancel() {
         .await
         .expect("starts");
     stuck(&served, &frames).await;
-    served.live.cancel(Scope::Server, "one");
+    let caller = caller(&call(&served, ())).expect("anyone");
+    served.live.cancel(&Scope::calls(caller.tenant()), "one");
     all_pages_free(&served).await;
     let (frames, _) = read(frames).await;
     assert_eq!(finished(&frames).reason(), v1::FinishReason::Cancelled);
@@ -167,7 +168,7 @@ async fn a_client_that_does_not_read_can_still_cancel() {
 #[tokio::test]
 async fn a_deadline_ends_the_stream_with_usage_and_then_its_status() {
     let (served, thread) = served();
-    let mut call = Request::new(counting_from(GOES_ON, LONG));
+    let mut call = call(&served, counting_from(GOES_ON, LONG));
     call.metadata_mut()
         .insert("grpc-timeout", "300m".parse().expect("metadata"));
     let frames = generate(served.clone(), call)

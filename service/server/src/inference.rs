@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use ternion_policy::Ticket;
 use ternion_proto::v1::{self, inference_service_server::InferenceService};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
+    access::caller,
+    audit::Audit,
     generate,
     refusal::Refusal,
     request::{check_input, check_token_ids},
@@ -24,7 +27,7 @@ impl InferenceService for Inference {
         &self,
         call: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<session::Frames>, Status> {
-        Ok(session::session(self.0.clone(), call))
+        session::session(self.0.clone(), call)
     }
 
     async fn generate(
@@ -38,7 +41,8 @@ impl InferenceService for Inference {
         &self,
         call: Request<v1::TokenizeRequest>,
     ) -> Result<Response<v1::TokenizeResponse>, Status> {
-        let token_ids = self.tokenize(call.into_inner()).await?;
+        let counted = self.counted(&call, "ternion.v1.InferenceService/Tokenize")?;
+        let token_ids = counted.end(self.tokenize(call.into_inner()).await)?;
         Ok(Response::new(v1::TokenizeResponse { token_ids }))
     }
 
@@ -46,7 +50,8 @@ impl InferenceService for Inference {
         &self,
         call: Request<v1::DetokenizeRequest>,
     ) -> Result<Response<v1::DetokenizeResponse>, Status> {
-        let text = self.detokenize(&call.into_inner())?;
+        let counted = self.counted(&call, "ternion.v1.InferenceService/Detokenize")?;
+        let text = counted.end(self.detokenize(&call.into_inner()))?;
         Ok(Response::new(v1::DetokenizeResponse { text }))
     }
 
@@ -54,7 +59,8 @@ impl InferenceService for Inference {
         &self,
         call: Request<v1::CountTokensRequest>,
     ) -> Result<Response<v1::CountTokensResponse>, Status> {
-        let count = self.count_tokens(call.into_inner()).await?;
+        let counted = self.counted(&call, "ternion.v1.InferenceService/CountTokens")?;
+        let count = counted.end(self.count_tokens(call.into_inner()).await)?;
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(Response::new(v1::CountTokensResponse {
             count: narrow(count),
@@ -63,7 +69,38 @@ impl InferenceService for Inference {
     }
 }
 
+/// A call without frames that counts as one of the tenant's requests.
+struct Counted {
+    audit: Audit,
+    _ticket: Ticket,
+}
+
+impl Counted {
+    fn end<T>(self, result: Result<T, Refusal>) -> Result<T, Status> {
+        let result = result.map_err(Status::from);
+        let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        self.audit.answered(code);
+        result
+    }
+}
+
 impl Inference {
+    fn counted<T>(&self, call: &Request<T>, method: &'static str) -> Result<Counted, Status> {
+        let caller = caller(call)?;
+        let audit = Audit::open(&caller, method, "");
+        match self.0.access.enter(&caller) {
+            Ok(ticket) => Ok(Counted {
+                audit,
+                _ticket: ticket,
+            }),
+            Err(refusal) => {
+                let status = Status::from(refusal);
+                audit.refused(status.code());
+                Err(status)
+            }
+        }
+    }
+
     async fn tokenize(&self, request: v1::TokenizeRequest) -> Result<Vec<u32>, Refusal> {
         self.0.check_model(&request.model)?;
         let input = check_input(

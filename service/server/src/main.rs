@@ -6,14 +6,20 @@
 //! [`admission`], and its tokens come back through its [`outbox`].
 //!
 //! Where to start reading: [`serve`] for the life of the process, [`generate`]
-//! and [`session`] for that of a request, [`settings`] for configuration,
+//! and [`session`] for that of a request, [`authentication`] for who may make
+//! it, [`settings`] for configuration,
 //! [`status`] for what clients are told when things go wrong.
 #![forbid(unsafe_code)]
 
+mod access;
 mod admin;
 mod admission;
+mod audit;
+mod authentication;
+mod authorisation;
 mod banner;
 mod bench;
+mod certificate;
 mod cli;
 mod config_command;
 mod connection;
@@ -27,18 +33,22 @@ mod generate;
 mod inference;
 mod inspect;
 mod kernels;
+mod keygen;
 mod kv_size;
 mod launch;
 mod live_requests;
 mod load;
+mod meter;
 mod models;
 mod outbox;
 mod prompt;
 mod refusal;
+mod reload;
 mod request;
 mod request_run;
 mod request_span;
 mod request_stream;
+mod requests;
 mod score;
 mod semconv;
 mod serve;
@@ -49,6 +59,7 @@ mod setting_list;
 mod settings;
 mod status;
 mod telemetry;
+mod tls;
 mod vocabulary;
 
 use std::process::ExitCode;
@@ -65,6 +76,8 @@ use crate::{
 const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    // Before anything asks for cryptography. Fails only if one is there.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -108,6 +121,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Kernels(arguments) => kernels::run(arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Score(arguments) => score::run(&arguments),
+        Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }

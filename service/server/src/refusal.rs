@@ -44,6 +44,19 @@ pub(crate) enum Refusal {
     DeadlineExceeded,
     #[error("tokeniser failed")]
     TokenizerPanicked,
+    #[error("{refused}")]
+    Quota {
+        /// The input's, where the prompt is what is too long.
+        field: &'static str,
+        refused: Box<ternion_policy::Refusal>,
+    },
+}
+
+impl Refusal {
+    pub(crate) fn quota(field: &'static str, refused: ternion_policy::Refusal) -> Refusal {
+        let refused = Box::new(refused);
+        Refusal::Quota { field, refused }
+    }
 }
 
 /// When a refused request may try again. A queue moves with every finished

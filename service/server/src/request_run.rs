@@ -5,6 +5,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::{
+    audit::Audit,
     drain::InFlight,
     frames::{Ending, Frame},
     live_requests::Claim,
@@ -16,6 +17,7 @@ pub(crate) struct RequestRun {
     pub(crate) stream: RequestStream,
     pub(crate) claim: Claim,
     pub(crate) span: RequestSpan,
+    pub(crate) audit: Audit,
     pub(crate) in_flight: InFlight,
 }
 
@@ -68,11 +70,12 @@ impl RequestRun {
         }
     }
 
-    /// Gives up the id: the client may use it again as soon as it reads the
-    /// last frame.
+    /// Gives up the id and the place among the tenant's requests: the client
+    /// may use them again as soon as it reads the last frame.
     fn ended(self, seq: u64, ending: Ending) -> Ended {
         self.span.ended(&ending);
-        drop(self.claim);
+        self.audit.ended(&ending);
+        drop((self.claim, self.stream));
         Ended {
             seq,
             ending,

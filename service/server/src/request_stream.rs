@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use crate::{
     drain::{Drain, Phase},
     frames::{Assembler, Ending, Frame, Outcome, outcome, timings, usage},
+    meter::Meter,
     outbox::OutboxReader,
     status,
 };
@@ -18,6 +19,7 @@ pub(crate) struct RequestStream {
     /// The first frame, until it is asked for.
     queued: Option<v1::Queued>,
     events: OutboxReader,
+    meter: Meter,
     assembler: Assembler,
     /// An event that came while others were collected into a delta.
     held: Option<Event>,
@@ -49,6 +51,7 @@ impl RequestStream {
     pub(crate) fn new(
         queued: v1::Queued,
         events: OutboxReader,
+        meter: Meter,
         vocabulary: Arc<dyn Vocabulary>,
         facts: Facts,
         cancel: Arc<Notify>,
@@ -57,6 +60,7 @@ impl RequestStream {
         RequestStream {
             queued: Some(queued),
             events,
+            meter,
             assembler: Assembler::new(vocabulary),
             held: None,
             ending: None,
@@ -111,12 +115,15 @@ impl RequestStream {
 
     fn frame(&mut self, event: Event) -> Option<Result<Frame, Ending>> {
         match event {
-            Event::Started { .. } => Some(Ok(Frame::Started(v1::Started {
-                request_id: self.facts.request_id.clone(),
-                model: self.facts.model.clone(),
-                kernel: self.facts.kernel.clone(),
-                seed: self.facts.seed,
-            }))),
+            Event::Started { .. } => {
+                self.meter.started();
+                Some(Ok(Frame::Started(v1::Started {
+                    request_id: self.facts.request_id.clone(),
+                    model: self.facts.model.clone(),
+                    kernel: self.facts.kernel.clone(),
+                    seed: self.facts.seed,
+                })))
+            }
             Event::Token {
                 token,
                 text_end,
@@ -124,6 +131,7 @@ impl RequestStream {
                 top,
                 ..
             } => {
+                self.meter.token();
                 self.assembler.push(token, text_end, logprob, &top);
                 self.collect();
                 self.assembler.take().map(|delta| Ok(Frame::Delta(delta)))
@@ -135,6 +143,7 @@ impl RequestStream {
                 timings: times,
                 ..
             } => {
+                self.meter.finished(used.completion_tokens);
                 self.assembler.finish(text_end);
                 let drained = self.wanted.drained && !self.wanted.cancelled;
                 let ending = Ending {
@@ -165,11 +174,29 @@ impl RequestStream {
                     logprob,
                     top,
                     ..
-                }) => self.assembler.push(token, text_end, logprob, &top),
+                }) => {
+                    self.meter.token();
+                    self.assembler.push(token, text_end, logprob, &top);
+                }
                 other => {
                     self.held = other;
                     return;
                 }
+            }
+        }
+    }
+}
+
+impl Drop for RequestStream {
+    /// What was generated counts, also where nobody came to read it.
+    fn drop(&mut self) {
+        self.events.cancel();
+        let unread = std::iter::from_fn(|| self.events.try_recv());
+        for event in self.held.take().into_iter().chain(unread) {
+            match event {
+                Event::Started { .. } => self.meter.started(),
+                Event::Token { .. } => self.meter.token(),
+                Event::Finished { usage, .. } => self.meter.finished(usage.completion_tokens),
             }
         }
     }

@@ -1,8 +1,9 @@
 //! `ternion-server serve`: from start to exit.
 
-use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use rustls::ServerConfig;
 use ternion_compute::{CpuExecutor, WeightSource, kv_token_bytes, shapes};
 use ternion_engine::{Limits, Vocabulary};
 use ternion_kernel_host::State;
@@ -12,20 +13,23 @@ use ternion_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         admin_service_server::AdminServiceServer, inference_service_server::InferenceServiceServer,
-        model_service_server::ModelServiceServer,
+        model_service_server::ModelServiceServer, request_service_server::RequestServiceServer,
     },
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
+    sync::{Notify, watch},
 };
 use tonic::{codec::CompressionEncoding, server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::layer::util::{Identity, Stack};
 
 use crate::{
+    access::Access,
     admin::Admin,
+    authentication::Authentication,
     banner::Banner,
-    connection,
+    connection::{self, Tls},
     drain::{Drain, Phase},
     engine_loop::{self, EngineThread},
     inference::Inference,
@@ -36,10 +40,13 @@ use crate::{
     live_requests::LiveRequests,
     models::{Models, default_sampling},
     prompt::Prompts,
+    reload::Watched,
     request::Bounds,
+    requests::Requests,
     served::Served,
-    settings::{Mistakes, Settings},
+    settings::{Anonymous, Mistakes, Settings},
     telemetry,
+    tls::TlsFiles,
     vocabulary::ModelVocabulary,
 };
 
@@ -69,14 +76,52 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         let _entered = runtime.enter();
         telemetry::start(&settings.telemetry)?
     };
-    let launched = launch(&settings)?;
-    let served = runtime.block_on(serve(&settings, &launched));
+    // Files that are wrong are told before a large model is loaded.
+    let tenants = settings.tenants.clone().into_iter().collect();
+    let tenants = Watched::new(tenants);
+    let access = Arc::new(Access::open(settings.tenants.as_deref())?);
+    let tls = match TlsFiles::of(&settings.tls) {
+        None => None,
+        Some(files) => {
+            let watched = Watched::new(files.paths());
+            let config = watch::Sender::new(Arc::new(files.load()?));
+            Some((files, config, watched))
+        }
+    };
+    let launched = launch(&settings, access.clone())?;
+    let newest = tls.as_ref().map(|(_, config, _)| config.subscribe());
+    if let Some(file) = access.file.clone() {
+        runtime.spawn(tenants.follow(move || reload_tenants(&access, &file)));
+    }
+    if let Some((files, config, watched)) = tls {
+        runtime.spawn(watched.follow(move || reload_certificates(&files, &config)));
+    }
+    let served = runtime.block_on(serve(&settings, &launched, newest));
     launched.engine_thread.stop();
     // The exporter sends its last spans over the runtime.
     telemetry.stop();
     // Streams that outlived their grace must not hold up the exit.
     runtime.shutdown_timeout(Duration::ZERO);
     served
+}
+
+/// What is wrong with a new file is logged, and the old one stays.
+fn reload_tenants(access: &Access, file: &Path) {
+    match access.reload(file) {
+        Ok(num_tenants) => tracing::info!(num_tenants, "tenants were read again"),
+        Err(mistakes) => tracing::error!(%mistakes, "the tenants stay as they were"),
+    }
+}
+
+/// Likewise. Connections that are open keep the certificate they began with.
+fn reload_certificates(files: &TlsFiles, config: &watch::Sender<Arc<ServerConfig>>) {
+    match files.load() {
+        Ok(new) => {
+            config.send_replace(Arc::new(new));
+            tracing::info!("certificates were read again, for new connections");
+        }
+        Err(mistakes) => tracing::error!(%mistakes, "the certificates stay as they were"),
+    }
 }
 
 /// Everything that runs once the model is loaded.
@@ -88,7 +133,7 @@ struct Launched {
     kv: KvSize,
 }
 
-fn launch(settings: &Settings) -> anyhow::Result<Launched> {
+fn launch(settings: &Settings, access: Arc<Access>) -> anyhow::Result<Launched> {
     let model = Arc::new(launch::open_model(settings.model.as_deref())?);
     let context_limit = context_limit(settings, &model)?;
     let survey = launch::survey_kernels(
@@ -146,6 +191,7 @@ fn launch(settings: &Settings) -> anyhow::Result<Launched> {
         model,
         vocabulary,
         engine,
+        access,
         live: Arc::new(LiveRequests::default()),
         drain: Arc::new(Drain::new()),
         outbox_capacity: settings.outbox.capacity,
@@ -172,22 +218,23 @@ fn context_limit(settings: &Settings, model: &Model) -> Result<usize, Mistakes> 
     }
 }
 
-async fn serve(settings: &Settings, launched: &Launched) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, launched: &Launched, tls: Option<Tls>) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let listener = connection::listen(settings.listen).await?;
     let address = listener.local_addr()?;
     let served = &launched.served;
     let (health, router) = router(settings, served)?;
     set_health(&health, ServingStatus::Serving).await;
+    warn_of_openness(settings, address);
     let stop = Arc::new(Notify::new());
     let server = {
         let stop = stop.clone();
-        let incoming = connection::accept(listener, settings.limits.max_connections);
+        let incoming = connection::accept(listener, settings.limits.max_connections, tls);
         tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
             stop.notified().await;
         }))
     };
-    announce(launched, address);
+    announce(settings, launched, address);
 
     tokio::select! {
         () = signals.next() => {}
@@ -235,7 +282,8 @@ async fn drain(timeout: Duration, drain: &Drain, health: &HealthReporter) {
     let _ = tokio::time::timeout(ENDING_GRACE, drain.idle()).await;
 }
 
-type Router = tonic::transport::server::Router;
+/// Services, behind the one door.
+type Router = tonic::transport::server::Router<Stack<Authentication, Identity>>;
 
 fn router(settings: &Settings, served: &Arc<Served>) -> anyhow::Result<(HealthReporter, Router)> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -249,17 +297,23 @@ fn router(settings: &Settings, served: &Arc<Served>) -> anyhow::Result<(HealthRe
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(settings.limits.max_concurrent_streams)
+        .layer(Authentication(served.access.clone()))
         .add_service(
             InferenceServiceServer::new(Inference(served.clone()))
                 .accept_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(max_message),
         )
         .add_service(ModelServiceServer::new(Models(served.clone())))
+        .add_service(RequestServiceServer::new(Requests(served.clone())))
         .add_service(AdminServiceServer::new(Admin(served.clone())))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        // Older tools, grpcurl among them, ask for this one only.
-        .add_service(reflection().build_v1alpha()?);
+        .add_service(health_service);
+    let router = match settings.reflection {
+        false => router,
+        true => router
+            .add_service(reflection().build_v1()?)
+            // Older tools, grpcurl among them, ask for this one only.
+            .add_service(reflection().build_v1alpha()?),
+    };
     Ok((health, router))
 }
 
@@ -269,19 +323,34 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
         "",
         InferenceServiceServer::<Inference>::NAME,
         ModelServiceServer::<Models>::NAME,
+        RequestServiceServer::<Requests>::NAME,
         AdminServiceServer::<Admin>::NAME,
     ] {
         health.set_service_status(name, status).await;
     }
 }
 
-fn announce(launched: &Launched, address: SocketAddr) {
+/// What may be meant, and may have been forgotten: something else, a mesh say,
+/// may see to it.
+fn warn_of_openness(settings: &Settings, address: SocketAddr) {
+    if address.ip().is_loopback() {
+        return;
+    }
+    if settings.tenants.is_none() && settings.anonymous == Anonymous::Anywhere {
+        tracing::warn!(%address, "whoever reaches this address is served: tenants is unset");
+    } else if settings.tls.certificate.is_none() {
+        tracing::warn!(%address, "API keys come in unencrypted: tls.certificate is unset");
+    }
+}
+
+fn announce(settings: &Settings, launched: &Launched, address: SocketAddr) {
     let banner = Banner {
         served: &launched.served,
         why: &launched.why_kernel,
         threads: launched.threads,
         kv: launched.kv,
         address,
+        tls: settings.tls.certificate.is_some(),
     };
     // Whoever started us may have closed standard output; that is no reason
     // not to serve.

@@ -7,8 +7,8 @@ use ternion_model::Model;
 use ternion_proto::v1;
 
 use crate::{
-    drain::Drain, engine_loop::EngineHandle, live_requests::LiveRequests, prompt::Prompts,
-    refusal::Refusal, request::Bounds,
+    access::Access, drain::Drain, engine_loop::EngineHandle, live_requests::LiveRequests,
+    prompt::Prompts, refusal::Refusal, request::Bounds,
 };
 
 /// Longest model name that is repeated in an error.
@@ -27,6 +27,7 @@ pub(crate) struct Served {
     pub(crate) prompts: Prompts,
     pub(crate) vocabulary: Arc<dyn Vocabulary>,
     pub(crate) engine: EngineHandle,
+    pub(crate) access: Arc<Access>,
     pub(crate) live: Arc<LiveRequests>,
     pub(crate) drain: Arc<Drain>,
     pub(crate) outbox_capacity: usize,

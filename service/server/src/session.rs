@@ -11,14 +11,17 @@ use std::{
 };
 
 use opentelemetry::Context;
+use ternion_policy::{Authorised, Ticket};
 use ternion_proto::v1;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use crate::{
+    access::caller,
     admission::admit,
+    audit::Audit,
     deadline,
     drain::Phase,
     frames::{Ending, Frame},
@@ -40,6 +43,7 @@ const FRAMES_AHEAD: usize = 32;
 
 struct Session {
     served: Arc<Served>,
+    caller: Authorised,
     scope: Scope,
     parent: Context,
     deadline: Option<Instant>,
@@ -51,10 +55,12 @@ struct Session {
 pub(crate) fn session(
     served: Arc<Served>,
     call: Request<Streaming<v1::SessionRequest>>,
-) -> Response<Frames> {
+) -> Result<Response<Frames>, Status> {
+    let caller = caller(&call)?;
     let (out, frames) = mpsc::channel(FRAMES_AHEAD);
     let session = Session {
-        scope: served.live.session(),
+        scope: served.live.session(caller.tenant()),
+        caller,
         parent: request_span::parent(call.metadata()),
         deadline: deadline::of_call(call.metadata()),
         served,
@@ -62,7 +68,7 @@ pub(crate) fn session(
         requests: JoinSet::new(),
     };
     tokio::spawn(session.run(call.into_inner()));
-    Response::new(ReceiverStream::new(frames))
+    Ok(Response::new(ReceiverStream::new(frames)))
 }
 
 /// How a session goes on after something happened.
@@ -134,7 +140,7 @@ impl Session {
         let id = message.request_id;
         let refusal: Refusal = match message.frame {
             Some(From::Cancel(v1::Cancel {})) => {
-                self.served.live.cancel(self.scope, &id);
+                self.served.live.cancel(&self.scope, &id);
                 return;
             }
             _ if !(1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) => {
@@ -154,9 +160,11 @@ impl Session {
                 Err(refusal) => refusal,
             },
         };
+        let (response, code) = refused(&id, refusal);
+        Audit::open(&self.caller, METHOD, &response.request_id).refused(code);
         // If the client doesn't read what is wrong with its frames, no more
         // of them are read.
-        let _ = self.out.send(Ok(refused(&id, refusal))).await;
+        let _ = self.out.send(Ok(response)).await;
     }
 
     /// Starts the task of a request. Its id is taken from now on, so that a
@@ -172,11 +180,15 @@ impl Session {
         if live >= limit {
             return Err(Refusal::StreamFull { live, limit });
         }
-        let claim = self.served.live.claim(self.scope, id.to_owned())?;
+        let claim = self.served.live.claim(&self.scope, id.to_owned())?;
         let timeout = timeout_ms.map(|ms| Duration::from_millis(ms.into()));
         let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let task = Start {
             served: self.served.clone(),
+            caller: self.caller.clone(),
+            // In the order of the frames: which of them is one too many must
+            // not depend on which task runs first.
+            ticket: self.served.access.enter(&self.caller),
             // The frame's id is the one that counts.
             request: v1::GenerateRequest {
                 request_id: String::new(),
@@ -193,6 +205,8 @@ impl Session {
 /// A request before it is admitted.
 struct Start {
     served: Arc<Served>,
+    caller: Authorised,
+    ticket: Result<Ticket, Refusal>,
     request: v1::GenerateRequest,
     deadline: Option<Instant>,
     parent: Context,
@@ -202,9 +216,10 @@ impl Start {
     async fn run(self, claim: Claim, out: mpsc::Sender<Result<v1::SessionResponse, Status>>) {
         let id = claim.id().to_owned();
         let span = RequestSpan::open(&self.served, &self.parent, METHOD, &id, &self.request);
+        let audit = Audit::open(&self.caller, METHOD, &id);
         let entered = span.span();
         async {
-            let last = match self.admit(claim, &span).await {
+            let last = match self.admit(claim, &span, &audit).await {
                 Ok(run) => match run
                     .forward(&out, |seq, frame| response(&id, seq, frame))
                     .await
@@ -213,11 +228,9 @@ impl Start {
                     None => return,
                 },
                 Err(refusal) => {
-                    let response = refused(&id, refusal);
-                    if let Some(v1::session_response::Frame::Failed(failed)) = &response.frame {
-                        let code = failed.status.as_ref().map_or(0, |status| status.code);
-                        span.refused(code.into());
-                    }
+                    let (response, code) = refused(&id, refusal);
+                    span.refused(code);
+                    audit.refused(code);
                     let _ = out.send(Ok(response)).await;
                     return;
                 }
@@ -233,13 +246,26 @@ impl Start {
         .await;
     }
 
-    async fn admit(self, claim: Claim, span: &RequestSpan) -> Result<RequestRun, Refusal> {
-        let in_flight = self.served.drain.enter()?;
-        let stream = admit(&self.served, self.request, &claim, self.deadline, span).await?;
+    async fn admit(
+        self,
+        claim: Claim,
+        span: &RequestSpan,
+        audit: &Audit,
+    ) -> Result<RequestRun, Refusal> {
+        let Start {
+            served,
+            ticket,
+            request,
+            ..
+        } = self;
+        let in_flight = served.drain.enter()?;
+        let ticket = ticket?;
+        let stream = admit(&served, request, ticket, &claim, self.deadline, span, audit).await?;
         Ok(RequestRun {
             stream,
             claim,
             span: span.clone(),
+            audit: audit.clone(),
             in_flight,
         })
     }
@@ -284,9 +310,9 @@ fn ended_response(id: &str, seq: u64, ending: Ending) -> v1::SessionResponse {
     }
 }
 
-fn refused(id: &str, refusal: Refusal) -> v1::SessionResponse {
+fn refused(id: &str, refusal: Refusal) -> (v1::SessionResponse, Code) {
     let status = Status::from(refusal);
-    v1::SessionResponse {
+    let response = v1::SessionResponse {
         // An id that is too long is told back as far as it may go.
         request_id: id[..id.floor_char_boundary(MAX_REQUEST_ID_BYTES)].to_owned(),
         seq: 0,
@@ -295,5 +321,6 @@ fn refused(id: &str, refusal: Refusal) -> v1::SessionResponse {
             usage: None,
             timings: None,
         })),
-    }
+    };
+    (response, status.code())
 }

@@ -13,10 +13,20 @@ pub(crate) enum Kind {
     Path,
     Paths,
     Name,
-    Count { min: u64, max: u64 },
-    Bytes { min: u64, max: u64 },
-    Duration { max_seconds: u64 },
+    Count {
+        min: u64,
+        max: u64,
+    },
+    Bytes {
+        min: u64,
+        max: u64,
+    },
+    Duration {
+        max_seconds: u64,
+    },
     Choice(&'static [&'static str]),
+    /// `on` or `off`, or a boolean of the file's format.
+    Switch,
     HttpEndpoint,
     LogFilter,
 }
@@ -35,7 +45,8 @@ impl Kind {
             Kind::Count { .. } => "N",
             Kind::Bytes { .. } => "BYTES",
             Kind::Duration { .. } => "TIME",
-            Kind::Choice(_) => "FORMAT",
+            Kind::Choice(_) => "CHOICE",
+            Kind::Switch => "on|off",
             Kind::HttpEndpoint => "URL",
             Kind::LogFilter => "FILTER",
         }
@@ -54,6 +65,7 @@ impl Kind {
             Kind::Bytes { min, max } => within(bytes(value)?, min, max),
             Kind::Duration { max_seconds } => duration(value, max_seconds),
             Kind::Choice(choices) => choice(text(value)?, choices),
+            Kind::Switch => switch(value),
             Kind::HttpEndpoint => endpoint(text(value)?),
             Kind::LogFilter => log_filter(text(value)?),
         }
@@ -197,6 +209,15 @@ fn choice(text: String, choices: &[&str]) -> Result<Json, String> {
     match choices.contains(&text.as_str()) {
         true => Ok(text.into()),
         false => Err(format!("{text:?} is none of {}", choices.join(", "))),
+    }
+}
+
+fn switch(value: &Value) -> Result<Json, String> {
+    match &value.kind {
+        ValueKind::Boolean(on) => Ok((*on).into()),
+        ValueKind::String(text) if matches!(text.as_str(), "on" | "true") => Ok(true.into()),
+        ValueKind::String(text) if matches!(text.as_str(), "off" | "false") => Ok(false.into()),
+        _ => Err(format!("{} is neither on nor off", shown(value))),
     }
 }
 

@@ -98,6 +98,59 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "How long running requests may go on after SIGTERM",
     },
     Setting {
+        key: "tenants",
+        flag: "tenants",
+        kind: Kind::Path,
+        default: None,
+        help: "File of tenants (TOML): their keys, certificates, roles and limits; read again when \
+               it changes. Set: every call needs a credential",
+    },
+    Setting {
+        key: "anonymous",
+        flag: "anonymous",
+        kind: Kind::Choice(&["loopback", "anywhere"]),
+        default: Some("loopback"),
+        help: "Who may call without a credential while no tenants are configured: loopback, \
+               and then the server listens nowhere else, or anywhere",
+    },
+    Setting {
+        key: "reflection",
+        flag: "reflection",
+        kind: Kind::Switch,
+        default: Some("on"),
+        help: "Whether anyone may ask for the list of services and messages, as grpcurl does: \
+               on or off",
+    },
+    Setting {
+        key: "tls.certificate",
+        flag: "tls-certificate",
+        kind: Kind::Path,
+        default: None,
+        help: "Certificate to serve TLS with, and its chain (PEM); read again when it changes. \
+               Unset: no TLS",
+    },
+    Setting {
+        key: "tls.key",
+        flag: "tls-key",
+        kind: Kind::Path,
+        default: None,
+        help: "Private key of tls.certificate (PEM)",
+    },
+    Setting {
+        key: "tls.client_ca",
+        flag: "tls-client-ca",
+        kind: Kind::Path,
+        default: None,
+        help: "Authorities whose client certificates are accepted (PEM). Unset: none is asked for",
+    },
+    Setting {
+        key: "tls.client_auth",
+        flag: "tls-client-auth",
+        kind: Kind::Choice(&["required", "optional"]),
+        default: Some("required"),
+        help: "With tls.client_ca: whether a client certificate is required or optional",
+    },
+    Setting {
         key: "kv.block_size",
         flag: "kv-block-size",
         kind: Kind::Count { min: 1, max: 1024 },

@@ -32,11 +32,39 @@ pub(crate) struct Settings {
     pub(crate) context_limit: Option<usize>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Duration,
+    pub(crate) tenants: Option<PathBuf>,
+    pub(crate) anonymous: Anonymous,
+    pub(crate) reflection: bool,
+    pub(crate) tls: TlsSettings,
     pub(crate) kv: KvSettings,
     pub(crate) scheduler: SchedulerSettings,
     pub(crate) outbox: OutboxSettings,
     pub(crate) limits: LimitSettings,
     pub(crate) telemetry: TelemetrySettings,
+}
+
+/// Who may call without a credential while there are no tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Anonymous {
+    Loopback,
+    Anywhere,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TlsSettings {
+    pub(crate) certificate: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) client_ca: Option<PathBuf>,
+    pub(crate) client_auth: ClientAuth,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ClientAuth {
+    Required,
+    Optional,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -149,7 +177,13 @@ impl fmt::Display for Mistakes {
 const ENVIRONMENT: &str = "the environment";
 
 /// Variables that begin like ours and are not settings of the server.
-const OTHER_VARIABLES: &[&str] = &["TERNION_CONFIG", "TERNION_ENDPOINT", "TERNION_MODEL_CACHE"];
+const OTHER_VARIABLES: &[&str] = &[
+    "TERNION_API_KEY",
+    "TERNION_CA",
+    "TERNION_CONFIG",
+    "TERNION_ENDPOINT",
+    "TERNION_MODEL_CACHE",
+];
 
 impl Sources {
     /// Merges all sources, or says everything that is wrong with them.
@@ -165,6 +199,7 @@ impl Sources {
             .map(|setting| self.entry(setting, &values, &mut mistakes))
             .collect();
         check_together(&entries, &mut mistakes);
+        check_access(&entries, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(Mistakes(mistakes));
         }
@@ -398,6 +433,36 @@ fn check_together(entries: &[Entry], mistakes: &mut Vec<String>) {
         mistakes.push(format!(
             "scheduler.max_num_batched_tokens: {tokens} is less than scheduler.max_num_seqs \
              {seqs}, so that not every running request would get a token"
+        ));
+    }
+}
+
+/// Rules between the settings that say who may call, and how.
+fn check_access(entries: &[Entry], mistakes: &mut Vec<String>) {
+    let find = |key: &str| entries.iter().find(|entry| entry.setting.key == key);
+    let text = |key| find(key).and_then(|entry| entry.value.as_str());
+    match (text("tls.certificate"), text("tls.key")) {
+        (Some(_), None) => {
+            mistakes.push("tls.key: is unset, and tls.certificate needs its key".to_owned());
+        }
+        (None, Some(_)) => {
+            mistakes.push("tls.certificate: is unset, and tls.key is of no use alone".to_owned());
+        }
+        (None, None) if text("tls.client_ca").is_some() => mistakes.push(
+            "tls.client_ca: client certificates need TLS: set tls.certificate and tls.key too"
+                .to_owned(),
+        ),
+        _ => {}
+    }
+    let listen = text("listen").and_then(|listen| listen.parse::<SocketAddr>().ok());
+    if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback())
+        && text("tenants").is_none()
+        && text("anonymous") == Some("loopback")
+    {
+        mistakes.push(format!(
+            "listen: {listen} can be reached from other machines, and nobody needs a credential: \
+             set tenants to a file of keys, or anonymous to anywhere if that is meant, or listen \
+             on 127.0.0.1 only"
         ));
     }
 }

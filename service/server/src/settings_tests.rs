@@ -249,6 +249,7 @@ fn every_default_and_every_setting_reach_the_struct() {
                 Kind::Count { max, .. } | Kind::Bytes { max, .. } => max.to_string(),
                 Kind::Duration { max_seconds } => format!("{max_seconds}s"),
                 Kind::Choice(choices) => choices[0].to_owned(),
+                Kind::Switch => "on".to_owned(),
                 Kind::HttpEndpoint => "http://h:1".to_owned(),
                 Kind::LogFilter => "debug".to_owned(),
             };
@@ -285,4 +286,76 @@ fn a_slip_is_told_from_another_word() {
     ] {
         assert_eq!(nearest(key), expected, "{key}");
     }
+}
+
+#[test]
+fn an_open_server_listens_on_loopback_only() {
+    let flags = |more: &[(&str, &[&str])]| Sources {
+        flags: flags_of(&[&[("listen", &["0.0.0.0:50051"][..])], more].concat()),
+        ..Sources::default()
+    };
+    let mistakes = mistakes_of(&flags(&[]));
+    let [mistake] = &mistakes[..] else {
+        panic!("{mistakes:?}");
+    };
+    assert!(mistake.starts_with("listen: 0.0.0.0:50051"), "{mistake}");
+    for choice in ["tenants", "anonymous", "127.0.0.1"] {
+        assert!(mistake.contains(choice), "{choice} is not named: {mistake}");
+    }
+    // TLS alone says who the server is, not who may call.
+    let tls: &[(&str, &[&str])] = &[("tls.certificate", &["c"]), ("tls.key", &["k"])];
+    assert_eq!(mistakes_of(&flags(tls)).len(), 1);
+    let choices: [&[(&str, &[&str])]; 3] = [
+        &[("anonymous", &["anywhere"])],
+        &[("tenants", &["t.toml"])],
+        &[("listen", &["[::1]:50051"])],
+    ];
+    for choice in choices {
+        flags(choice).resolve().expect("a choice was made");
+    }
+}
+
+#[test]
+fn settings_of_tls_come_together() {
+    for (given, missing) in [
+        ("tls.certificate", "tls.key: "),
+        ("tls.key", "tls.certificate: "),
+        (
+            "tls.client_ca",
+            "tls.client_ca: client certificates need TLS",
+        ),
+    ] {
+        let mistakes = mistakes_of(&Sources {
+            flags: flags_of(&[(given, &["x.pem"])]),
+            ..Sources::default()
+        });
+        let [mistake] = &mistakes[..] else {
+            panic!("{mistakes:?}");
+        };
+        assert!(mistake.starts_with(missing), "{mistake}");
+    }
+}
+
+#[test]
+fn a_switch_is_on_or_off_in_every_form() {
+    for (text, expected) in [
+        ("reflection = 'on'", true),
+        ("reflection = true", true),
+        ("reflection = 'off'", false),
+        ("reflection = false", false),
+    ] {
+        let file = written("t.toml", text);
+        let resolved = Sources {
+            file: Some(file.path.clone()),
+            ..Sources::default()
+        }
+        .resolve();
+        let settings = resolved.expect("a good file").settings;
+        assert_eq!(settings.reflection, expected, "{text}");
+    }
+    let mistakes = mistakes_of(&Sources {
+        environment: environment_of(&[("TERNION_REFLECTION", "maybe")]),
+        ..Sources::default()
+    });
+    assert!(mistakes[0].contains("neither on nor off"), "{mistakes:?}");
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 use ternion_engine::SubmitError;
+use ternion_policy::{Cause, Role};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -48,23 +49,66 @@ fn answer(refusal: &Refusal) -> (Code, ErrorDetails) {
         Refusal::Template { .. } => bad_field("chat.messages", refusal),
         Refusal::Tokenizer { .. } => bad_field("text", refusal),
         Refusal::AlreadyLive(_) => {
-            let mut details = reason("REQUEST_ID_IN_USE", &[]);
+            let mut details = plain_reason("REQUEST_ID_IN_USE");
             details.add_bad_request_violation("request_id", refusal.to_string());
             (Code::AlreadyExists, details)
         }
-        Refusal::Draining(_) => (Code::Unavailable, retry(reason("DRAINING", &[]))),
+        Refusal::Draining(_) => (Code::Unavailable, retry(plain_reason("DRAINING"))),
         Refusal::StreamFull { live, limit } => queue_full("STREAM_FULL", *live, *limit),
         Refusal::Submit(refused) => submit(refusal, refused),
         Refusal::DeadlineExceeded => (Code::DeadlineExceeded, ErrorDetails::new()),
-        Refusal::TokenizerPanicked => (Code::Internal, reason("TOKENIZER_FAILED", &[])),
+        Refusal::TokenizerPanicked => (Code::Internal, plain_reason("TOKENIZER_FAILED")),
+        Refusal::Quota { field, refused } => quota(field, refused),
     }
+}
+
+/// A tenant's own limit, which its name is told with.
+fn quota(field: &str, refused: &ternion_policy::Refusal) -> (Code, ErrorDetails) {
+    let numbers: &[(&str, u64)] = match *refused.cause() {
+        Cause::RequestsPerMinute { limit, .. } | Cause::ConcurrentRequests { limit, .. } => {
+            &[("limit", limit)]
+        }
+        Cause::TokensPerMinute { limit, asked, .. } | Cause::NeverFits { limit, asked } => {
+            &[("limit", limit), ("asked", asked)]
+        }
+        Cause::PromptTooLong { got, limit } | Cause::OutputTooLong { got, limit } => {
+            &[("got", got), ("limit", limit)]
+        }
+        Cause::Revoked => &[],
+    };
+    let why = refused.cause().name().to_uppercase();
+    let mut details = reason(&why, numbers);
+    let told = refused.to_string();
+    let code = match refused.cause() {
+        Cause::RequestsPerMinute { .. }
+        | Cause::TokensPerMinute { .. }
+        | Cause::ConcurrentRequests { .. } => {
+            details.add_quota_failure_violation(refused.tenant().as_str(), told);
+            details.set_retry_info(refused.retry_after());
+            Code::ResourceExhausted
+        }
+        Cause::PromptTooLong { .. } => {
+            details.add_bad_request_violation(field, told);
+            Code::OutOfRange
+        }
+        Cause::OutputTooLong { .. } => {
+            details.add_bad_request_violation("stopping.max_tokens", told);
+            Code::OutOfRange
+        }
+        Cause::NeverFits { .. } => {
+            details.add_precondition_failure_violation("QUOTA", "tokens_per_minute", told);
+            Code::FailedPrecondition
+        }
+        Cause::Revoked => Code::Unauthenticated,
+    };
+    (code, details)
 }
 
 fn submit(refusal: &Refusal, refused: &SubmitRefused) -> (Code, ErrorDetails) {
     let error = match refused {
         SubmitRefused::Engine(error) => error,
-        SubmitRefused::Busy => return (Code::ResourceExhausted, retry(reason("QUEUE_FULL", &[]))),
-        SubmitRefused::Stopped => return (Code::Unavailable, retry(reason("STOPPED", &[]))),
+        SubmitRefused::Busy => return (Code::ResourceExhausted, retry(plain_reason("QUEUE_FULL"))),
+        SubmitRefused::Stopped => return (Code::Unavailable, retry(plain_reason("STOPPED"))),
     };
     match error {
         SubmitError::PromptEmpty => bad_field("input", refusal),
@@ -108,7 +152,7 @@ fn precondition(subject: &str, refusal: &Refusal) -> ErrorDetails {
     ErrorDetails::with_precondition_failure_violation("MODEL", subject, refusal.to_string())
 }
 
-fn reason(reason: &str, numbers: &[(&str, usize)]) -> ErrorDetails {
+fn reason<N: ToString>(reason: &str, numbers: &[(&str, N)]) -> ErrorDetails {
     let metadata: HashMap<String, String> = numbers
         .iter()
         .map(|(name, number)| ((*name).to_owned(), number.to_string()))
@@ -116,9 +160,59 @@ fn reason(reason: &str, numbers: &[(&str, usize)]) -> ErrorDetails {
     ErrorDetails::with_error_info(reason, DOMAIN, metadata)
 }
 
+fn plain_reason(why: &str) -> ErrorDetails {
+    ErrorDetails::with_error_info(why, DOMAIN, HashMap::new())
+}
+
 fn retry(mut details: ErrorDetails) -> ErrorDetails {
     details.set_retry_info(Some(RETRY_DELAY));
     details
+}
+
+/// The call brings no credential, and needs one.
+pub(crate) fn no_credential() -> Status {
+    Status::with_error_details(
+        Code::Unauthenticated,
+        "this call needs an API key (authorization: Bearer) or a client certificate",
+        plain_reason("CREDENTIAL_MISSING"),
+    )
+}
+
+/// The call's credential is nobody's. Which part of it is wrong stays untold.
+pub(crate) fn bad_credential() -> Status {
+    Status::with_error_details(
+        Code::Unauthenticated,
+        "the credential of this call is not accepted",
+        plain_reason("CREDENTIAL_INVALID"),
+    )
+}
+
+/// The caller is known, and may not do this.
+pub(crate) fn role_missing(role: Role) -> Status {
+    let metadata = HashMap::from([("role".to_owned(), role.to_string())]);
+    Status::with_error_details(
+        Code::PermissionDenied,
+        format!("this call needs the role {role}"),
+        ErrorDetails::with_error_info("ROLE_MISSING", DOMAIN, metadata),
+    )
+}
+
+/// Nobody may call what has no row in the table of authorisation.
+pub(crate) fn no_such_rpc() -> Status {
+    Status::with_error_details(
+        Code::PermissionDenied,
+        "nobody may call this",
+        plain_reason("RPC_UNKNOWN"),
+    )
+}
+
+/// A call came to a service past the door. It can't, and is not served.
+pub(crate) fn no_caller() -> Status {
+    Status::with_error_details(
+        Code::Unauthenticated,
+        "this call was made by nobody",
+        plain_reason("CREDENTIAL_MISSING"),
+    )
 }
 
 /// The deadline passed while tokens ran.
@@ -128,7 +222,7 @@ pub(crate) fn deadline_exceeded() -> Status {
 
 /// The server ended before the request did.
 pub(crate) fn drained() -> Status {
-    let details = retry(reason("DRAINING", &[]));
+    let details = retry(plain_reason("DRAINING"));
     Status::with_error_details(
         Code::Unavailable,
         "server shut down before the request was through",

@@ -20,6 +20,12 @@ pub(crate) enum Failure {
     Ended(FinishReason),
     #[error("can't read {}: {source}", path.display())]
     Prompt { path: PathBuf, source: io::Error },
+    #[error("{flag}: can't read {}: {source}", path.display())]
+    Credential {
+        flag: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("can't read standard input: {0}")]
     Input(io::Error),
     #[error("can't write to standard output: {0}")]
@@ -68,13 +74,13 @@ impl Failure {
             Failure::Ended(FinishReason::DeadlineExceeded) => 5,
             Failure::Ended(FinishReason::Drained) => 4,
             Failure::Connect { error, .. } | Failure::Server(error) => match error {
-                Error::Endpoint { .. } => 2,
+                Error::Endpoint { .. } | Error::Credentials { .. } => 2,
                 Error::InvalidArgument { .. } | Error::NotFound { .. } | Error::Denied { .. } => 3,
                 Error::ResourceExhausted { .. } | Error::Unavailable { .. } => 4,
                 Error::DeadlineExceeded { .. } => 5,
                 _ => 1,
             },
-            Failure::Prompt { .. } | Failure::Input(_) => 2,
+            Failure::Prompt { .. } | Failure::Credential { .. } | Failure::Input(_) => 2,
             Failure::Ended(_) | Failure::Output(_) => 1,
         })
     }

@@ -3,6 +3,7 @@
 
 mod answer;
 mod chat;
+mod credentials;
 mod failure;
 mod generate;
 mod json;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ternion_client::Client;
 
+use credentials::Credentials;
 use failure::Failure;
 
 /// Generate text with a ternion server.
@@ -31,6 +33,9 @@ struct Command {
         default_value = "http://127.0.0.1:50051"
     )]
     endpoint: String,
+
+    #[command(flatten)]
+    credentials: Credentials,
 
     /// Print results, and errors too, as JSON on standard output.
     #[arg(long, global = true)]
@@ -64,6 +69,8 @@ Exit codes:
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    // Before anything asks for cryptography. Fails only if one is there.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let command = Command::parse();
     let json = command.json;
     let Err(failure) = run(command).await else {
@@ -76,27 +83,30 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), Failure> {
     let Command {
         endpoint,
+        credentials,
         json,
         action,
     } = command;
+    let connect = || connect(endpoint, credentials);
     // Input is read before the connection is made: a missing prompt file is
     // not worth a wait.
     match action {
         Action::Generate(generate) => {
             let request = generate.request()?;
-            generate::run(&connect(endpoint).await?, request, json).await
+            generate::run(&connect().await?, request, json).await
         }
-        Action::Chat(chat) => chat::run(&connect(endpoint).await?, *chat, json).await,
-        Action::Models => models::run(&connect(endpoint).await?, json).await,
+        Action::Chat(chat) => chat::run(&connect().await?, *chat, json).await,
+        Action::Models => models::run(&connect().await?, json).await,
         Action::Tokenize(tokenize) => {
             let input = tokenize.input()?;
-            tokenize::run(&connect(endpoint).await?, input, json).await
+            tokenize::run(&connect().await?, input, json).await
         }
     }
 }
 
-async fn connect(endpoint: String) -> Result<Client, Failure> {
-    let connecting = Client::connect(endpoint.clone());
+async fn connect(endpoint: String, credentials: Credentials) -> Result<Client, Failure> {
+    let builder = credentials.give_to(Client::builder(endpoint.clone()))?;
+    let connecting = builder.connect();
     tokio::select! {
         connected = connecting => connected.map_err(|error| Failure::Connect { endpoint, error }),
         _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
