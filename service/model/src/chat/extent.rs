@@ -41,6 +41,14 @@ pub(super) fn check_stored(state: &State<'_, '_>, value: &Value) -> Result<(), E
     state.consume_fuel((extent.nodes / NODES_PER_FUEL) as u64)
 }
 
+/// Refuses to multiply a list: however long it becomes, that is one step.
+pub(super) fn factor(value: Value) -> Result<Value, Error> {
+    match value.as_object() {
+        None => Ok(value),
+        Some(_) => Err(refused("the product of a list".to_owned())),
+    }
+}
+
 fn is_small(value: &Value) -> bool {
     match value.as_str() {
         Some(text) => text.len() <= MAX_BYTES,
@@ -68,7 +76,9 @@ impl Extent {
             return Err(refused(format!("a value nested deeper than {MAX_DEPTH}")));
         }
         if self.only_data && is_alive(value) {
-            return Err(refused("a namespace or a macro inside a namespace".to_owned()));
+            return Err(refused(
+                "a namespace, a macro or a loop inside a namespace".to_owned(),
+            ));
         }
         match value.kind() {
             ValueKind::Map => {
@@ -78,7 +88,7 @@ impl Extent {
                     self.add(&value.get_item(&key)?, depth + 1)?;
                 }
             }
-            ValueKind::Seq | ValueKind::Iterable | ValueKind::Tuple => {
+            ValueKind::Seq | ValueKind::Iterable => {
                 for item in value.try_iter()?.checked() {
                     self.add(&item?, depth + 1)?;
                 }
@@ -92,10 +102,17 @@ impl Extent {
 /// Whether something can be changed or holds what can be: all but text, numbers, lists and maps.
 fn is_alive(value: &Value) -> bool {
     value.as_object().is_some_and(|object| {
-        value.kind() == ValueKind::Plain || object.type_name().contains("Namespace")
+        let name = object.type_name();
+        value.kind() == ValueKind::Plain
+            || ["Namespace", "Macro", "Loop"]
+                .iter()
+                .any(|it| name.contains(it))
     })
 }
 
 fn refused(what: String) -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("the template makes {what}"))
+    Error::new(
+        ErrorKind::InvalidOperation,
+        format!("the template makes {what}"),
+    )
 }

@@ -4,10 +4,8 @@
 //! written out: twenty-five rounds of `x = [x, x]` cost a few hundred steps and print gigabytes, and a list times a
 //! million million is one step. Whatever grows like that has to name what it has grown to; so every variable that the
 //! template binds goes through [`WATCH`] where it is read, as does what goes into a filter. What a namespace is given
-//! goes through [`STORE`]: a namespace within itself would never be freed.
-//!
-//! `~` writes out its operands within one expression, before anything is named. A product inside one is refused unless
-//! it repeats a text that stands there, which fuel does see.
+//! goes through [`STORE`]: a namespace within itself would never be freed. Factors go through [`FACTOR`], which takes
+//! no lists.
 //!
 //! This reads the engine's syntax tree, which its makers may change in any release; the lock file holds the release,
 //! and the tests of this crate would tell.
@@ -25,11 +23,12 @@ use minijinja::{
 
 pub(super) const WATCH: &str = "__watch";
 pub(super) const STORE: &str = "__store";
+pub(super) const FACTOR: &str = "__factor";
 
 /// What is wrong with a template.
 pub(super) enum Refused {
     Syntax(Error),
-    Product,
+    ListProduct,
 }
 
 pub(super) fn watched(source: &str, syntax: SyntaxConfig) -> Result<String, Refused> {
@@ -40,11 +39,11 @@ pub(super) fn watched(source: &str, syntax: SyntaxConfig) -> Result<String, Refu
         source,
         bound: names.0,
         insertions: Vec::new(),
-        product_in_concatenation: false,
+        list_product: false,
     };
     visit.statement(&template);
-    if visit.product_in_concatenation {
-        return Err(Refused::Product);
+    if visit.list_product {
+        return Err(Refused::ListProduct);
     }
     // Stable, so what belongs to an inner expression stays within what belongs to an outer one.
     visit.insertions.sort_by_key(|(at, _)| *at);
@@ -127,7 +126,7 @@ struct Visit<'a> {
     source: &'a str,
     bound: HashSet<&'a str>,
     insertions: Vec<(usize, String)>,
-    product_in_concatenation: bool,
+    list_product: bool,
 }
 
 impl<'a> Visit<'a> {
@@ -163,12 +162,18 @@ impl<'a> Visit<'a> {
             }
             Stmt::Set(it) => {
                 if !matches!(it.target, Expr::Var(_)) {
-                    self.stored(it.span().start_offset as usize, it.span().end_offset as usize);
+                    self.stored(
+                        it.span().start_offset as usize,
+                        it.span().end_offset as usize,
+                    );
                 }
                 self.expression(&it.expr);
             }
             Stmt::SetBlock(it) => {
                 self.all(it.filter.as_ref());
+                if let (Some(filter), Expr::GetAttr(_) | Expr::List(_)) = (&it.filter, &it.target) {
+                    self.insert(filter.span().end_offset as usize, format!("|{STORE}"));
+                }
                 self.statements(&it.body);
             }
             Stmt::AutoEscape(it) => {
@@ -244,11 +249,12 @@ impl<'a> Visit<'a> {
             }
             Expr::UnaryOp(it) => self.expression(&it.expr),
             Expr::BinOp(it) => {
-                if matches!(it.op, BinOpKind::Concat) {
-                    self.product_in_concatenation |= multiplies(&it.left) || multiplies(&it.right);
-                }
                 self.expression(&it.left);
                 self.expression(&it.right);
+                if matches!(it.op, BinOpKind::Mul) {
+                    self.factor(&it.left);
+                    self.factor(&it.right);
+                }
             }
             Expr::Compare(it) => {
                 self.expression(&it.expr);
@@ -288,35 +294,46 @@ impl<'a> Visit<'a> {
             }
         }
     }
-}
 
-/// Whether something other than a text may be repeated in what this comes to.
-fn multiplies(expression: &Expr<'_>) -> bool {
-    let text = |e: &Expr<'_>| matches!(e, Expr::Const(it) if it.value.as_str().is_some());
-    match expression {
-        Expr::BinOp(it) if matches!(it.op, BinOpKind::Mul) => !text(&it.left) && !text(&it.right),
-        Expr::BinOp(it) => multiplies(&it.left) || multiplies(&it.right),
-        Expr::UnaryOp(it) => multiplies(&it.expr),
-        Expr::IfExpr(it) => {
-            multiplies(&it.true_expr) || it.false_expr.as_ref().is_some_and(multiplies)
+    /// Its parts have been visited.
+    fn factor(&mut self, expression: &Expr<'a>) {
+        let end = expression.span().end_offset as usize;
+        match expression {
+            Expr::Const(_) | Expr::Compare(_) | Expr::Test(_) => {}
+            Expr::List(_) | Expr::Tuple(_) | Expr::Map(_) => self.list_product = true,
+            Expr::Filter(_) => self.insert(end, format!("|{FACTOR}")),
+            Expr::UnaryOp(it) => self.factor(&it.expr),
+            Expr::BinOp(it) => {
+                self.factor(&it.left);
+                self.factor(&it.right);
+            }
+            Expr::IfExpr(it) => {
+                self.factor(&it.true_expr);
+                if let Some(otherwise) = &it.false_expr {
+                    self.factor(otherwise);
+                }
+            }
+            Expr::Var(_) | Expr::Slice(_) | Expr::GetAttr(_) | Expr::GetItem(_) | Expr::Call(_) => {
+                match start(expression) {
+                    Some(start) => {
+                        self.insert(start, "(");
+                        self.insert(end, format!("|{FACTOR})"));
+                    }
+                    None => self.list_product = true,
+                }
+            }
         }
-        Expr::List(it) => it.items.iter().any(multiplies),
-        Expr::Tuple(it) => it.items.iter().any(multiplies),
-        Expr::Map(it) => it.keys.iter().chain(&it.values).any(multiplies),
-        Expr::Slice(it) => multiplies(&it.expr),
-        Expr::GetItem(it) => multiplies(&it.expr),
-        Expr::GetAttr(it) => multiplies(&it.expr),
-        // Each argument of a call may end up in its result.
-        Expr::Call(it) => it.args.iter().any(argument_multiplies),
-        Expr::Filter(it) => it.args.iter().any(argument_multiplies),
-        Expr::Const(_) | Expr::Var(_) | Expr::Compare(_) | Expr::Test(_) => false,
     }
 }
 
-fn argument_multiplies(argument: &CallArg<'_>) -> bool {
-    let (CallArg::Pos(value)
-    | CallArg::Kwarg(_, value)
-    | CallArg::PosSplat(value)
-    | CallArg::KwargSplat(value)) = argument;
-    multiplies(value)
+/// Where an expression begins, unless that may be at a parenthesis, which the tree does not have.
+fn start(expression: &Expr<'_>) -> Option<usize> {
+    match expression {
+        Expr::Var(it) => Some(it.span().start_offset as usize),
+        Expr::Slice(it) => start(&it.expr),
+        Expr::GetAttr(it) => start(&it.expr),
+        Expr::GetItem(it) => start(&it.expr),
+        Expr::Call(it) => start(&it.expr),
+        _ => None,
+    }
 }
