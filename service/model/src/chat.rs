@@ -87,7 +87,8 @@ impl fmt::Display for Raised {
 impl std::error::Error for Raised {}
 
 impl ChatTemplate {
-    pub(crate) fn new(
+    /// A template by its text, and how the tokens it may name are written.
+    pub fn new(
         source: String,
         bos_token: String,
         eos_token: String,
@@ -168,18 +169,29 @@ impl ChatTemplate {
 }
 
 fn environment(source: &str) -> Result<Environment<'static>, TemplateError> {
-    let mut environment = Environment::new();
-    // What transformers sets, so that templates lose the same white space here.
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build()
-        .expect("the delimiters are the default ones");
-    let watched = watched::watched(source, syntax.clone()).map_err(|refused| match refused {
+    let watched = watched::watched(source, syntax()).map_err(|refused| match refused {
         watched::Refused::Syntax(error) => TemplateError::Syntax(error.to_string()),
         watched::Refused::ListProduct => TemplateError::ListProduct,
     })?;
-    environment.set_syntax(syntax);
+    let mut environment = engine();
+    environment
+        .add_template_owned("chat", watched)
+        .map_err(|error| TemplateError::Syntax(error.to_string()))?;
+    Ok(environment)
+}
+
+/// What transformers sets, so that templates lose the same white space here.
+fn syntax() -> SyntaxConfig {
+    SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()
+        .expect("the delimiters are the default ones")
+}
+
+fn engine() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_syntax(syntax());
     environment.set_fuel(Some(MAX_FUEL));
     environment.set_unknown_method_callback(method);
     environment.set_formatter(|out, state, value| {
@@ -199,9 +211,6 @@ fn environment(source: &str) -> Result<Environment<'static>, TemplateError> {
     });
     environment.add_filter("tojson", tojson);
     environment
-        .add_template_owned("chat", watched)
-        .map_err(|error| TemplateError::Syntax(error.to_string()))?;
-    Ok(environment)
 }
 
 impl fmt::Debug for ChatTemplate {

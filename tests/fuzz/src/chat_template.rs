@@ -2,18 +2,12 @@
 
 use std::borrow::Cow;
 
-use ternion_model::{ChatMessage, Model};
-
-use crate::tiny_model;
+use ternion_model::{ChatMessage, ChatTemplate};
 
 pub fn run(data: &[u8]) -> bool {
-    let desk = tiny_model::directory("chat_template");
-    let mut parts = data.split(|&byte| byte == 0);
-    desk.put("chat_template.jinja", parts.next().unwrap_or_default());
-    let Ok(model) = Model::open(desk.path()) else {
-        return false;
-    };
-    let texts: Vec<Cow<'_, str>> = parts.map(String::from_utf8_lossy).collect();
+    let mut parts = data.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+    let source = parts.next().unwrap_or_default().into_owned();
+    let texts: Vec<Cow<'_, str>> = parts.collect();
     let messages: Vec<ChatMessage> = texts
         .chunks_exact(2)
         .map(|pair| ChatMessage {
@@ -21,9 +15,6 @@ pub fn run(data: &[u8]) -> bool {
             content: pair[1].to_string(),
         })
         .collect();
-    let template = model
-        .chat
-        .as_ref()
-        .expect("a directory with a template has one");
-    template.render(&messages, true).is_ok()
+    let template = ChatTemplate::new(source, "<s>".to_owned(), "</s>".to_owned());
+    template.is_ok_and(|template| template.render(&messages, true).is_ok())
 }
