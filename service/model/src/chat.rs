@@ -67,7 +67,7 @@ const MAX_SOURCE: usize = 64 << 10;
 
 /// The engine reads `a + b + c` by recursion, so a source that is nothing else takes this much to
 /// read. It is only reserved; what others need of it stays below a page or two.
-const READING_STACK: usize = 512 << 20;
+const READING_STACK: usize = 128 << 20;
 
 /// The template of bitnet-b1.58-2B-4T. Its GGUF carries a placeholder that was never trained.
 pub(crate) const BITNET_2B_4T: &str = "\
