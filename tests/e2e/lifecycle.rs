@@ -55,7 +55,8 @@ enum Drain {
 }
 
 async fn drains(drain: Drain) {
-    let server = Server::start(&[]);
+    // More than it takes on a machine that has much else to do.
+    let server = Server::start(&["--drain-timeout", "5m"]);
     let client = server.client().await;
     let mut health = watch_health(&server).await;
     assert_eq!(next_health(&mut health).await, ServingStatus::Serving);
