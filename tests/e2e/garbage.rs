@@ -152,6 +152,52 @@ async fn every_bad_field_is_named() {
     assert_serving(&server).await;
 }
 
+/// A template that refuses the messages, and one that fails whatever they are.
+#[tokio::test]
+async fn a_template_that_fails_is_the_models_fault_unless_it_says_otherwise() {
+    let dir = tempfile::tempdir().expect("a directory for models");
+    let hf = copy_of("hf-bitnet/model", dir.path());
+    let template = "{% if messages[0].content == 'nest' %}{% set ns = namespace(x=[1]) %}\
+        {% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}\
+        {% elif messages[0].role != 'user' %}{{ raise_exception('only users may begin') }}\
+        {% elif messages[0].content == 'run' %}{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}\
+        {% elif messages[0].content == 'filter' %}{{ messages | no_such_filter }}\
+        {% else %}{{ messages[0].content }}{% endif %}";
+    std::fs::write(hf.join("chat_template.jinja"), template).expect("it can be written");
+    let server = Server::start(&["--model", hf.to_str().expect("it is UTF-8")]);
+    let client = server.client().await;
+
+    let system = ternion_client::system("be brief");
+    let refused = failure(&client, Generate::chat([system])).await;
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    let [violation] = refused.violations() else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(violation.field, "chat.messages");
+    assert!(
+        refused.to_string().contains("only users may begin"),
+        "{refused}"
+    );
+
+    for content in ["nest", "run", "filter"] {
+        let broken = failure(&client, Generate::chat([user(content)])).await;
+        assert_eq!(
+            broken.code(),
+            Code::FailedPrecondition,
+            "{content}: {broken:?}"
+        );
+        assert!(
+            broken.to_string().contains("is broken"),
+            "{content}: {broken}"
+        );
+    }
+    let fine = Generate::chat([user("fine")]).stopping(Stopping {
+        max_tokens: Some(1),
+        ..Stopping::default()
+    });
+    assert_eq!(answer(&client, fine).await.token_ids.len(), 1);
+}
+
 #[tokio::test]
 async fn everything_wrong_is_said_at_once() {
     let server = Server::start(&[]);

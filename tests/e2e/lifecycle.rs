@@ -42,13 +42,21 @@ async fn so_does_a_drain_by_an_operator() {
     drains(Drain::Call).await;
 }
 
+/// As a pod ends: a hook that calls, then the signal that always comes.
+#[tokio::test]
+async fn a_signal_after_a_drain_cuts_nobody_off() {
+    drains(Drain::CallThenSignal).await;
+}
+
 enum Drain {
     Signal,
     Call,
+    CallThenSignal,
 }
 
 async fn drains(drain: Drain) {
-    let server = Server::start(&[]);
+    // More than it takes on a machine that has much else to do.
+    let server = Server::start(&["--drain-timeout", "5m"]);
     let client = server.client().await;
     let mut health = watch_health(&server).await;
     assert_eq!(next_health(&mut health).await, ServingStatus::Serving);
@@ -57,6 +65,10 @@ async fn drains(drain: Drain) {
 
     match drain {
         Drain::Signal => server.terminate(),
+        Drain::CallThenSignal => {
+            client.drain().await.expect("it is up");
+            server.terminate();
+        }
         Drain::Call => {
             let drained = client.drain().await.expect("it is up");
             assert_eq!(drained.in_flight as usize, NUM_RUNNING);
@@ -154,6 +166,25 @@ async fn a_drain_that_takes_too_long_ends_what_runs() {
     }
     drop((session, client));
     assert_eq!(server.wait().await.code(), Some(0));
+}
+
+/// As when somebody presses ctrl-C twice.
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once_and_says_so() {
+    // Longer than any test waits, so it can only be the signal that ends it.
+    let server = Server::start(&["--drain-timeout", "10m"]);
+    let client = server.client().await;
+    let mut health = watch_health(&server).await;
+    assert_eq!(next_health(&mut health).await, ServingStatus::Serving);
+    let mut session = client.session().await.expect("a session opens");
+    // As much as they may wait in the outbox, and nobody reads them.
+    start_many(&mut session).await;
+    server.terminate();
+    // The first has been taken: two at once would be one.
+    assert_eq!(next_health(&mut health).await, ServingStatus::NotServing);
+    server.terminate();
+    assert_eq!(server.wait().await.code(), Some(1));
+    drop((session, client));
 }
 
 #[tokio::test]

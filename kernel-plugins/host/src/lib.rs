@@ -21,9 +21,13 @@ mod open;
 mod packed_matrix;
 mod prepared;
 mod survey;
+#[cfg(unix)]
+mod trust;
 
 pub use kernel::{Kernel, KernelError};
 pub use open::OpenError;
 pub use packed_matrix::{PackError, PackedMatrix};
 pub use prepared::Prepared;
 pub use survey::{Found, Identity, NoKernel, SearchPath, State, Survey, Unreadable, survey};
+#[cfg(unix)]
+pub use trust::Exposed;

@@ -1,7 +1,7 @@
 //! From a file to a table that can be relied on, or a reason why not.
 
 use std::ffi::{CStr, c_char};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,8 @@ use libloading::Library;
 use ternion_kernel_abi as abi;
 
 use crate::elf;
+#[cfg(unix)]
+use crate::trust::{self, Exposed, Untrusted};
 
 /// Largest alignment and row tile a plugin may ask for.
 const MAX_GRANULARITY: u32 = 4096;
@@ -22,10 +24,9 @@ pub enum OpenError {
     Unreadable(#[from] io::Error),
     #[error("is not a file")]
     NotAFile,
-    #[error("can be written by anyone (mode {mode:04o})")]
-    WritableFile { mode: u32 },
-    #[error("lies in {}, which can be written by anyone (mode {mode:04o})", dir.display())]
-    WritableDirectory { dir: PathBuf, mode: u32 },
+    #[cfg(unix)]
+    #[error("{0}")]
+    Exposed(Exposed),
     #[error("is cut short: {len} bytes of {needed}")]
     Truncated { len: u64, needed: u64 },
     #[error("is not a library that can be loaded: {}", loader_text(.0))]
@@ -95,11 +96,8 @@ pub(crate) struct Functions {
 /// Loads a library and checks its table. The table's functions are in the
 /// library and must not outlive it.
 pub(crate) fn load(path: &Path) -> Result<(CheckedTable, Library), OpenError> {
-    // Links are followed once, so that what is checked is what is loaded; the
-    // directory that holds a link decides where it leads, so it counts as well.
-    refuse_if_others_can_write(path)?;
-    let path = fs::canonicalize(path)?;
-    refuse_if_others_can_write(&path)?;
+    // Links are followed once, so that what is checked is what is loaded.
+    let path = trusted(path)?;
     let mut file = File::open(&path)?;
     if let Some(needed) = elf::missing_length(&mut file)? {
         let len = file.metadata()?.len();
@@ -206,35 +204,19 @@ unsafe fn text(text: *const c_char, what: &'static str) -> Result<String, OpenEr
 }
 
 #[cfg(unix)]
-fn refuse_if_others_can_write(path: &Path) -> Result<(), OpenError> {
-    use std::os::unix::fs::PermissionsExt;
-
-    const OTHERS_WRITE: u32 = 0o002;
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(OpenError::NotAFile);
-    }
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & OTHERS_WRITE != 0 {
-        return Err(OpenError::WritableFile { mode });
-    }
-    // Who may write to the directory may put another file in this one's place.
-    let dir = match path.parent() {
-        Some(dir) if dir != Path::new("") => dir,
-        _ => Path::new("."),
-    };
-    let mode = fs::metadata(dir)?.permissions().mode() & 0o7777;
-    if mode & OTHERS_WRITE != 0 {
-        let dir = dir.to_owned();
-        return Err(OpenError::WritableDirectory { dir, mode });
-    }
-    Ok(())
+fn trusted(path: &Path) -> Result<PathBuf, OpenError> {
+    trust::trusted(path).map_err(|untrusted| match untrusted {
+        Untrusted::Exposed(exposed) => OpenError::Exposed(exposed),
+        Untrusted::NotAFile => OpenError::NotAFile,
+        Untrusted::Unreadable(error) => OpenError::Unreadable(error),
+    })
 }
 
 #[cfg(not(unix))]
-fn refuse_if_others_can_write(path: &Path) -> Result<(), OpenError> {
-    match fs::metadata(path)?.is_file() {
-        true => Ok(()),
+fn trusted(path: &Path) -> Result<PathBuf, OpenError> {
+    let path = std::fs::canonicalize(path)?;
+    match path.is_file() {
+        true => Ok(path),
         false => Err(OpenError::NotAFile),
     }
 }

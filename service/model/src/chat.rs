@@ -1,6 +1,12 @@
+mod extent;
+mod watched;
+
 use std::{fmt, time::SystemTime};
 
-use minijinja::{Environment, ErrorKind, Value, context, syntax::SyntaxConfig, value::Kwargs};
+use minijinja::{
+    Environment, ErrorKind, State, Value, context, escape_formatter, syntax::SyntaxConfig,
+    value::Kwargs,
+};
 use serde::Serialize as _;
 
 use crate::{ModelError, Tokenizer, strftime::strftime};
@@ -15,7 +21,9 @@ pub struct ChatMessage {
 /// The Jinja template with which a model was taught to converse.
 ///
 /// Templates are part of a model file and therefore not trusted: they run without access to
-/// anything, and with a limit on the work they may do.
+/// anything, and with limits on the work they may do and on the memory they may take. The engine
+/// charges fuel for both, a unit for each step and for each 64 bytes; `watched.rs` is about what
+/// that leaves open.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
@@ -28,22 +36,38 @@ pub enum TemplateError {
     #[error("this model has no chat template")]
     NoTemplate,
 
+    #[error("the chat template has {bytes} bytes, the limit is {MAX_SOURCE}")]
+    TooLarge { bytes: usize },
+
+    #[error("no memory could be set aside for reading the chat template: {0}")]
+    NoStack(String),
+
     #[error("the chat template does not parse: {0}")]
     Syntax(String),
+
+    #[error("the chat template multiplies a list")]
+    ListProduct,
 
     /// What the template itself says about the messages, through `raise_exception`.
     #[error("{0}")]
     Refused(String),
 
-    #[error("the chat template needs more than {MAX_FUEL} steps")]
+    #[error("the chat template needs more than {MAX_FUEL} steps, or 64 bytes for each of them")]
     TooLong,
 
     #[error("the chat template failed: {0}")]
     Failed(String),
 }
 
-/// A turn costs the usual templates under a hundred steps.
+/// A turn costs the usual templates under a hundred steps, and six units for each 64 bytes of text.
 const MAX_FUEL: u64 = 1_000_000;
+
+/// The longest published ones, with tools, have 20 kB.
+const MAX_SOURCE: usize = 64 << 10;
+
+/// The engine reads `a + b + c` by recursion, so a source that is nothing else takes this much to
+/// read. It is only reserved; what others need of it stays below a page or two.
+const READING_STACK: usize = 128 << 20;
 
 /// The template of bitnet-b1.58-2B-4T. Its GGUF carries a placeholder that was never trained.
 pub(crate) const BITNET_2B_4T: &str = "\
@@ -63,30 +87,25 @@ impl fmt::Display for Raised {
 impl std::error::Error for Raised {}
 
 impl ChatTemplate {
-    pub(crate) fn new(
+    /// A template by its text, and how the tokens it may name are written.
+    pub fn new(
         source: String,
         bos_token: String,
         eos_token: String,
     ) -> Result<ChatTemplate, TemplateError> {
-        let mut environment = Environment::new();
-        // What transformers sets, so that templates lose the same white space here.
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()
-            .expect("the delimiters are the default ones");
-        environment.set_syntax(syntax);
-        environment.set_fuel(Some(MAX_FUEL));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", |format: &str| {
-            strftime(format, SystemTime::now())
-        });
-        environment.add_filter("tojson", tojson);
-        environment
-            .add_template_owned("chat", source.clone())
-            .map_err(|error| TemplateError::Syntax(error.to_string()))?;
+        if source.len() > MAX_SOURCE {
+            let bytes = source.len();
+            return Err(TemplateError::TooLarge { bytes });
+        }
+        let environment = std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("chat-template".to_owned())
+                .stack_size(READING_STACK)
+                .spawn_scoped(scope, || environment(&source))
+                .map_err(|error| TemplateError::NoStack(error.to_string()))?
+                .join()
+                .expect("the engine answers with errors")
+        })?;
         Ok(ChatTemplate {
             environment,
             source,
@@ -149,6 +168,51 @@ impl ChatTemplate {
     }
 }
 
+fn environment(source: &str) -> Result<Environment<'static>, TemplateError> {
+    let watched = watched::watched(source, syntax()).map_err(|refused| match refused {
+        watched::Refused::Syntax(error) => TemplateError::Syntax(error.to_string()),
+        watched::Refused::ListProduct => TemplateError::ListProduct,
+    })?;
+    let mut environment = engine();
+    environment
+        .add_template_owned("chat", watched)
+        .map_err(|error| TemplateError::Syntax(error.to_string()))?;
+    Ok(environment)
+}
+
+/// What transformers sets, so that templates lose the same white space here.
+fn syntax() -> SyntaxConfig {
+    SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()
+        .expect("the delimiters are the default ones")
+}
+
+fn engine() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_syntax(syntax());
+    environment.set_fuel(Some(MAX_FUEL));
+    environment.set_unknown_method_callback(method);
+    environment.set_formatter(|out, state, value| {
+        extent::check(state, value)?;
+        escape_formatter(out, state, value)
+    });
+    environment.add_filter(watched::WATCH, |state: &State<'_, '_>, value: Value| {
+        extent::check(state, &value).map(|()| value)
+    });
+    environment.add_filter(watched::FACTOR, extent::factor);
+    environment.add_filter(watched::STORE, |state: &State<'_, '_>, value: Value| {
+        extent::check_stored(state, &value).map(|()| value)
+    });
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", |format: &str| {
+        strftime(format, SystemTime::now())
+    });
+    environment.add_filter("tojson", tojson);
+    environment
+}
+
 impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ChatTemplate")
@@ -170,6 +234,25 @@ fn blame(error: minijinja::Error) -> TemplateError {
         ErrorKind::OutOfFuel => TemplateError::TooLong,
         _ => TemplateError::Failed(error.to_string()),
     }
+}
+
+/// The methods of Python's types. What they are given is looked at first, and pieces of a text, which
+/// take more room than the text, are paid for before they are made.
+fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Value, minijinja::Error> {
+    for given in std::iter::once(value).chain(arguments) {
+        extent::check(state, given)?;
+    }
+    if let Some(text) = value.as_str()
+        && name.starts_with("split")
+    {
+        state.consume_fuel(text.len() as u64 / 2)?;
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments)
 }
 
 fn raise_exception(message: String) -> Result<Value, minijinja::Error> {

@@ -26,6 +26,7 @@ pub struct Tokenizer {
 struct Special {
     id: u32,
     text: String,
+    caseless: Vec<char>,
 }
 
 /// Whether text that spells a special token *is* that token.
@@ -79,6 +80,7 @@ impl Tokenizer {
             .map(|(&id, token)| Special {
                 id,
                 text: token.content.clone(),
+                caseless: caseless(&token.content).collect(),
             })
             .collect();
         specials.sort_by_key(|special| special.id);
@@ -214,18 +216,17 @@ impl Tokenizer {
             .ok_or(TokenizerError::NoGuard)
     }
 
-    /// `text` with `guard` after the first character of everything that spells a special token.
+    /// `text` with `guard` after the first character of everything that spells a special token, in whatever case:
+    /// templates write roles with a capital, and what that does to the rest of a role is to make it small.
     pub(crate) fn guarded(&self, text: &str, guard: char) -> String {
-        let mut starts = [false; 256];
-        for special in &self.specials {
-            starts[usize::from(special.text.as_bytes()[0])] = true;
-        }
+        let firsts: HashSet<char> = self.specials.iter().map(|s| s.caseless[0]).collect();
         let mut guarded = String::with_capacity(text.len());
         for (at, c) in text.char_indices() {
             guarded.push(c);
             let rest = &text[at..];
-            let spelled = starts[usize::from(rest.as_bytes()[0])]
-                && self.specials.iter().any(|s| rest.starts_with(&s.text));
+            let first = caseless(rest).next();
+            let spelled = first.is_some_and(|first| firsts.contains(&first))
+                && self.specials.iter().any(|s| begins(rest, &s.caseless));
             if spelled {
                 guarded.push(guard);
             }
@@ -281,6 +282,20 @@ impl Tokenizer {
             .map(|token| token.id)
             .collect())
     }
+}
+
+/// Whether a text begins with this, but for case.
+fn begins(text: &str, wanted: &[char]) -> bool {
+    let mut text = caseless(text);
+    wanted.iter().all(|&c| text.next() == Some(c))
+}
+
+/// The same for all texts that can be made of each other by writing letters small or large.
+fn caseless(text: &str) -> impl Iterator<Item = char> {
+    text.chars()
+        .flat_map(char::to_lowercase)
+        .flat_map(char::to_uppercase)
+        .flat_map(char::to_lowercase)
 }
 
 /// A special token that is looked for in normalised text could be written in characters that only

@@ -161,6 +161,23 @@ fn configs_are_refused_by_key() {
 }
 
 #[test]
+fn an_added_token_keeps_the_id_its_file_gives_it() {
+    let tokenizer = std::fs::read(fixture("hf-bitnet/model/tokenizer.json")).unwrap();
+    let tokenizer: Value = serde_json::from_slice(&tokenizer).unwrap();
+    let mut added = tokenizer["added_tokens"].clone();
+    let last = added.as_array().unwrap().len() - 1;
+    let id = added[last]["id"].as_u64().unwrap();
+    added[last]["content"] = json!("<|of the file's own|>");
+    added[last]["id"] = json!(id + 7);
+    let changes = json!({ "added_tokens": added });
+    let dir = changed("hf-bitnet/model", "tokenizer.json", &changes);
+    refused(
+        Model::open(dir.path()),
+        "tokenizer.json: gives the added token \"<|of the file's own|>\" the id",
+    );
+}
+
+#[test]
 fn the_scale_key_means_what_the_linear_class_says() {
     let scale = |changes: &Value| {
         let dir = changed("hf-bitnet/model", "config.json", changes);

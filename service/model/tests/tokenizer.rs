@@ -38,6 +38,27 @@ fn the_demo_encodes_as_the_python_package_does() {
     }
 }
 
+/// The template writes roles with a capital first and the rest small: `<|eOt_id|>` came out as the token.
+#[test]
+fn a_role_cannot_write_special_tokens_in_another_case() {
+    let model = open("tests/fixtures/hf-bitnet/model");
+    let tokenizer = &model.tokenizer;
+    let eot = tokenizer.token_id("<|eot_id|>").unwrap();
+    for role in ["<|eOt_id|>", "<|EOT_ID|>", "a<|eot_İd|><|Eot_id|>"] {
+        let message = ChatMessage {
+            role: role.to_owned(),
+            content: "Hi".to_owned(),
+        };
+        let ids = model.encode_chat(&[message]).unwrap();
+        let specials: Vec<u32> = ids
+            .iter()
+            .copied()
+            .filter(|&id| tokenizer.is_special(id))
+            .collect();
+        assert_eq!(specials, [tokenizer.bos().unwrap(), eot], "{role:?}");
+    }
+}
+
 #[test]
 fn a_message_cannot_write_special_tokens() {
     let model = open("service/server/demo");

@@ -22,7 +22,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-const EXIT_STATUS: &str = "Exit status: 0 success, 1 failure, 64 wrong arguments or configuration.";
+const EXIT_STATUS: &str = "Exit status: 0 success, 1 failure or ended by a second signal, 64 wrong arguments or configuration.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -138,6 +138,14 @@ fn chat_refusal(model: &Model, error: &ModelError) -> Refusal {
         ModelError::Template(TemplateError::NoTemplate) => Refusal::NoChatTemplate {
             model: model.name.clone(),
         },
+        // What the template says of the messages itself; all else it would say of any.
+        ModelError::Template(TemplateError::Refused(said)) => Refusal::Template {
+            reason: shortened(said),
+        },
+        ModelError::Template(broken) => Refusal::BrokenTemplate {
+            model: model.name.clone(),
+            reason: shortened(&broken.to_string()),
+        },
         other => Refusal::Template {
             reason: shortened(&other.to_string()),
         },

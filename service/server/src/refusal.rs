@@ -30,6 +30,8 @@ pub(crate) enum Refusal {
     NoChatTemplate { model: String },
     #[error("chat template refuses the messages: {reason}")]
     Template { reason: String },
+    #[error("chat template of model {model:?} is broken: {reason}; send text or token_ids")]
+    BrokenTemplate { model: String, reason: String },
     #[error("text can't be tokenised: {reason}")]
     Tokenizer { reason: String },
     #[error(transparent)]

@@ -236,11 +236,16 @@ async fn serve(settings: &Settings, launched: &Launched, tls: Option<Tls>) -> an
     };
     announce(settings, launched, address);
 
-    tokio::select! {
-        () = signals.next() => {}
-        () = served.drain.reached(Phase::Draining) => {}
-    }
+    let asked_by_signal = tokio::select! {
+        () = signals.next() => true,
+        () = served.drain.reached(Phase::Draining) => false,
+    };
     let second_signal = async {
+        // An orchestrator may ask by a call first, and sends its signal anyway.
+        if !asked_by_signal {
+            signals.next().await;
+            tracing::info!("signal while draining, another ends it at once");
+        }
         signals.next().await;
         tracing::warn!("second signal, exiting at once");
         std::process::exit(1);

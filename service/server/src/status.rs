@@ -42,7 +42,8 @@ fn answer(refusal: &Refusal) -> (Code, ErrorDetails) {
         }
         Refusal::TooLong { field, got, limit } => out_of_range(refusal, field, *got, *limit),
         Refusal::TooManyBytes { got, limit, .. } => out_of_range(refusal, "text", *got, *limit),
-        Refusal::NoChatTemplate { .. } => (
+        // The model's fault either way, whatever the messages are.
+        Refusal::NoChatTemplate { .. } | Refusal::BrokenTemplate { .. } => (
             Code::FailedPrecondition,
             precondition("CHAT_TEMPLATE", refusal),
         ),

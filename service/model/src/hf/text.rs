@@ -93,6 +93,9 @@ fn tokenizer(
     let (inner, put_first) = parsed
         .map_err(|_| unusable("is damaged beyond what its parser can tell".to_owned()))?
         .map_err(|e: tokenizers::Error| unusable(e.to_string()))?;
+    if let Some(reason) = renumbered(bytes, &inner) {
+        return Err(unusable(reason).into());
+    }
     let spelling = spelling(&inner)
         .ok_or_else(|| unusable("is neither byte-level nor SentencePiece-like BPE".to_owned()))?;
     let bos = match special_text(tokenizer_config, "bos_token") {
@@ -109,6 +112,28 @@ fn tokenizer(
         adds_bos,
     };
     Ok(Tokenizer::new(TOKENIZER, inner, conventions)?)
+}
+
+/// The library numbers added tokens on from the vocabulary, whatever the file says; a file with gaps or with two tokens
+/// of one id would be read as another tokenizer, and only warned about.
+fn renumbered(bytes: &[u8], inner: &tokenizers::Tokenizer) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    let file: File = serde_json::from_slice(bytes).ok()?;
+    let moved = |token: &&Added| inner.token_to_id(&token.content) != Some(token.id);
+    let Added { id, content } = file.added_tokens.iter().find(moved)?;
+    Some(match inner.token_to_id(content) {
+        Some(got) => format!("gives the added token {content:?} the id {id}, where {got} is next"),
+        None => format!("has an added token {content:?} that can't be added"),
+    })
 }
 
 fn spelling(inner: &tokenizers::Tokenizer) -> Option<Spelling> {

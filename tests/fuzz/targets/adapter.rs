@@ -1,0 +1,6 @@
+#![no_main]
+#![forbid(unsafe_code)]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    ternion_fuzz::adapter::run(data);
+});
