@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["inference", "request", "model", "admin"].map(|name| format!("ternion/v1/{name}.proto"));
+    let files =
+        ["inference", "request", "model", "admin"].map(|name| format!("ternion/v1/{name}.proto"));
     println!("cargo:rerun-if-changed=ternion");
     println!("cargo:rerun-if-changed=google");
     let descriptors = protox::compile(files, ["."])?;

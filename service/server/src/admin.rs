@@ -46,7 +46,7 @@ impl AdminService for Admin {
         _: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainResponse>, Status> {
         // Whoever runs the server waits for this phase and does the rest.
-        self.0.drain.advance(Phase::Draining);
+        self.0.drain.advance(Phase::Leaving);
         Ok(Response::new(v1::DrainResponse {
             in_flight: narrow(self.0.drain.num_in_flight()),
         }))

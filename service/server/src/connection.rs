@@ -12,7 +12,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
@@ -25,6 +25,8 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 pub(crate) struct Connection {
     stream: TcpStream,
     _permit: Option<OwnedSemaphorePermit>,
+    /// Dropped with the connection, which is all that it says.
+    _open: Option<oneshot::Sender<()>>,
 }
 
 /// Accepts connections, at most `max_connections` at once; others wait in the
@@ -53,6 +55,7 @@ pub(crate) fn accept(
                     let connection = Connection {
                         stream,
                         _permit: permit,
+                        _open: None,
                     };
                     if accepted.send(Ok(connection)).await.is_err() {
                         return;
@@ -77,6 +80,13 @@ impl Connected for Connection {
 }
 
 impl Connection {
+    /// Is ready once the connection is closed.
+    pub(crate) fn closed(&mut self) -> oneshot::Receiver<()> {
+        let (open, closed) = oneshot::channel();
+        self._open = Some(open);
+        closed
+    }
+
     fn stream(self: Pin<&mut Self>) -> Pin<&mut TcpStream> {
         Pin::new(&mut self.get_mut().stream)
     }

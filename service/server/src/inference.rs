@@ -24,7 +24,7 @@ impl InferenceService for Inference {
         &self,
         call: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<session::Frames>, Status> {
-        Ok(session::session(self.0.clone(), call))
+        session::session(self.0.clone(), call)
     }
 
     async fn generate(

@@ -17,6 +17,7 @@ mod bench;
 mod cli;
 mod config_command;
 mod connection;
+mod connection_life;
 mod deadline;
 mod drain;
 mod engine_loop;

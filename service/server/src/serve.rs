@@ -15,17 +15,14 @@ use ternion_proto::{
         model_service_server::ModelServiceServer,
     },
 };
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::{codec::CompressionEncoding, server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     admin::Admin,
     banner::Banner,
-    connection,
+    connection, connection_life,
     drain::{Drain, Phase},
     engine_loop::{self, EngineThread},
     inference::Inference,
@@ -179,19 +176,21 @@ async fn serve(settings: &Settings, launched: &Launched) -> anyhow::Result<()> {
     let served = &launched.served;
     let (health, router) = router(settings, served)?;
     set_health(&health, ServingStatus::Serving).await;
-    let stop = Arc::new(Notify::new());
-    let server = {
-        let stop = stop.clone();
-        let incoming = connection::accept(listener, settings.limits.max_connections);
-        tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
-            stop.notified().await;
-        }))
-    };
+    let connections = tokio::spawn(connection_life::serve(
+        connection::accept(listener, settings.limits.max_connections),
+        settings.limits.max_connection_age,
+        served.drain.clone(),
+        move |connection, leave| {
+            router
+                .clone()
+                .serve_with_incoming_shutdown(connection, leave)
+        },
+    ));
     announce(launched, address);
 
     tokio::select! {
         () = signals.next() => {}
-        () = served.drain.reached(Phase::Draining) => {}
+        () = served.drain.reached(Phase::Leaving) => {}
     }
     let second_signal = async {
         signals.next().await;
@@ -199,12 +198,10 @@ async fn serve(settings: &Settings, launched: &Launched) -> anyhow::Result<()> {
         std::process::exit(1);
     };
     let shutdown = async {
+        leave(settings.drain_delay, &served.drain, &health).await;
         drain(settings.drain_timeout, &served.drain, &health).await;
-        stop.notify_one();
-        match tokio::time::timeout(CLOSING_GRACE, server).await {
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "server ended with an error"),
-            Ok(Err(error)) => tracing::error!(%error, "server panicked"),
-            Ok(Ok(Ok(()))) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSING_GRACE, connections).await {
+            tracing::error!(%error, "serving connections failed");
         }
     };
     tokio::select! {
@@ -213,6 +210,18 @@ async fn serve(settings: &Settings, launched: &Launched) -> anyhow::Result<()> {
     }
     tracing::info!("drained");
     Ok(())
+}
+
+/// Gives whoever balances over this server and others the time to notice that
+/// it goes, before the first request has to be refused.
+async fn leave(delay: Duration, drain: &Drain, health: &HealthReporter) {
+    if delay.is_zero() {
+        return;
+    }
+    drain.advance(Phase::Leaving);
+    set_health(health, ServingStatus::NotServing).await;
+    tracing::info!(delay_seconds = delay.as_secs_f64(), "leaving");
+    tokio::time::sleep(delay).await;
 }
 
 /// Lets running requests end, then ends them.
@@ -225,11 +234,10 @@ async fn drain(timeout: Duration, drain: &Drain, health: &HealthReporter) {
         timeout_seconds = timeout.as_secs_f64(),
         "draining"
     );
-    if tokio::time::timeout(timeout, drain.idle()).await.is_ok() {
-        return;
+    if tokio::time::timeout(timeout, drain.idle()).await.is_err() {
+        let in_flight = drain.num_in_flight();
+        tracing::warn!(in_flight, "drain timeout passed, ending what still runs");
     }
-    let in_flight = drain.num_in_flight();
-    tracing::warn!(in_flight, "drain timeout passed, ending what still runs");
     drain.advance(Phase::Ending);
     // Those that don't read can't be told.
     let _ = tokio::time::timeout(ENDING_GRACE, drain.idle()).await;

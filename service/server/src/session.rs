@@ -20,7 +20,7 @@ use tracing::Instrument;
 use crate::{
     admission::admit,
     deadline,
-    drain::Phase,
+    drain::{Delivery, Draining, Phase},
     frames::{Ending, Frame},
     live_requests::{Claim, Scope},
     refusal::Refusal,
@@ -31,7 +31,7 @@ use crate::{
     status,
 };
 
-pub(crate) type Frames = ReceiverStream<Result<v1::SessionResponse, Status>>;
+pub(crate) type Frames = Delivery<ReceiverStream<Result<v1::SessionResponse, Status>>>;
 
 const METHOD: &str = "ternion.v1.InferenceService/Session";
 
@@ -51,8 +51,14 @@ struct Session {
 pub(crate) fn session(
     served: Arc<Served>,
     call: Request<Streaming<v1::SessionRequest>>,
-) -> Response<Frames> {
+) -> Result<Response<Frames>, Status> {
+    // Told at once, where a client tries another server, and not after it
+    // has sent requests.
+    if served.drain.phase() >= Phase::Draining {
+        return Err(Refusal::from(Draining).into());
+    }
     let (out, frames) = mpsc::channel(FRAMES_AHEAD);
+    let frames = served.drain.deliver(ReceiverStream::new(frames));
     let session = Session {
         scope: served.live.session(),
         parent: request_span::parent(call.metadata()),
@@ -62,7 +68,7 @@ pub(crate) fn session(
         requests: JoinSet::new(),
     };
     tokio::spawn(session.run(call.into_inner()));
-    Response::new(ReceiverStream::new(frames))
+    Ok(Response::new(frames))
 }
 
 /// How a session goes on after something happened.
