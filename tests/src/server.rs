@@ -1,12 +1,13 @@
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::net::SocketAddr;
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use ternion_client::Client;
 use ternion_client::proto::LoadResponse;
+use ternion_client::{Client, Retry};
 
-use crate::programs::program;
+use crate::programs::{program, signal};
 
 /// A served model starts in a second or two; a busy CI machine gets more.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,8 +33,13 @@ enum Line {
 impl Server {
     /// Serves on a free port and waits until the address is printed.
     pub fn start(arguments: &[&str]) -> Server {
+        Server::start_at("127.0.0.1:0", arguments)
+    }
+
+    /// Serves on an address of the caller's choice.
+    pub fn start_at(address: &str, arguments: &[&str]) -> Server {
         let mut process = program("ternion-server")
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", address])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -63,18 +69,23 @@ impl Server {
         self.endpoint.trim_start_matches("http://")
     }
 
+    /// A client that shows the server's first answer, whatever it is.
     pub async fn client(&self) -> Client {
-        Client::connect(&self.endpoint)
+        Client::builder(&self.endpoint)
+            .retry(Retry::NEVER)
+            .connect()
             .await
             .expect("the server printed this address")
     }
 
     /// Asks to end, as an orchestrator does.
     pub fn terminate(&self) {
-        let killed = Command::new("kill")
-            .args(["-TERM", &self.process.id().to_string()])
-            .status();
-        assert!(killed.is_ok_and(|status| status.success()), "kill failed");
+        signal(self.process.id(), "TERM");
+    }
+
+    /// Ends it as the kernel does when memory is short.
+    pub fn kill(mut self) {
+        self.process.kill().expect("it runs");
     }
 
     /// Waits for the end, which must have been asked for. Connections of the
@@ -164,10 +175,8 @@ fn forward(
     });
 }
 
-/// The first address on a line that some server can have.
+/// The address on the line that tells it.
 fn endpoint_in(line: &str) -> Option<String> {
-    let (_, rest) = line.split_once("127.0.0.1:")?;
-    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-    let port: u16 = digits.parse().ok()?;
-    (port != 0).then(|| format!("http://127.0.0.1:{port}"))
+    let address: SocketAddr = line.strip_prefix("serving")?.trim().parse().ok()?;
+    Some(format!("http://{address}"))
 }

@@ -6,6 +6,7 @@ mod chat;
 mod failure;
 mod generate;
 mod json;
+mod load;
 mod models;
 mod request;
 mod stdout;
@@ -22,15 +23,17 @@ use failure::Failure;
 #[derive(Debug, Parser)]
 #[command(name = "ternion", version, after_help = EXIT_CODES)]
 struct Command {
-    /// Address of the server.
+    /// Address of the server. May be given again for each of its replicas,
+    /// which are then used in turn.
     #[arg(
         long,
         global = true,
         env = "TERNION_ENDPOINT",
         value_name = "URL",
+        value_delimiter = ',',
         default_value = "http://127.0.0.1:50051"
     )]
-    endpoint: String,
+    endpoint: Vec<String>,
 
     /// Print results, and errors too, as JSON on standard output.
     #[arg(long, global = true)]
@@ -50,6 +53,19 @@ enum Action {
     Models,
     /// Show the tokens of a text, or the text of tokens.
     Tokenize(tokenize::Tokenize),
+    /// Send many requests and measure what their clients see.
+    ///
+    /// With --rate, requests come when they come, whether or not earlier ones
+    /// are answered: the only way to see queueing. With --concurrency, each
+    /// answer is followed by the next request. Ctrl-C sends no more, waits for
+    /// what runs, and reports; a second one gives up.
+    ///
+    /// Times are those of the client. The first token (TTFT) and the whole
+    /// request count from when the request was due, so that a load generator
+    /// that lags does not flatter the server; "each gap" (ITL) is between one
+    /// delta with tokens and the next; "per token" (TPOT) is the mean of a
+    /// request after its first token.
+    Load(Box<load::Load>),
 }
 
 const EXIT_CODES: &str = "\
@@ -92,13 +108,26 @@ async fn run(command: Command) -> Result<(), Failure> {
             let input = tokenize.input()?;
             tokenize::run(&connect(endpoint).await?, input, json).await
         }
+        Action::Load(load) => {
+            let client = connected(&endpoint, load.connect(&endpoint)).await?;
+            load::run(client, &endpoint, &load, json).await
+        }
     }
 }
 
-async fn connect(endpoint: String) -> Result<Client, Failure> {
-    let connecting = Client::connect(endpoint.clone());
+async fn connect(endpoints: Vec<String>) -> Result<Client, Failure> {
+    connected(&endpoints, Client::balanced(&endpoints)).await
+}
+
+async fn connected(
+    endpoints: &[String],
+    connecting: impl Future<Output = Result<Client, ternion_client::Error>>,
+) -> Result<Client, Failure> {
     tokio::select! {
-        connected = connecting => connected.map_err(|error| Failure::Connect { endpoint, error }),
+        connected = connecting => connected.map_err(|error| Failure::Connect {
+            endpoint: endpoints.join(", "),
+            error,
+        }),
         _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
     }
 }
