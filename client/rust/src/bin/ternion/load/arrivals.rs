@@ -17,30 +17,36 @@ pub(crate) enum Pace {
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     gap_seconds: Gamma<f64>,
-    random: ChaCha8Rng,
-    last: Duration,
+    random: Box<ChaCha8Rng>,
+    next: Duration,
 }
 
 impl Pace {
     /// `burstiness` is the shape of the gamma distribution; the mean gap is
     /// `1 / rate` whatever the shape.
     pub(crate) fn open(rate: f64, burstiness: f64, seed: u64) -> Pace {
-        Pace::Open(Arrivals {
+        let mut arrivals = Arrivals {
             gap_seconds: Gamma::new(burstiness, 1.0 / (rate * burstiness))
                 .expect("both are positive, as the options are"),
-            random: ChaCha8Rng::seed_from_u64(seed),
-            last: Duration::ZERO,
-        })
+            random: Box::new(ChaCha8Rng::seed_from_u64(seed)),
+            next: Duration::ZERO,
+        };
+        arrivals.advance();
+        Pace::Open(arrivals)
     }
 }
 
 impl Arrivals {
     /// The time of the next one since the start.
-    pub(crate) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&self) -> Duration {
+        self.next
+    }
+
+    /// Goes on to the one after it.
+    pub(crate) fn advance(&mut self) {
         // A shape near zero has gaps of any length.
         let gap = self.gap_seconds.sample(&mut self.random).min(86400.0);
-        self.last += Duration::from_secs_f64(gap);
-        self.last
+        self.next += Duration::from_secs_f64(gap);
     }
 }
 
@@ -58,7 +64,12 @@ mod tests {
     /// Mean and coefficient of variation of 20000 gaps.
     fn gaps(burstiness: f64) -> (f64, f64) {
         let mut arrivals = arrivals(burstiness, 7);
-        let times: Vec<f64> = (0..20_000).map(|_| arrivals.next().as_secs_f64()).collect();
+        let times: Vec<f64> = (0..20_000)
+            .map(|_| {
+                arrivals.advance();
+                arrivals.next().as_secs_f64()
+            })
+            .collect();
         let gaps: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;

@@ -23,7 +23,7 @@ pub(crate) struct Sessions {
 /// The events of one request, however it was sent. Requests of one stream
 /// share its error.
 pub(crate) enum EventSource {
-    Call(Events),
+    Call(Box<Events>),
     Session(mpsc::Receiver<Result<Event, Arc<Error>>>),
 }
 
@@ -56,7 +56,9 @@ impl Target {
 
     pub(crate) async fn open(&self, generate: Generate) -> Result<EventSource, Arc<Error>> {
         match self {
-            Target::Calls(client) => Ok(EventSource::Call(client.generate(generate).await?)),
+            Target::Calls(client) => Ok(EventSource::Call(Box::new(
+                client.generate(generate).await?,
+            ))),
             Target::Sessions(sessions) => {
                 let number = sessions.count.fetch_add(1, Ordering::Relaxed);
                 let stream = &sessions.streams[number as usize % sessions.streams.len()];

@@ -26,7 +26,7 @@ enum Source {
     Random {
         lengths: Lengths,
         vocab_size: u32,
-        random: ChaCha8Rng,
+        random: Box<ChaCha8Rng>,
     },
     Lines {
         requests: Vec<(Generate, u32)>,
@@ -62,7 +62,7 @@ impl Prompts {
                 lengths,
                 vocab_size,
                 // Other numbers than those of the arrivals.
-                random: ChaCha8Rng::seed_from_u64(!seed),
+                random: Box::new(ChaCha8Rng::seed_from_u64(!seed)),
             },
         )
     }

@@ -4,7 +4,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::arrivals::{Arrivals, Pace};
+use super::arrivals::Pace;
 use super::event_source::Target;
 use super::observation::Observation;
 use super::prompts::Prompts;
@@ -76,12 +76,7 @@ struct Schedule {
     end: Option<Instant>,
     left: Option<u64>,
     stopped: bool,
-    pace: SchedulePace,
-}
-
-enum SchedulePace {
-    Open { arrivals: Arrivals, next: Duration },
-    Closed { concurrency: usize },
+    pace: Pace,
 }
 
 impl Schedule {
@@ -93,13 +88,7 @@ impl Schedule {
                 .and_then(|duration| start.checked_add(duration)),
             left: plan.requests,
             stopped: false,
-            pace: match pace {
-                Pace::Open(mut arrivals) => SchedulePace::Open {
-                    next: arrivals.next(),
-                    arrivals,
-                },
-                Pace::Closed { concurrency } => SchedulePace::Closed { concurrency },
-            },
+            pace,
         }
     }
 
@@ -109,9 +98,9 @@ impl Schedule {
             return None;
         }
         let due = match &self.pace {
-            SchedulePace::Open { next, .. } => self.start.checked_add(*next)?,
-            SchedulePace::Closed { concurrency } if running < *concurrency => Instant::now(),
-            SchedulePace::Closed { .. } => return None,
+            Pace::Open(arrivals) => self.start.checked_add(arrivals.next())?,
+            Pace::Closed { concurrency } if running < *concurrency => Instant::now(),
+            Pace::Closed { .. } => return None,
         };
         self.end.is_none_or(|end| due < end).then_some(due)
     }
@@ -120,8 +109,8 @@ impl Schedule {
         if let Some(left) = &mut self.left {
             *left -= 1;
         }
-        if let SchedulePace::Open { arrivals, next } = &mut self.pace {
-            *next = arrivals.next();
+        if let Pace::Open(arrivals) = &mut self.pace {
+            arrivals.advance();
         }
     }
 }
