@@ -9,7 +9,7 @@ use ternion_proto::v1::{
     ModelInfo, TokenizeRequest,
 };
 use tonic::Request;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::replicas::{Replicas, connect_all};
 use crate::retry::{Attempts, Retry};
@@ -226,26 +226,47 @@ impl Client {
 
     /// The kernel plugins that the server found, and what became of each.
     pub async fn kernels(&self) -> Result<Vec<Kernel>, Error> {
-        let response = self.admin().kernels(self.timed(KernelsRequest {})).await?;
-        Ok(response.into_inner().kernels)
+        let call = |channel, left| {
+            let request = deadline(KernelsRequest {}, left);
+            async move {
+                let response = AdminServiceClient::new(channel).kernels(request).await?;
+                Ok(response.into_inner().kernels)
+            }
+        };
+        self.admin().run(call).await
     }
 
     /// What the server is doing now.
     pub async fn load(&self) -> Result<LoadResponse, Error> {
-        let response = self.admin().load(self.timed(LoadRequest {})).await?;
-        Ok(response.into_inner())
+        let call = |channel, left| {
+            let request = deadline(LoadRequest {}, left);
+            async move {
+                let response = AdminServiceClient::new(channel).load(request).await?;
+                Ok(response.into_inner())
+            }
+        };
+        self.admin().run(call).await
     }
 
     /// Tells the server to take no new requests, finish those that run, and
     /// exit. Returns at once.
     pub async fn drain(&self) -> Result<DrainResponse, Error> {
-        let response = self.admin().drain(self.timed(DrainRequest {})).await?;
-        Ok(response.into_inner())
+        let call = |channel, left| {
+            let request = deadline(DrainRequest {}, left);
+            async move {
+                let response = AdminServiceClient::new(channel).drain(request).await?;
+                Ok(response.into_inner())
+            }
+        };
+        self.admin().run(call).await
     }
 
-    /// Operators ask one server, and want its first answer: never tried again.
-    fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(self.replicas.next().channel())
+    /// Operators ask one server, and want its first answer.
+    fn admin(&self) -> Attempts<'_> {
+        Attempts {
+            retry: Retry::NEVER,
+            ..self.attempts(None)
+        }
     }
 
     fn attempts(&self, timeout: Option<Duration>) -> Attempts<'_> {
@@ -255,10 +276,6 @@ impl Client {
             retry: self.retry,
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
         }
-    }
-
-    fn timed<T>(&self, message: T) -> Request<T> {
-        deadline(message, self.request_timeout)
     }
 }
 

@@ -11,6 +11,10 @@ use crate::replicas::Replicas;
 /// accepted one, its errors are the caller's. Between attempts the client
 /// waits as long as the server asks to, unless another replica can be tried
 /// at once, and never beyond the request's own time.
+///
+/// A request that did not leave this side because its connection was just told
+/// to go (GOAWAY) is sent again in any case, on the next connection: that is
+/// no attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// Attempts in all; 1 for no other than the first. Default: 3.
@@ -59,6 +63,9 @@ const UNTOLD_PAUSE: Duration = Duration::from_millis(200);
 /// A server may ask for more; a caller waits for an answer meanwhile.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Connections are not told to go as soon as they are made.
+const MAX_RESENT: u32 = 3;
+
 /// The attempts of one request.
 pub(crate) struct Attempts<'a> {
     pub(crate) replicas: &'a Replicas,
@@ -77,12 +84,17 @@ impl Attempts<'_> {
         F: Future<Output = Result<T, Error>>,
     {
         let mut attempt = 1;
+        let mut resent = 0;
         loop {
             let replica = self.replicas.next();
             let error = match call(replica.channel(), self.left()).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
+            if error.was_never_sent() && resent < MAX_RESENT {
+                resent += 1;
+                continue;
+            }
             let Some(pause) = self.retry.pause(&error) else {
                 return Err(error);
             };
