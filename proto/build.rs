@@ -18,6 +18,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.enable_type_names();
     tonic_prost_build::configure()
         .extern_path(".google.rpc", "::tonic_types")
-        .compile_fds_with_config(config, descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

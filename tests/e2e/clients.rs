@@ -160,7 +160,9 @@ fn compare(endpoint: &str, ca: Option<&Path>, keys: &Keys, dir: &Path) {
             }
             let first = &first["seen"];
             if scenario["compare"] != false && lasting(scenario, seen) != lasting(scenario, first) {
-                wrong.push(format!("{language}, {name}: saw {seen}\n  but rust {first}"));
+                wrong.push(format!(
+                    "{language}, {name}: saw {seen}\n  but rust {first}"
+                ));
             }
         }
     }
@@ -171,7 +173,9 @@ fn compare(endpoint: &str, ca: Option<&Path>, keys: &Keys, dir: &Path) {
 fn holds(seen: &Value, expected: &Value) -> Result<(), String> {
     if let Some(choices) = expected.get("any_of").and_then(Value::as_array) {
         let one_holds = choices.iter().any(|choice| holds(seen, choice).is_ok());
-        return one_holds.then_some(()).ok_or_else(|| format!("expected {expected}"));
+        return one_holds
+            .then_some(())
+            .ok_or_else(|| format!("expected {expected}"));
     }
     match (seen, expected) {
         (Value::Object(seen), Value::Object(expected)) => {

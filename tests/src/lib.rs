@@ -4,15 +4,21 @@
 
 mod answer;
 mod certificates;
+mod load;
 mod matrix;
 mod programs;
+mod relay;
 mod server;
+mod traefik;
 
 pub use answer::{Answer, answer, answers, greedy};
 pub use certificates::{Authority, Certificate};
+pub use load::{Load, LoadReport};
 pub use matrix::{Comparison, Matrix, argmax};
-pub use programs::{Ran, server_tool, ternion};
+pub use programs::{Ran, server_tool, signal, ternion};
+pub use relay::Relay;
 pub use server::Server;
+pub use traefik::{HEALTH_INTERVAL, Traefik};
 
 use std::path::{Path, PathBuf};
 

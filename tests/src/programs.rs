@@ -57,6 +57,14 @@ pub fn server_tool(arguments: &[&str]) -> Ran {
     output.expect("ternion-server can be run").into()
 }
 
+/// Sends a signal, such as `TERM`.
+pub fn signal(process: u32, name: &str) {
+    let killed = Command::new("kill")
+        .args(["-s", name, &process.to_string()])
+        .status();
+    assert!(killed.is_ok_and(|status| status.success()), "kill failed");
+}
+
 /// A program as it ships, without settings of whoever runs the tests.
 pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new(release_dir().join(name));

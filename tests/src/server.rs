@@ -1,12 +1,13 @@
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::net::SocketAddr;
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use ternion_client::Client;
 use ternion_client::proto::LoadResponse;
+use ternion_client::{Client, Retry};
 
-use crate::programs::program;
+use crate::programs::{program, signal};
 
 /// A served model starts in a second or two; a busy CI machine gets more.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,8 +36,13 @@ enum Line {
 impl Server {
     /// Serves on a free port and waits until the address is printed.
     pub fn start(arguments: &[&str]) -> Server {
+        Server::start_at("127.0.0.1:0", arguments)
+    }
+
+    /// Serves on an address of the caller's choice.
+    pub fn start_at(address: &str, arguments: &[&str]) -> Server {
         let mut process = program("ternion-server")
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", address])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -67,8 +73,11 @@ impl Server {
         address
     }
 
+    /// A client that shows the server's first answer, whatever it is.
     pub async fn client(&self) -> Client {
-        Client::connect(&self.endpoint)
+        Client::builder(&self.endpoint)
+            .retry(Retry::NEVER)
+            .connect()
             .await
             .expect("the server printed this address")
     }
@@ -90,10 +99,12 @@ impl Server {
 
     /// Asks to end, as an orchestrator does.
     pub fn terminate(&self) {
-        let killed = Command::new("kill")
-            .args(["-TERM", &self.process.id().to_string()])
-            .status();
-        assert!(killed.is_ok_and(|status| status.success()), "kill failed");
+        signal(self.process.id(), "TERM");
+    }
+
+    /// Ends it as the kernel does when memory is short.
+    pub fn kill(mut self) {
+        self.process.kill().expect("it runs");
     }
 
     /// Waits for the end, which must have been asked for. Connections of the
@@ -183,14 +194,13 @@ fn forward(
     });
 }
 
-/// The first address on a line that some server can have.
+/// The address on the line that tells it.
 fn endpoint_in(line: &str) -> Option<String> {
-    let (_, rest) = line.split_once("127.0.0.1:")?;
-    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-    let port: u16 = digits.parse().ok()?;
-    let scheme = match line.ends_with("with TLS") {
-        true => "https",
-        false => "http",
+    let (address, tls) = match line.strip_prefix("serving")?.trim() {
+        line if line.ends_with("with TLS") => (line.split_whitespace().next()?, true),
+        line => (line.split_whitespace().next()?, false),
     };
-    (port != 0).then(|| format!("{scheme}://127.0.0.1:{port}"))
+    let address: SocketAddr = address.parse().ok()?;
+    let scheme = if tls { "https" } else { "http" };
+    Some(format!("{scheme}://{address}"))
 }

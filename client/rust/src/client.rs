@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ternion_proto::v1::admin_service_client::AdminServiceClient;
 use ternion_proto::v1::inference_service_client::InferenceServiceClient;
@@ -11,11 +11,12 @@ use ternion_proto::v1::{
     TokenizeRequest,
 };
 use tonic::Request;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
-use crate::credentials::{ApiKey, Credentials};
+use crate::credentials::Credentials;
 use crate::error::chain;
+use crate::replicas::{Replicas, connect_all};
+use crate::retry::{Attempts, Retry};
 use crate::{Error, Events, Generate, Session};
 
 /// Long enough for another continent, short enough to notice a wrong address.
@@ -26,26 +27,37 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What calls are made on.
-pub(crate) type Calls = InterceptedService<Channel, ApiKey>;
-
-/// A connection to a server. Clones share it.
+/// A connection to a server, or one to each of its replicas. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    calls: Calls,
+    replicas: Replicas,
     request_timeout: Option<Duration>,
+    retry: Retry,
 }
 
 /// How to connect; made by [`Client::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
-    endpoint: String,
+    endpoints: Vec<String>,
     connect_timeout: Duration,
     request_timeout: Option<Duration>,
     credentials: Credentials,
+    retry: Retry,
 }
 
 impl Builder {
+    /// One more replica of the server, with a connection of its own.
+    pub fn endpoint(mut self, endpoint: impl Into<String>) -> Builder {
+        self.endpoints.push(endpoint.into());
+        self
+    }
+
+    /// What is tried again, and how often. Default: [`Retry::default`].
+    pub fn retry(mut self, retry: Retry) -> Builder {
+        self.retry = retry;
+        self
+    }
+
     /// Time to connect in. Default: ten seconds.
     pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
         self.connect_timeout = timeout;
@@ -83,36 +95,47 @@ impl Builder {
         self
     }
 
-    /// Connects. An `https://` endpoint means TLS.
+    /// Connects; an `https://` endpoint means TLS. Of several replicas, those
+    /// that can't be reached now are tried again when it is their turn; one
+    /// has to be there.
     pub async fn connect(self) -> Result<Client, Error> {
-        let not_one = |source| Error::Endpoint {
-            endpoint: self.endpoint.clone(),
-            source,
-        };
         let api_key = self.credentials.api_key()?;
-        let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(not_one)?;
-        let endpoint = match endpoint.uri().scheme_str() {
+        let endpoints = self
+            .endpoints
+            .iter()
+            .map(|endpoint| self.prepare(endpoint))
+            .collect::<Result<Vec<Endpoint>, Error>>()?;
+        Ok(Client {
+            replicas: Replicas::new(connect_all(endpoints).await?, &api_key),
+            request_timeout: self.request_timeout,
+            retry: self.retry,
+        })
+    }
+
+    fn prepare(&self, endpoint: &str) -> Result<Endpoint, Error> {
+        let prepared =
+            Endpoint::from_shared(endpoint.to_owned()).map_err(|source| Error::Endpoint {
+                endpoint: endpoint.to_owned(),
+                source,
+            })?;
+        let prepared = match prepared.uri().scheme_str() {
             Some("https") => {
                 let tls = self.credentials.tls()?;
-                endpoint.tls_config(tls).map_err(|error| {
+                prepared.tls_config(tls).map_err(|error| {
                     let reason = format!("TLS: {}", chain(&error));
                     Error::Credentials { reason }
                 })?
             }
             _ => {
                 self.credentials.no_tls()?;
-                endpoint
+                prepared
             }
         };
-        let endpoint = endpoint
+        Ok(prepared
             .connect_timeout(self.connect_timeout)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .tcp_nodelay(true);
-        Ok(Client {
-            calls: InterceptedService::new(endpoint.connect().await?, api_key),
-            request_timeout: self.request_timeout,
-        })
+            .tcp_nodelay(true))
     }
 }
 
@@ -122,22 +145,41 @@ impl Client {
         Client::builder(endpoint).connect().await
     }
 
-    /// For a connection with credentials or other timeouts.
+    /// Connects to all replicas of a server. Requests go to each in turn, but
+    /// not to those that have just refused one or can't be reached.
+    pub async fn balanced(
+        endpoints: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Client, Error> {
+        let mut endpoints = endpoints.into_iter();
+        let first = endpoints.next().map(Into::into).unwrap_or_default();
+        let builder = endpoints.fold(Client::builder(first), Builder::endpoint);
+        builder.connect().await
+    }
+
+    /// For a connection with credentials or other timeouts, or to several
+    /// replicas.
     pub fn builder(endpoint: impl Into<String>) -> Builder {
         Builder {
-            endpoint: endpoint.into(),
+            endpoints: vec![endpoint.into()],
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: None,
             credentials: Credentials::default(),
+            retry: Retry::default(),
         }
     }
 
-    /// Generates text.
+    /// Generates text. Returns when the server has accepted the request; until
+    /// then it is tried again as [`Retry`] has it.
     pub async fn generate(&self, generate: impl Into<Generate>) -> Result<Events, Error> {
         let Generate { request, timeout } = generate.into();
-        let request = deadline(request, timeout.or(self.request_timeout));
-        let responses = self.inference().generate(request).await?;
-        Ok(Events::new(responses.into_inner()))
+        let open = |calls, left| {
+            let request = deadline(request.clone(), left);
+            async move {
+                let responses = InferenceServiceClient::new(calls).generate(request).await?;
+                Events::open(responses.into_inner()).await
+            }
+        };
+        self.attempts(timeout).run(open).await
     }
 
     /// Answers the last message of a conversation, with the model's defaults.
@@ -148,21 +190,38 @@ impl Client {
         self.generate(Generate::chat(messages)).await
     }
 
-    /// Opens a stream for many requests.
+    /// Opens a stream for many requests, all of them on one replica. Opening
+    /// is tried again as [`Retry`] has it; requests on it are not.
     pub async fn session(&self) -> Result<Session, Error> {
-        Session::open(self.inference(), self.request_timeout).await
+        let timeout = self.request_timeout;
+        let open = |calls, _| Session::open(InferenceServiceClient::new(calls), timeout);
+        self.attempts(None).run(open).await
     }
 
     /// Ids of a text or a conversation.
     pub async fn tokenize(&self, request: TokenizeRequest) -> Result<Vec<u32>, Error> {
-        let response = self.inference().tokenize(self.timed(request)).await?;
-        Ok(response.into_inner().token_ids)
+        let call = |calls, left| {
+            let request = deadline(request.clone(), left);
+            async move {
+                let response = InferenceServiceClient::new(calls).tokenize(request).await?;
+                Ok(response.into_inner().token_ids)
+            }
+        };
+        self.attempts(None).run(call).await
     }
 
     /// Text of ids. Bytes that are no UTF-8 become replacement characters.
     pub async fn detokenize(&self, request: DetokenizeRequest) -> Result<String, Error> {
-        let response = self.inference().detokenize(self.timed(request)).await?;
-        Ok(response.into_inner().text)
+        let call = |calls, left| {
+            let request = deadline(request.clone(), left);
+            async move {
+                let response = InferenceServiceClient::new(calls)
+                    .detokenize(request)
+                    .await?;
+                Ok(response.into_inner().text)
+            }
+        };
+        self.attempts(None).run(call).await
     }
 
     /// Tokens that an input would take, and how many there may be.
@@ -170,28 +229,53 @@ impl Client {
         &self,
         request: CountTokensRequest,
     ) -> Result<CountTokensResponse, Error> {
-        let response = self.inference().count_tokens(self.timed(request)).await?;
-        Ok(response.into_inner())
+        let call = |calls, left| {
+            let request = deadline(request.clone(), left);
+            async move {
+                let response = InferenceServiceClient::new(calls)
+                    .count_tokens(request)
+                    .await?;
+                Ok(response.into_inner())
+            }
+        };
+        self.attempts(None).run(call).await
     }
 
     /// The models that are served.
     pub async fn models(&self) -> Result<Vec<ModelInfo>, Error> {
-        let response = self.catalogue().list(self.timed(ListRequest {})).await?;
-        Ok(response.into_inner().models)
+        let call = |calls, left| {
+            let request = deadline(ListRequest {}, left);
+            async move {
+                let response = ModelServiceClient::new(calls).list(request).await?;
+                Ok(response.into_inner().models)
+            }
+        };
+        self.attempts(None).run(call).await
     }
 
     /// One model by name.
     pub async fn model(&self, name: impl Into<String>) -> Result<ModelInfo, Error> {
         let request = GetRequest { name: name.into() };
-        let response = self.catalogue().get(self.timed(request)).await?;
-        Ok(response.into_inner().model.unwrap_or_default())
+        let call = |calls, left| {
+            let request = deadline(request.clone(), left);
+            async move {
+                let response = ModelServiceClient::new(calls).get(request).await?;
+                Ok(response.into_inner().model.unwrap_or_default())
+            }
+        };
+        self.attempts(None).run(call).await
     }
 
     /// Requests of the caller's tenant that are alive, oldest first.
     pub async fn requests(&self) -> Result<Vec<LiveRequest>, Error> {
-        let request = self.timed(RequestServiceListRequest {});
-        let response = self.running().list(request).await?;
-        Ok(response.into_inner().requests)
+        let call = |calls, left| {
+            let request = deadline(RequestServiceListRequest {}, left);
+            async move {
+                let response = RequestServiceClient::new(calls).list(request).await?;
+                Ok(response.into_inner().requests)
+            }
+        };
+        self.attempts(None).run(call).await
     }
 
     /// Ends the tenant's requests that are alive under an id, and says how
@@ -200,47 +284,68 @@ impl Client {
         let request = RequestServiceCancelRequest {
             request_id: request_id.into(),
         };
-        let response = self.running().cancel(self.timed(request)).await?;
-        Ok(response.into_inner().cancelled)
+        let call = |calls, left| {
+            let request = deadline(request.clone(), left);
+            async move {
+                let response = RequestServiceClient::new(calls).cancel(request).await?;
+                Ok(response.into_inner().cancelled)
+            }
+        };
+        self.attempts(None).run(call).await
     }
 
     /// The kernel plugins that the server found, and what became of each.
     pub async fn kernels(&self) -> Result<Vec<Kernel>, Error> {
-        let response = self.admin().kernels(self.timed(KernelsRequest {})).await?;
-        Ok(response.into_inner().kernels)
+        let call = |calls, left| {
+            let request = deadline(KernelsRequest {}, left);
+            async move {
+                let response = AdminServiceClient::new(calls).kernels(request).await?;
+                Ok(response.into_inner().kernels)
+            }
+        };
+        self.admin().run(call).await
     }
 
     /// What the server is doing now.
     pub async fn load(&self) -> Result<LoadResponse, Error> {
-        let response = self.admin().load(self.timed(LoadRequest {})).await?;
-        Ok(response.into_inner())
+        let call = |calls, left| {
+            let request = deadline(LoadRequest {}, left);
+            async move {
+                let response = AdminServiceClient::new(calls).load(request).await?;
+                Ok(response.into_inner())
+            }
+        };
+        self.admin().run(call).await
     }
 
     /// Tells the server to take no new requests, finish those that run, and
     /// exit. Returns at once.
     pub async fn drain(&self) -> Result<DrainResponse, Error> {
-        let response = self.admin().drain(self.timed(DrainRequest {})).await?;
-        Ok(response.into_inner())
+        let call = |calls, left| {
+            let request = deadline(DrainRequest {}, left);
+            async move {
+                let response = AdminServiceClient::new(calls).drain(request).await?;
+                Ok(response.into_inner())
+            }
+        };
+        self.admin().run(call).await
     }
 
-    fn inference(&self) -> InferenceServiceClient<Calls> {
-        InferenceServiceClient::new(self.calls.clone())
+    /// Operators ask one server, and want its first answer.
+    fn admin(&self) -> Attempts<'_> {
+        Attempts {
+            retry: Retry::NEVER,
+            ..self.attempts(None)
+        }
     }
 
-    fn catalogue(&self) -> ModelServiceClient<Calls> {
-        ModelServiceClient::new(self.calls.clone())
-    }
-
-    fn running(&self) -> RequestServiceClient<Calls> {
-        RequestServiceClient::new(self.calls.clone())
-    }
-
-    fn admin(&self) -> AdminServiceClient<Calls> {
-        AdminServiceClient::new(self.calls.clone())
-    }
-
-    fn timed<T>(&self, message: T) -> Request<T> {
-        deadline(message, self.request_timeout)
+    fn attempts(&self, timeout: Option<Duration>) -> Attempts<'_> {
+        let timeout = timeout.or(self.request_timeout);
+        Attempts {
+            replicas: &self.replicas,
+            retry: self.retry,
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+        }
     }
 }
 

@@ -73,7 +73,7 @@ impl Credentials {
 }
 
 /// Puts the key on every call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ApiKey(Option<AsciiMetadataValue>);
 
 impl Interceptor for ApiKey {

@@ -144,6 +144,17 @@ impl Error {
         }
     }
 
+    /// Whether the request never left this side: its connection was told to
+    /// go, and closed, before it was its turn.
+    pub(crate) fn was_never_sent(&self) -> bool {
+        let Error::Transport { source } = self else {
+            return false;
+        };
+        sources(source.as_ref())
+            .filter_map(|error| error.downcast_ref::<hyper::Error>())
+            .any(hyper::Error::is_canceled)
+    }
+
     /// Fields of the request that the server named as wrong.
     pub fn violations(&self) -> &[Violation] {
         match self {

@@ -9,7 +9,7 @@ use ternion_proto::v1::{
     Started, Stopping, TokenIds,
 };
 use tokio_stream::Stream;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::Error;
 
@@ -37,7 +37,11 @@ pub enum Event {
 
 /// The events of one request, as they come. Dropping it cancels the request.
 #[derive(Debug)]
-pub struct Events(Streaming<GenerateResponse>);
+pub struct Events {
+    /// Read when the request was opened.
+    first: Option<GenerateResponse>,
+    responses: Streaming<GenerateResponse>,
+}
 
 impl Generate {
     /// Continues a raw prompt.
@@ -126,8 +130,23 @@ fn message(role: &str, content: impl Into<String>) -> ChatMessage {
 }
 
 impl Events {
-    pub(crate) fn new(responses: Streaming<GenerateResponse>) -> Events {
-        Events(responses)
+    /// Waits for the first message, until which nothing has happened that
+    /// another attempt would repeat.
+    pub(crate) async fn open(mut responses: Streaming<GenerateResponse>) -> Result<Events, Error> {
+        Ok(Events {
+            first: responses.message().await?,
+            responses,
+        })
+    }
+
+    fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<GenerateResponse, Status>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => Pin::new(&mut self.responses).poll_next(cx),
+        }
     }
 }
 
@@ -136,7 +155,7 @@ impl Stream for Events {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let response = match std::task::ready!(Pin::new(&mut self.0).poll_next(cx)) {
+            let response = match std::task::ready!(self.poll_response(cx)) {
                 Some(Ok(response)) => response,
                 Some(Err(status)) => return Poll::Ready(Some(Err(status.into()))),
                 None => return Poll::Ready(None),

@@ -27,13 +27,16 @@
 //! # }
 //! ```
 //!
-//! Three things to know:
+//! Four things to know:
 //!
 //! - Dropping [`Events`] cancels the request on the server; so does dropping a
 //!   [`Session`], for all requests on it.
 //! - [`Error`] is sorted by what a caller does next, not by status code:
 //!   change the request, come back later, or give up. What the server said in
 //!   `google.rpc` details (fields, delays) is in its variants.
+//! - A request that the server is too busy draining or starting to accept, or
+//!   that doesn't reach it, is tried again before you hear of it, on another
+//!   replica where there is one: see [`Retry`].
 //! - Messages are those of the protocol, in [`proto`]. A type stands beside
 //!   them here only where it adds something: a deadline, a stream, an error.
 #![forbid(unsafe_code)]
@@ -43,11 +46,14 @@ mod client;
 mod credentials;
 mod error;
 mod generate;
+mod replicas;
+mod retry;
 mod session;
 
 pub use client::{Builder, Client};
 pub use error::{Error, Resource, Violation};
 pub use generate::{Event, Events, Generate, assistant, system, user};
+pub use retry::Retry;
 pub use session::{Session, SessionEvent};
 pub use ternion_proto::v1 as proto;
 pub use tokio_stream::StreamExt;

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::client::Calls;
+use crate::replicas::Calls;
 use crate::{Error, Event, Generate};
 
 /// Frames that may wait for the connection before `start` does.

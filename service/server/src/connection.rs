@@ -16,7 +16,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,6 +46,8 @@ pub(crate) struct Connection {
     stream: Stream,
     peer: Peer,
     _permit: Option<OwnedSemaphorePermit>,
+    /// Dropped with the connection, which is all that it says.
+    _open: Option<oneshot::Sender<()>>,
 }
 
 enum Stream {
@@ -121,6 +123,13 @@ impl Connected for Connection {
 }
 
 impl Connection {
+    /// Is ready once the connection is closed.
+    pub(crate) fn closed(&mut self) -> oneshot::Receiver<()> {
+        let (open, closed) = oneshot::channel();
+        self._open = Some(open);
+        closed
+    }
+
     fn plain(stream: TcpStream, permit: Option<OwnedSemaphorePermit>) -> Connection {
         let peer = Peer {
             address: stream.peer_addr().ok(),
@@ -130,6 +139,7 @@ impl Connection {
             stream: Stream::Plain(stream),
             peer,
             _permit: permit,
+            _open: None,
         }
     }
 
@@ -163,6 +173,7 @@ impl Connection {
                 certificate_names: names.into(),
             },
             _permit: permit,
+            _open: None,
         })
     }
 }

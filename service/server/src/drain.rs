@@ -1,22 +1,42 @@
 //! Shutting down without cutting anyone off.
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use tokio::sync::watch;
+use tokio_stream::Stream;
 
 /// How far a shutdown has come. Only ever increases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Serving,
-    /// New requests are refused, running ones go on.
+    /// Health says NOT_SERVING, so that balancers look elsewhere; requests of
+    /// those that have not noticed yet are still served.
+    Leaving,
+    /// New requests are refused, running ones go on, connections are told to
+    /// go.
     Draining,
-    /// Time is up: what still runs ends now.
+    /// Nothing runs, or time is up: what is still there ends now.
     Ending,
 }
 
-/// The phase, and how many requests are in flight.
+/// The phase, and what is in flight.
 #[derive(Debug)]
 pub(crate) struct Drain {
     phase: watch::Sender<Phase>,
     in_flight: watch::Sender<usize>,
+    deliveries: watch::Sender<usize>,
+}
+
+/// The frames of a call on their way to its client. Counted until the
+/// connection has taken the last of them, which a slow reader delays long
+/// after the request itself has ended.
+#[derive(Debug)]
+pub(crate) struct Delivery<S> {
+    frames: S,
+    _counted: Option<InFlight>,
 }
 
 /// A request in flight: counted until dropped.
@@ -35,6 +55,7 @@ impl Drain {
         Drain {
             phase: watch::Sender::new(Phase::Serving),
             in_flight: watch::Sender::new(0),
+            deliveries: watch::Sender::new(0),
         }
     }
 
@@ -42,13 +63,21 @@ impl Drain {
     pub(crate) fn enter(&self) -> Result<InFlight, Draining> {
         // Counted before the look at the phase: whoever starts draining
         // after that look sees the request.
-        self.in_flight.send_modify(|n| *n += 1);
-        let in_flight = InFlight {
-            in_flight: self.in_flight.clone(),
-        };
+        let in_flight = InFlight::count(&self.in_flight);
         match self.phase() {
-            Phase::Serving => Ok(in_flight),
-            _ => Err(Draining),
+            Phase::Serving | Phase::Leaving => Ok(in_flight),
+            Phase::Draining | Phase::Ending => Err(Draining),
+        }
+    }
+
+    /// Counts the frames of a call. Not those of one that comes too late: its
+    /// answer is a refusal, and clients that go on asking would keep the
+    /// server up.
+    pub(crate) fn deliver<S>(&self, frames: S) -> Delivery<S> {
+        let in_time = self.phase() < Phase::Draining;
+        Delivery {
+            frames,
+            _counted: in_time.then(|| InFlight::count(&self.deliveries)),
         }
     }
 
@@ -76,10 +105,35 @@ impl Drain {
         *self.in_flight.borrow()
     }
 
-    /// Returns once nothing is in flight.
+    /// Returns once nothing is in flight. Meant for when nothing new is taken.
     pub(crate) async fn idle(&self) {
-        let mut watched = self.in_flight.subscribe();
-        let _ = watched.wait_for(|n| *n == 0).await;
+        for counter in [&self.in_flight, &self.deliveries] {
+            let _ = counter.subscribe().wait_for(|n| *n == 0).await;
+        }
+    }
+}
+
+impl InFlight {
+    fn count(counter: &watch::Sender<usize>) -> InFlight {
+        counter.send_modify(|n| *n += 1);
+        InFlight {
+            in_flight: counter.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl<S> Delivery<S> {
+    pub(crate) fn frames(&self) -> &S {
+        &self.frames
+    }
+}
+
+impl<S: Stream + Unpin> Stream for Delivery<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        Pin::new(&mut self.frames).poll_next(cx)
     }
 }
 
@@ -101,14 +155,32 @@ mod tests {
         drain.enter().expect_err("draining");
         assert_eq!(drain.num_in_flight(), 1, "a refused request is not counted");
 
-        let idle = drain.idle();
-        tokio::pin!(idle);
-        let waiting = std::future::poll_fn(|cx| {
-            std::task::Poll::Ready(Future::poll(idle.as_mut(), cx).is_pending())
-        });
-        assert!(waiting.await, "idle with a request in flight");
+        assert!(!is_idle(&drain).await, "a request is in flight");
         drop(first);
-        idle.await;
+        drain.idle().await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_leaves_still_serves() {
+        let drain = Drain::new();
+        drain.advance(Phase::Leaving);
+        drain.enter().expect("balancers may not have noticed");
+    }
+
+    #[tokio::test]
+    async fn an_answer_on_its_way_holds_up_the_end_and_a_late_refusal_does_not() {
+        let drain = Drain::new();
+        let answer = drain.deliver(tokio_stream::empty::<()>());
+        drain.advance(Phase::Draining);
+        let _refusal = drain.deliver(tokio_stream::empty::<()>());
+        assert!(!is_idle(&drain).await, "an answer is on its way");
+        drop(answer);
+        drain.idle().await;
+    }
+
+    async fn is_idle(drain: &Drain) -> bool {
+        let mut idle = std::pin::pin!(drain.idle());
+        std::future::poll_fn(|cx| Poll::Ready(idle.as_mut().poll(cx).is_ready())).await
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use crate::{
     admission::{admit, random},
     audit::Audit,
     deadline,
+    drain::Delivery,
     frames::{Frame, Outcome},
     live_requests::Scope,
     refusal::Refusal,
@@ -24,7 +25,7 @@ use crate::{
     status,
 };
 
-pub(crate) type Frames = ReceiverStream<Result<v1::GenerateResponse, Status>>;
+pub(crate) type Frames = Delivery<ReceiverStream<Result<v1::GenerateResponse, Status>>>;
 
 const METHOD: &str = "ternion.v1.InferenceService/Generate";
 
@@ -95,7 +96,7 @@ async fn begin(
         in_flight,
     };
     tokio::spawn(send(run, out).instrument(entered));
-    Ok(ReceiverStream::new(frames))
+    Ok(served.drain.deliver(ReceiverStream::new(frames)))
 }
 
 async fn send(run: RequestRun, out: mpsc::Sender<Result<v1::GenerateResponse, Status>>) {

@@ -72,7 +72,10 @@ fn tokens(frames: &[v1::generate_response::Frame]) -> Vec<u32> {
 /// full, its task holds one more, and its outbox is full.
 async fn stuck(served: &Served, frames: &Frames) {
     for _ in 0..3 {
-        until(|| served.engine.load().parked == 1 && frames.as_ref().len() == FRAMES_AHEAD).await;
+        until(|| {
+            served.engine.load().parked == 1 && frames.frames().as_ref().len() == FRAMES_AHEAD
+        })
+        .await;
         // The request's task may have had something to do yet.
         tokio::task::yield_now().await;
     }

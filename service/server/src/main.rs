@@ -23,6 +23,7 @@ mod certificate;
 mod cli;
 mod config_command;
 mod connection;
+mod connection_life;
 mod deadline;
 mod drain;
 mod engine_loop;

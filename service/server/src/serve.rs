@@ -18,7 +18,7 @@ use ternion_proto::{
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, watch},
+    sync::watch,
 };
 use tonic::{codec::CompressionEncoding, server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -30,6 +30,7 @@ use crate::{
     authentication::Authentication,
     banner::Banner,
     connection::{self, Tls},
+    connection_life,
     drain::{Drain, Phase},
     engine_loop::{self, EngineThread},
     inference::Inference,
@@ -226,19 +227,21 @@ async fn serve(settings: &Settings, launched: &Launched, tls: Option<Tls>) -> an
     let (health, router) = router(settings, served)?;
     set_health(&health, ServingStatus::Serving).await;
     warn_of_openness(settings, address);
-    let stop = Arc::new(Notify::new());
-    let server = {
-        let stop = stop.clone();
-        let incoming = connection::accept(listener, settings.limits.max_connections, tls);
-        tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move {
-            stop.notified().await;
-        }))
-    };
+    let connections = tokio::spawn(connection_life::serve(
+        connection::accept(listener, settings.limits.max_connections, tls),
+        settings.limits.max_connection_age,
+        served.drain.clone(),
+        move |connection, leave| {
+            router
+                .clone()
+                .serve_with_incoming_shutdown(connection, leave)
+        },
+    ));
     announce(settings, launched, address);
 
     let asked_by_signal = tokio::select! {
         () = signals.next() => true,
-        () = served.drain.reached(Phase::Draining) => false,
+        () = served.drain.reached(Phase::Leaving) => false,
     };
     let second_signal = async {
         // An orchestrator may ask by a call first, and sends its signal anyway.
@@ -251,12 +254,10 @@ async fn serve(settings: &Settings, launched: &Launched, tls: Option<Tls>) -> an
         std::process::exit(1);
     };
     let shutdown = async {
+        leave(settings.drain_delay, &served.drain, &health).await;
         drain(settings.drain_timeout, &served.drain, &health).await;
-        stop.notify_one();
-        match tokio::time::timeout(CLOSING_GRACE, server).await {
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "server ended with an error"),
-            Ok(Err(error)) => tracing::error!(%error, "server panicked"),
-            Ok(Ok(Ok(()))) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSING_GRACE, connections).await {
+            tracing::error!(%error, "serving connections failed");
         }
     };
     tokio::select! {
@@ -265,6 +266,18 @@ async fn serve(settings: &Settings, launched: &Launched, tls: Option<Tls>) -> an
     }
     tracing::info!("drained");
     Ok(())
+}
+
+/// Gives whoever balances over this server and others the time to notice that
+/// it goes, before the first request has to be refused.
+async fn leave(delay: Duration, drain: &Drain, health: &HealthReporter) {
+    if delay.is_zero() {
+        return;
+    }
+    drain.advance(Phase::Leaving);
+    set_health(health, ServingStatus::NotServing).await;
+    tracing::info!(delay_seconds = delay.as_secs_f64(), "leaving");
+    tokio::time::sleep(delay).await;
 }
 
 /// Lets running requests end, then ends them.
@@ -277,11 +290,10 @@ async fn drain(timeout: Duration, drain: &Drain, health: &HealthReporter) {
         timeout_seconds = timeout.as_secs_f64(),
         "draining"
     );
-    if tokio::time::timeout(timeout, drain.idle()).await.is_ok() {
-        return;
+    if tokio::time::timeout(timeout, drain.idle()).await.is_err() {
+        let in_flight = drain.num_in_flight();
+        tracing::warn!(in_flight, "drain timeout passed, ending what still runs");
     }
-    let in_flight = drain.num_in_flight();
-    tracing::warn!(in_flight, "drain timeout passed, ending what still runs");
     drain.advance(Phase::Ending);
     // Those that don't read can't be told.
     let _ = tokio::time::timeout(ENDING_GRACE, drain.idle()).await;

@@ -23,7 +23,7 @@ use crate::{
     admission::admit,
     audit::Audit,
     deadline,
-    drain::Phase,
+    drain::{Delivery, Draining, Phase},
     frames::{Ending, Frame},
     live_requests::{Claim, Scope},
     refusal::Refusal,
@@ -34,7 +34,7 @@ use crate::{
     status,
 };
 
-pub(crate) type Frames = ReceiverStream<Result<v1::SessionResponse, Status>>;
+pub(crate) type Frames = Delivery<ReceiverStream<Result<v1::SessionResponse, Status>>>;
 
 const METHOD: &str = "ternion.v1.InferenceService/Session";
 
@@ -57,7 +57,13 @@ pub(crate) fn session(
     call: Request<Streaming<v1::SessionRequest>>,
 ) -> Result<Response<Frames>, Status> {
     let caller = caller(&call)?;
+    // Told at once, where a client tries another server, and not after it
+    // has sent requests.
+    if served.drain.phase() >= Phase::Draining {
+        return Err(Refusal::from(Draining).into());
+    }
     let (out, frames) = mpsc::channel(FRAMES_AHEAD);
+    let frames = served.drain.deliver(ReceiverStream::new(frames));
     let session = Session {
         scope: served.live.session(caller.tenant()),
         caller,
@@ -68,7 +74,7 @@ pub(crate) fn session(
         requests: JoinSet::new(),
     };
     tokio::spawn(session.run(call.into_inner()));
-    Ok(Response::new(ReceiverStream::new(frames)))
+    Ok(Response::new(frames))
 }
 
 /// How a session goes on after something happened.

@@ -24,6 +24,10 @@ pub(crate) enum Kind {
     Duration {
         max_seconds: u64,
     },
+    /// A duration of a second at least.
+    Age {
+        max_seconds: u64,
+    },
     Choice(&'static [&'static str]),
     /// `on` or `off`, or a boolean of the file's format.
     Switch,
@@ -44,7 +48,7 @@ impl Kind {
             Kind::Name => "NAME",
             Kind::Count { .. } => "N",
             Kind::Bytes { .. } => "BYTES",
-            Kind::Duration { .. } => "TIME",
+            Kind::Duration { .. } | Kind::Age { .. } => "TIME",
             Kind::Choice(_) => "CHOICE",
             Kind::Switch => "on|off",
             Kind::HttpEndpoint => "URL",
@@ -63,7 +67,8 @@ impl Kind {
             Kind::Name => name(text(value)?),
             Kind::Count { min, max } => within(count(value)?, min, max),
             Kind::Bytes { min, max } => within(bytes(value)?, min, max),
-            Kind::Duration { max_seconds } => duration(value, max_seconds),
+            Kind::Duration { max_seconds } => duration(value, 0, max_seconds),
+            Kind::Age { max_seconds } => duration(value, 1, max_seconds),
             Kind::Choice(choices) => choice(text(value)?, choices),
             Kind::Switch => switch(value),
             Kind::HttpEndpoint => endpoint(text(value)?),
@@ -159,7 +164,7 @@ fn within(number: u64, min: u64, max: u64) -> Result<Json, String> {
     }
 }
 
-fn duration(value: &Value, max_seconds: u64) -> Result<Json, String> {
+fn duration(value: &Value, min_seconds: u64, max_seconds: u64) -> Result<Json, String> {
     let duration = match &value.kind {
         ValueKind::String(text) => parse_duration(text),
         _ => count(value).ok().map(Duration::from_secs),
@@ -169,11 +174,16 @@ fn duration(value: &Value, max_seconds: u64) -> Result<Json, String> {
             "{} is not a time, such as 500ms, 30s or 2m",
             shown(value)
         )),
-        Some(duration) if duration > Duration::from_secs(max_seconds) => Err(format!(
-            "{} is out of range, 0s to {max_seconds}s",
+        Some(duration)
+            if (Duration::from_secs(min_seconds)..=Duration::from_secs(max_seconds))
+                .contains(&duration) =>
+        {
+            Ok(written(duration).into())
+        }
+        Some(_) => Err(format!(
+            "{} is out of range, {min_seconds}s to {max_seconds}s",
             shown(value)
         )),
-        Some(duration) => Ok(written(duration).into()),
     }
 }
 

@@ -98,6 +98,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "How long running requests may go on after SIGTERM",
     },
     Setting {
+        key: "drain_delay",
+        flag: "drain-delay",
+        kind: Kind::Duration { max_seconds: 3600 },
+        // Who balances over nothing has nothing to wait for.
+        default: Some("0s"),
+        help: "How long new requests are still served after SIGTERM, while health says \
+               NOT_SERVING already, so that balancers notice before requests are refused",
+    },
+    Setting {
         key: "tenants",
         flag: "tenants",
         kind: Kind::Path,
@@ -247,6 +256,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
         },
         default: None,
         help: "Most connections at once; further ones wait to be accepted. Unset: no limit",
+    },
+    Setting {
+        key: "limits.max_connection_age",
+        flag: "max-connection-age",
+        kind: Kind::Age { max_seconds: 86400 },
+        default: None,
+        help: "After this time, give or take a tenth, a connection is told to go (GOAWAY), so that \
+               its client connects again and balancers spread anew; what runs on it goes on. \
+               Unset: never",
     },
     Setting {
         key: "telemetry.otlp_endpoint",

@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) anonymous: Anonymous,
     pub(crate) reflection: bool,
     pub(crate) tls: TlsSettings,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) drain_delay: Duration,
     pub(crate) kv: KvSettings,
     pub(crate) scheduler: SchedulerSettings,
     pub(crate) outbox: OutboxSettings,
@@ -95,6 +97,8 @@ pub(crate) struct LimitSettings {
     pub(crate) max_message_bytes: usize,
     pub(crate) max_concurrent_streams: u32,
     pub(crate) max_connections: Option<usize>,
+    #[serde(default, deserialize_with = "some_duration")]
+    pub(crate) max_connection_age: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -493,6 +497,10 @@ pub(crate) fn tree(entries: &[Entry]) -> Map<String, Json> {
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).ok_or_else(|| serde::de::Error::custom("not a time"))
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
 }
 
 #[cfg(test)]

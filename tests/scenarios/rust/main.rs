@@ -5,7 +5,6 @@
 mod seen;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -74,7 +73,10 @@ impl Arguments {
             builder = builder.ca(ca.clone());
         }
         if let Some(name) = scenario["as"].as_str() {
-            let key = self.keys.get(name).with_context(|| format!("no key of {name}"))?;
+            let key = self
+                .keys
+                .get(name)
+                .with_context(|| format!("no key of {name}"))?;
             builder = builder.api_key(key);
         }
         Ok(builder.connect().await)
@@ -86,7 +88,9 @@ async fn see(client: &Client, scenario: &Value) -> Result<Value> {
     Ok(match call {
         "generate" | "chat" => generate(client, request_of(scenario, call)?, scenario).await?,
         "session" => session(client, scenario).await?,
-        _ => simple(client, call, scenario).await?.unwrap_or_else(|failed| error(&failed)),
+        _ => simple(client, call, scenario)
+            .await?
+            .unwrap_or_else(|failed| error(&failed)),
     })
 }
 
@@ -163,7 +167,10 @@ async fn session(client: &Client, scenario: &Value) -> Result<Value> {
             Ok(SessionEvent::Event { id, event }) => {
                 let mut seen = of(&mut requests, &id)?;
                 seen.goes_on(&event)?;
-                if cancels.get(&id).is_some_and(|tokens| seen.tokens() >= *tokens) {
+                if cancels
+                    .get(&id)
+                    .is_some_and(|tokens| seen.tokens() >= *tokens)
+                {
                     cancels.remove(&id);
                     session.cancel(&id).await?;
                     if cancels.is_empty() {
@@ -197,11 +204,15 @@ async fn simple(client: &Client, call: &str, scenario: &Value) -> Result<Result<
             ids.map(|token_ids| shown(&TokenizeResponse { token_ids }))
         }
         "detokenize" => {
-            let text = client.detokenize(parsed::<DetokenizeRequest>(request)?).await;
+            let text = client
+                .detokenize(parsed::<DetokenizeRequest>(request)?)
+                .await;
             text.map(|text| shown(&DetokenizeResponse { text }))
         }
         "count_tokens" => {
-            let count = client.count_tokens(parsed::<CountTokensRequest>(request)?).await;
+            let count = client
+                .count_tokens(parsed::<CountTokensRequest>(request)?)
+                .await;
             count.map(|count| shown(&count))
         }
         "models" => {
@@ -225,5 +236,7 @@ async fn simple(client: &Client, call: &str, scenario: &Value) -> Result<Result<
 }
 
 fn text<'a>(of: &'a Value, field: &str) -> Result<&'a str> {
-    of[field].as_str().with_context(|| format!("{field} is a text"))
+    of[field]
+        .as_str()
+        .with_context(|| format!("{field} is a text"))
 }

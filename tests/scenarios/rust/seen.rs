@@ -51,7 +51,10 @@ impl Seen {
             }
             Event::Finished(finished) => {
                 let mut finished = shown(finished);
-                finished.as_object_mut().context("a message")?.remove("timings");
+                finished
+                    .as_object_mut()
+                    .context("a message")?
+                    .remove("timings");
                 self.events.push(json!({"finished": finished}));
             }
         }
@@ -68,7 +71,10 @@ impl Seen {
 
     /// Adds a delta to the one before, if that is what came before.
     fn join(&mut self, delta: Value) -> Result<()> {
-        let before = self.events.last_mut().and_then(|event| event.get_mut("delta"));
+        let before = self
+            .events
+            .last_mut()
+            .and_then(|event| event.get_mut("delta"));
         let Some(before) = before else {
             self.events.push(json!({"delta": delta}));
             return Ok(());
@@ -112,7 +118,11 @@ pub(crate) fn error(error: &Error) -> Value {
     let mut shown = Map::new();
     shown.insert("kind".into(), kind.into());
     shown.insert("code".into(), code.into());
-    let fields: Vec<&str> = error.violations().iter().map(|v| v.field.as_str()).collect();
+    let fields: Vec<&str> = error
+        .violations()
+        .iter()
+        .map(|v| v.field.as_str())
+        .collect();
     if !fields.is_empty() {
         shown.insert("fields".into(), fields.into());
     }
@@ -141,5 +151,6 @@ pub(crate) fn parsed<M: Message + Name + Default>(json: &Value) -> Result<M> {
 }
 
 fn descriptor<M: Name>() -> MessageDescriptor {
-    POOL.get_message_by_name(&M::full_name()).expect("a message of the protocol")
+    POOL.get_message_by_name(&M::full_name())
+        .expect("a message of the protocol")
 }

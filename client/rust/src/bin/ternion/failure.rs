@@ -34,6 +34,11 @@ pub(crate) enum Failure {
     Usage(String),
     #[error("interrupted")]
     Interrupted,
+    /// Told by the report already, as is the next.
+    #[error("{0} requests failed without an explanation by the server")]
+    Unexplained(u64),
+    #[error("every request was refused")]
+    AllRefused { busy: bool },
 }
 
 impl Failure {
@@ -42,7 +47,7 @@ impl Failure {
         match self {
             // Whoever reads the output has gone, and needs no telling.
             Failure::Output(_) | Failure::Interrupted => {}
-            Failure::Ended(_) if json => {}
+            Failure::Ended(_) | Failure::Unexplained(_) | Failure::AllRefused { .. } if json => {}
             failure if json => {
                 // There is no other place to say that this failed too.
                 let _ = json::print(&json::Line::error(failure));
@@ -81,7 +86,9 @@ impl Failure {
                 _ => 1,
             },
             Failure::Prompt { .. } | Failure::Credential { .. } | Failure::Input(_) => 2,
-            Failure::Ended(_) | Failure::Output(_) => 1,
+            Failure::AllRefused { busy: false } => 3,
+            Failure::AllRefused { busy: true } => 4,
+            Failure::Ended(_) | Failure::Output(_) | Failure::Unexplained(_) => 1,
         })
     }
 }

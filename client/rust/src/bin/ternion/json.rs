@@ -188,7 +188,7 @@ pub(crate) fn reason_name(reason: FinishReason) -> &'static str {
     }
 }
 
-fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -7,6 +7,7 @@ mod credentials;
 mod failure;
 mod generate;
 mod json;
+mod load;
 mod models;
 mod request;
 mod stdout;
@@ -15,7 +16,7 @@ mod tokenize;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ternion_client::Client;
+use ternion_client::{Builder, Client, Retry};
 
 use credentials::Credentials;
 use failure::Failure;
@@ -24,15 +25,17 @@ use failure::Failure;
 #[derive(Debug, Parser)]
 #[command(name = "ternion", version, after_help = EXIT_CODES)]
 struct Command {
-    /// Address of the server.
+    /// Address of the server. May be given again for each of its replicas,
+    /// which are then used in turn.
     #[arg(
         long,
         global = true,
         env = "TERNION_ENDPOINT",
         value_name = "URL",
+        value_delimiter = ',',
         default_value = "http://127.0.0.1:50051"
     )]
-    endpoint: String,
+    endpoint: Vec<String>,
 
     #[command(flatten)]
     credentials: Credentials,
@@ -55,6 +58,19 @@ enum Action {
     Models,
     /// Show the tokens of a text, or the text of tokens.
     Tokenize(tokenize::Tokenize),
+    /// Send many requests and measure what their clients see.
+    ///
+    /// With --rate, requests come when they come, whether or not earlier ones
+    /// are answered: the only way to see queueing. With --concurrency, each
+    /// answer is followed by the next request. Ctrl-C sends no more, waits for
+    /// what runs, and reports; a second one gives up.
+    ///
+    /// Times are those of the client. The first token (TTFT) and the whole
+    /// request count from when the request was due, so that a load generator
+    /// that lags does not flatter the server; "each gap" (ITL) is between one
+    /// delta with tokens and the next; "per token" (TPOT) is the mean of a
+    /// request after its first token.
+    Load(Box<load::Load>),
 }
 
 const EXIT_CODES: &str = "\
@@ -87,7 +103,11 @@ async fn run(command: Command) -> Result<(), Failure> {
         json,
         action,
     } = command;
-    let connect = || connect(endpoint, credentials);
+    let (connections, retry) = match &action {
+        Action::Load(load) => (load.connections(&endpoint), load.retry()),
+        _ => (endpoint.clone(), Retry::default()),
+    };
+    let connect = || connect(connections, credentials, retry);
     // Input is read before the connection is made: a missing prompt file is
     // not worth a wait.
     match action {
@@ -101,14 +121,24 @@ async fn run(command: Command) -> Result<(), Failure> {
             let input = tokenize.input()?;
             tokenize::run(&connect().await?, input, json).await
         }
+        Action::Load(load) => load::run(connect().await?, &endpoint, &load, json).await,
     }
 }
 
-async fn connect(endpoint: String, credentials: Credentials) -> Result<Client, Failure> {
-    let builder = credentials.give_to(Client::builder(endpoint.clone()))?;
-    let connecting = builder.connect();
+async fn connect(
+    endpoints: Vec<String>,
+    credentials: Credentials,
+    retry: Retry,
+) -> Result<Client, Failure> {
+    let mut all = endpoints.iter().cloned();
+    let first = all.next().unwrap_or_default();
+    let builder = credentials.give_to(all.fold(Client::builder(first), Builder::endpoint))?;
+    let connecting = builder.retry(retry).connect();
     tokio::select! {
-        connected = connecting => connected.map_err(|error| Failure::Connect { endpoint, error }),
+        connected = connecting => connected.map_err(|error| Failure::Connect {
+            endpoint: endpoints.join(", "),
+            error,
+        }),
         _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
     }
 }

@@ -1,0 +1,46 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::net::{TcpListener, TcpStream};
+
+/// Forwards connections and counts them: the only way to see from outside
+/// that a client was told to connect again.
+#[derive(Debug)]
+pub struct Relay {
+    endpoint: String,
+    num_connections: Arc<AtomicUsize>,
+}
+
+impl Relay {
+    /// To an address such as `127.0.0.1:40123`.
+    pub async fn to(address: &str) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let num_connections = Arc::new(AtomicUsize::new(0));
+        let (address, count) = (address.to_owned(), num_connections.clone());
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                let address = address.clone();
+                tokio::spawn(async move {
+                    // A server that is gone is told by closing, too.
+                    if let Ok(mut server) = TcpStream::connect(address).await {
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    }
+                });
+            }
+        });
+        Relay {
+            endpoint,
+            num_connections,
+        }
+    }
+
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    pub fn num_connections(&self) -> usize {
+        self.num_connections.load(Ordering::Relaxed)
+    }
+}
