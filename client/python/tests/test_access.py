@@ -131,6 +131,32 @@ def test_no_key_or_a_wrong_one_does_not(closed: Server, files: Files, key: str |
             assert key is None or key not in str(denied.value) or key == "x"
 
 
+def test_starting_tells_why_the_session_is_over(closed: Server, files: Files) -> None:
+    with ternion.connect(endpoint=closed.endpoint, ca=files.ca) as client:
+        session = client.session()
+
+        def refused() -> bool:
+            try:
+                session.start("a", text="x")
+            except ternion.Denied:
+                return True
+            return False
+
+        assert become_true(refused)
+
+
+async def test_starting_tells_tasks_as_well(closed: Server, files: Files) -> None:
+    async with ternion.aio.connect(endpoint=closed.endpoint, ca=files.ca) as client:
+        session = client.session()
+
+        async def start_again_and_again() -> None:
+            while True:
+                await session.start("a", text="x")
+
+        with pytest.raises(ternion.Denied):
+            await start_again_and_again()
+
+
 def test_a_role_is_needed_to_operate(connect: Callable[[str], ternion.Client]) -> None:
     with connect("acme") as client, pytest.raises(ternion.Denied) as denied:
         client.load()

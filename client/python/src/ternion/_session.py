@@ -23,6 +23,8 @@ _UNSENT_FRAMES = 16
 class _Call(Protocol):
     def __next__(self) -> SessionResponse: ...
     def add_callback(self, callback: Callable[[], None]) -> bool: ...
+    def is_active(self) -> bool: ...
+    def code(self) -> grpc.StatusCode: ...
     def cancel(self) -> bool: ...
 
 
@@ -42,6 +44,7 @@ class Session(Iterator[SessionEvent]):
         self._unsent = _Unsent()
         self._call = open_call(self._unsent)
         self._ended = False
+        self._closed = False
         # grpc takes frames in a thread of its own, which waits here.
         if not self._call.add_callback(self._unsent.close):
             self._unsent.close()
@@ -56,17 +59,17 @@ class Session(Iterator[SessionEvent]):
         """Start a request.
 
         Its id, 1 to 128 bytes, comes back with each of its events and may be
-        used again once it has ended.
+        used again once it has ended. An error here is the session's.
         """
         timeout = self._timeout if timeout is None else timeout
-        self._unsent.put(start_frame(request_id, generate_request(arguments), timeout))
+        self._send(start_frame(request_id, generate_request(arguments), timeout))
 
     def cancel(self, request_id: str) -> None:
         """End a running request, which then tells so by a ``Finished`` event.
 
         An id that is not running is ignored: the request may just have ended.
         """
-        self._unsent.put(cancel_frame(request_id))
+        self._send(cancel_frame(request_id))
 
     def half_close(self) -> None:
         """Say that nothing more will be started.
@@ -78,6 +81,7 @@ class Session(Iterator[SessionEvent]):
     def close(self) -> None:
         """End the session, and cancel what runs on it."""
         self._ended = True
+        self._closed = True
         self._unsent.close()
         self._call.cancel()
 
@@ -95,6 +99,16 @@ class Session(Iterator[SessionEvent]):
             self._ended = True
             raise error
         raise StopIteration
+
+    def _send(self, frame: SessionRequest) -> None:
+        if self._unsent.put(frame):
+            return
+        # grpc's call is the exception that reading raises as well.
+        call = self._call
+        broken = not self._closed and not call.is_active() and call.code() != grpc.StatusCode.OK
+        if broken and isinstance(call, grpc.RpcError):
+            raise from_rpc(call)
+        raise closed("session")
 
     def __enter__(self) -> Self:
         return self
@@ -116,13 +130,14 @@ class _Unsent(Iterator[SessionRequest]):
         self._closed = False
         self._changed = Condition()
 
-    def put(self, frame: SessionRequest) -> None:
+    def put(self, frame: SessionRequest) -> bool:
+        """Say whether it is on its way: not if nobody takes any more."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._frames) < _UNSENT_FRAMES)
-            if self._closed:
-                raise closed("session")
-            self._frames.append(frame)
-            self._changed.notify_all()
+            if not self._closed:
+                self._frames.append(frame)
+                self._changed.notify_all()
+            return not self._closed
 
     def close(self) -> None:
         with self._changed:

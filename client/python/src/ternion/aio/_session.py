@@ -12,7 +12,7 @@ from typing_extensions import Self, Unpack
 from ternion._event import SessionEvent, session_event_in
 from ternion._request import GenerateArguments, cancel_frame, generate_request, start_frame
 from ternion._status import closed, from_rpc
-from ternion.errors import Cancelled
+from ternion.errors import Cancelled, TernionError
 from ternion.v1.inference_pb2 import SessionRequest, SessionResponse
 
 _Call = grpc.aio.StreamStreamCall[SessionRequest, SessionResponse]
@@ -38,6 +38,7 @@ class Session(AsyncIterator[SessionEvent]):
         self._call = open_call()
         self._half_closed = False
         self._closed = False
+        self._cancelled = False
         # grpc takes one frame at a time.
         self._sending = asyncio.Lock()
 
@@ -51,7 +52,7 @@ class Session(AsyncIterator[SessionEvent]):
         """Start a request.
 
         Its id, 1 to 128 bytes, comes back with each of its events and may be
-        used again once it has ended.
+        used again once it has ended. An error here is the session's.
         """
         timeout = self._timeout if timeout is None else timeout
         await self._send(start_frame(request_id, generate_request(arguments), timeout))
@@ -76,6 +77,7 @@ class Session(AsyncIterator[SessionEvent]):
     async def aclose(self) -> None:
         """End the session, and cancel what runs on it."""
         self._closed = True
+        self._cancelled = True
         self._call.cancel()
         # Its end, so that nothing of it is left in the loop.
         await self._call.code()
@@ -111,18 +113,31 @@ class Session(AsyncIterator[SessionEvent]):
 
     async def _send(self, frame: SessionRequest) -> None:
         async with self._sending:
-            if self._half_closed or self._closed or self._call.done():
+            if self._half_closed or self._cancelled:
                 raise closed("session")
             try:
                 await self._call.write(frame)
-            except (grpc.RpcError, asyncio.InvalidStateError):
-                # Why it ended is told to who reads.
-                raise closed("session") from None
+            except grpc.RpcError as ended:
+                error = from_rpc(ended)
+            except asyncio.InvalidStateError:
+                error = await self._end()
             except asyncio.CancelledError:
-                if self._closed or self._client_closed():
+                if self._cancelled or self._client_closed():
                     raise closed("session") from None
                 self._closed = True
                 raise
+            else:
+                return
+        raise error
+
+    async def _end(self) -> TernionError:
+        """Why a call is over that has not been half-closed."""
+        code = await self._call.code()
+        if code is grpc.StatusCode.OK or self._call.cancelled():
+            return closed("session")
+        details = await self._call.details()
+        trailers = await self._call.trailing_metadata()
+        return from_rpc(grpc.aio.AioRpcError(code, None, trailers, details=details))
 
     def __del__(self) -> None:
         # grpc's own objects hold each other, and would go on until the garbage
