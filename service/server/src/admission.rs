@@ -66,10 +66,12 @@ async fn admit_in_time(
     let prompt_tokens = prompt.len();
     let seed = checked.sampling.seed;
     let request = engine_request(served, checked, prompt, deadline);
+    let submitted = Instant::now();
     let accepted = served
         .engine
         .submit(request, served.outbox_capacity)
         .await?;
+    span.accepted(submitted, prompt_tokens);
 
     let facts = Facts {
         request_id: claim.id().to_owned(),
@@ -90,6 +92,7 @@ async fn admit_in_time(
         facts,
         claim.cancel.clone(),
         served.drain.clone(),
+        span.clone(),
     ))
 }
 

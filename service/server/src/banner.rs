@@ -15,6 +15,8 @@ pub(crate) struct Banner<'a> {
     pub(crate) threads: usize,
     pub(crate) kv: KvSize,
     pub(crate) address: SocketAddr,
+    /// `None`: off.
+    pub(crate) operations: Option<SocketAddr>,
 }
 
 impl fmt::Display for Banner<'_> {
@@ -25,6 +27,7 @@ impl fmt::Display for Banner<'_> {
             threads,
             kv,
             address,
+            operations,
         } = self;
         let model = &served.model;
         writeln!(
@@ -47,6 +50,9 @@ impl fmt::Display for Banner<'_> {
             kv.bytes as f64 / f64::from(1 << 20),
         )?;
         writeln!(f, "serving  {address}")?;
+        if let Some(operations) = operations {
+            writeln!(f, "metrics  http://{}/metrics", reachable(*operations))?;
+        }
         let client = client().display().to_string();
         writeln!(
             f,

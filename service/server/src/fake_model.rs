@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use ternion_engine::{Batch, Executor, ExecutorError, Limits, Vocabulary};
 
 use crate::{
@@ -9,6 +11,7 @@ use crate::{
     engine_loop::{self, EngineThread},
     launch,
     live_requests::LiveRequests,
+    metrics::Metrics,
     models::default_sampling,
     prompt::Prompts,
     request::Bounds,
@@ -114,6 +117,7 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         engine,
         live: Arc::new(LiveRequests::default()),
         drain: Arc::new(Drain::new()),
+        metrics: Metrics::new(&SdkMeterProvider::default().meter("test"), "demo"),
         outbox_capacity: 4,
         max_stream_requests: 3,
     };

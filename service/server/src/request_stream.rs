@@ -10,6 +10,7 @@ use crate::{
     drain::{Drain, Phase},
     frames::{Assembler, Ending, Frame, Outcome, outcome, timings, usage},
     outbox::OutboxReader,
+    request_span::RequestSpan,
     status,
 };
 
@@ -25,6 +26,7 @@ pub(crate) struct RequestStream {
     ending: Option<Ending>,
     facts: Facts,
     wanted: Wanted,
+    span: RequestSpan,
 }
 
 /// Whether anybody wants the request to go on.
@@ -53,6 +55,7 @@ impl RequestStream {
         facts: Facts,
         cancel: Arc<Notify>,
         drain: Arc<Drain>,
+        span: RequestSpan,
     ) -> RequestStream {
         RequestStream {
             queued: Some(queued),
@@ -67,6 +70,7 @@ impl RequestStream {
                 cancelled: false,
                 drained: false,
             },
+            span,
         }
     }
 
@@ -104,7 +108,7 @@ impl RequestStream {
             tokio::select! {
                 biased;
                 () = self.wanted.revoked() => self.events.cancel(),
-                event = self.events.recv() => return event,
+                event = self.events.recv() => return event.inspect(|event| self.span.event(event)),
             }
         }
     }
@@ -158,7 +162,8 @@ impl RequestStream {
     /// fast engine could go on like that to the end.
     fn collect(&mut self) {
         for _ in 0..self.events.len() {
-            match self.events.try_recv() {
+            let event = self.events.try_recv();
+            match event.inspect(|event| self.span.event(event)) {
                 Some(Event::Token {
                     token,
                     text_end,

@@ -20,7 +20,8 @@ use tokio::{
     sync::Notify,
 };
 use tonic::{codec::CompressionEncoding, server::NamedService, transport::Server};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::server::HealthReporter;
+use tower::layer::util::{Identity, Stack};
 
 use crate::{
     admin::Admin,
@@ -28,18 +29,23 @@ use crate::{
     connection,
     drain::{Drain, Phase},
     engine_loop::{self, EngineThread},
+    health::{HealthReports, Probe},
     inference::Inference,
     inspect::num_parameters,
     kernels,
     kv_size::{KvSize, kv_size, memory},
     launch,
     live_requests::LiveRequests,
+    metrics::{self, KernelInfo, Metrics},
     models::{Models, default_sampling},
+    operations,
     prompt::Prompts,
     request::Bounds,
+    rpc_calls::RpcCalls,
     served::Served,
     settings::{Mistakes, Settings},
-    telemetry,
+    telemetry::{self, Telemetry},
+    vitals::Vitals,
     vocabulary::ModelVocabulary,
 };
 
@@ -69,14 +75,42 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         let _entered = runtime.enter();
         telemetry::start(&settings.telemetry)?
     };
-    let launched = launch(&settings)?;
-    let served = runtime.block_on(serve(&settings, &launched));
+    let vitals = Arc::new(Vitals::new(settings.operations.stall_timeout));
+    // Before the model: loading one takes its time, and that is alive.
+    let watched = runtime.block_on(watch(&settings, &telemetry, vitals.clone()))?;
+    let launched = launch(&settings, &telemetry, &vitals)?;
+    let served = runtime.block_on(serve(&settings, &launched, &watched));
     launched.engine_thread.stop();
     // The exporter sends its last spans over the runtime.
     telemetry.stop();
     // Streams that outlived their grace must not hold up the exit.
     runtime.shutdown_timeout(Duration::ZERO);
     served
+}
+
+/// What the platform sees.
+struct Watched {
+    health: Arc<HealthReports>,
+    operations: Option<SocketAddr>,
+}
+
+async fn watch(
+    settings: &Settings,
+    telemetry: &Telemetry,
+    vitals: Arc<Vitals>,
+) -> anyhow::Result<Watched> {
+    metrics::observe_process(&telemetry.meter(), vitals.clone());
+    let health = Arc::new(HealthReports::new(vitals.clone()));
+    let operations = match settings.operations.listen {
+        None => None,
+        Some(listen) => {
+            let scrape = telemetry.scrape.clone();
+            Some(operations::start(listen, scrape, vitals, &health).await?)
+        }
+    };
+    let kept = health.clone();
+    tokio::spawn(async move { kept.keep().await });
+    Ok(Watched { health, operations })
 }
 
 /// Everything that runs once the model is loaded.
@@ -88,7 +122,7 @@ struct Launched {
     kv: KvSize,
 }
 
-fn launch(settings: &Settings) -> anyhow::Result<Launched> {
+fn launch(settings: &Settings, telemetry: &Telemetry, vitals: &Vitals) -> anyhow::Result<Launched> {
     let model = Arc::new(launch::open_model(settings.model.as_deref())?);
     let context_limit = context_limit(settings, &model)?;
     let survey = launch::survey_kernels(
@@ -128,11 +162,22 @@ fn launch(settings: &Settings) -> anyhow::Result<Launched> {
     };
     let (engine, engine_thread) = engine_loop::start(limits, vocabulary.clone(), executor)
         .context("can't start the engine's thread")?;
+    vitals.loaded(engine.heartbeat());
+    let name = settings
+        .model_name
+        .clone()
+        .unwrap_or_else(|| model.name.clone());
+    let meter = telemetry.meter();
+    metrics::observe_load(&meter, &engine, &name);
+    metrics::observe_kernel(
+        &meter,
+        &KernelInfo {
+            kernel: &kernel,
+            model: &name,
+            digest: model.digest.to_string(),
+        },
+    );
     let served = Served {
-        name: settings
-            .model_name
-            .clone()
-            .unwrap_or_else(|| model.name.clone()),
         parameters: num_parameters(&model)?,
         kernel: format!("{} {}", kernel.name(), kernel.isa()),
         kernels: kernels::messages(&survey),
@@ -147,7 +192,9 @@ fn launch(settings: &Settings) -> anyhow::Result<Launched> {
         vocabulary,
         engine,
         live: Arc::new(LiveRequests::default()),
-        drain: Arc::new(Drain::new()),
+        drain: vitals.drain.clone(),
+        metrics: Metrics::new(&meter, &name),
+        name,
         outbox_capacity: settings.outbox.capacity,
         // More could not be alive in the engine either.
         max_stream_requests: scheduler.max_num_seqs + scheduler.max_queued,
@@ -172,13 +219,13 @@ fn context_limit(settings: &Settings, model: &Model) -> Result<usize, Mistakes> 
     }
 }
 
-async fn serve(settings: &Settings, launched: &Launched) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, launched: &Launched, watched: &Watched) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
-    let listener = connection::listen(settings.listen).await?;
+    let listener = connection::listen("listen", settings.listen).await?;
     let address = listener.local_addr()?;
     let served = &launched.served;
     let (health, router) = router(settings, served)?;
-    set_health(&health, ServingStatus::Serving).await;
+    watched.health.add(&health, &HEALTH_NAMES).await;
     let stop = Arc::new(Notify::new());
     let server = {
         let stop = stop.clone();
@@ -187,7 +234,7 @@ async fn serve(settings: &Settings, launched: &Launched) -> anyhow::Result<()> {
             stop.notified().await;
         }))
     };
-    announce(launched, address);
+    announce(launched, watched, address);
 
     tokio::select! {
         () = signals.next() => {}
@@ -199,7 +246,7 @@ async fn serve(settings: &Settings, launched: &Launched) -> anyhow::Result<()> {
         std::process::exit(1);
     };
     let shutdown = async {
-        drain(settings.drain_timeout, &served.drain, &health).await;
+        drain(settings.drain_timeout, &served.drain, &watched.health).await;
         stop.notify_one();
         match tokio::time::timeout(CLOSING_GRACE, server).await {
             Ok(Ok(Err(error))) => tracing::warn!(%error, "server ended with an error"),
@@ -216,9 +263,9 @@ async fn serve(settings: &Settings, launched: &Launched) -> anyhow::Result<()> {
 }
 
 /// Lets running requests end, then ends them.
-async fn drain(timeout: Duration, drain: &Drain, health: &HealthReporter) {
+async fn drain(timeout: Duration, drain: &Drain, health: &HealthReports) {
     drain.advance(Phase::Draining);
-    set_health(health, ServingStatus::NotServing).await;
+    health.update().await;
     let in_flight = drain.num_in_flight();
     tracing::info!(
         in_flight,
@@ -235,7 +282,7 @@ async fn drain(timeout: Duration, drain: &Drain, health: &HealthReporter) {
     let _ = tokio::time::timeout(ENDING_GRACE, drain.idle()).await;
 }
 
-type Router = tonic::transport::server::Router;
+type Router = tonic::transport::server::Router<Stack<RpcCalls, Identity>>;
 
 fn router(settings: &Settings, served: &Arc<Served>) -> anyhow::Result<(HealthReporter, Router)> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -245,7 +292,14 @@ fn router(settings: &Settings, served: &Arc<Served>) -> anyhow::Result<(HealthRe
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let max_message = settings.limits.max_message_bytes;
+    let descriptors = [
+        FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
     let router = Server::builder()
+        .layer(RpcCalls::new(served.metrics.clone(), &descriptors))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(settings.limits.max_concurrent_streams)
@@ -263,25 +317,22 @@ fn router(settings: &Settings, served: &Arc<Served>) -> anyhow::Result<(HealthRe
     Ok((health, router))
 }
 
-/// All names that health is asked for: the server's, and each service's.
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for name in [
-        "",
-        InferenceServiceServer::<Inference>::NAME,
-        ModelServiceServer::<Models>::NAME,
-        AdminServiceServer::<Admin>::NAME,
-    ] {
-        health.set_service_status(name, status).await;
-    }
-}
+/// All names that health is asked for here: the server's, and each service's.
+const HEALTH_NAMES: [(&str, Probe); 4] = [
+    ("", Probe::Readiness),
+    (InferenceServiceServer::<Inference>::NAME, Probe::Readiness),
+    (ModelServiceServer::<Models>::NAME, Probe::Readiness),
+    (AdminServiceServer::<Admin>::NAME, Probe::Readiness),
+];
 
-fn announce(launched: &Launched, address: SocketAddr) {
+fn announce(launched: &Launched, watched: &Watched, address: SocketAddr) {
     let banner = Banner {
         served: &launched.served,
         why: &launched.why_kernel,
         threads: launched.threads,
         kv: launched.kv,
         address,
+        operations: watched.operations,
     };
     // Whoever started us may have closed standard output; that is no reason
     // not to serve.

@@ -7,8 +7,8 @@ use ternion_model::Model;
 use ternion_proto::v1;
 
 use crate::{
-    drain::Drain, engine_loop::EngineHandle, live_requests::LiveRequests, prompt::Prompts,
-    refusal::Refusal, request::Bounds,
+    drain::Drain, engine_loop::EngineHandle, live_requests::LiveRequests, metrics::Metrics,
+    prompt::Prompts, refusal::Refusal, request::Bounds,
 };
 
 /// Longest model name that is repeated in an error.
@@ -29,6 +29,7 @@ pub(crate) struct Served {
     pub(crate) engine: EngineHandle,
     pub(crate) live: Arc<LiveRequests>,
     pub(crate) drain: Arc<Drain>,
+    pub(crate) metrics: Metrics,
     pub(crate) outbox_capacity: usize,
     /// Requests that one Session stream may have at once.
     pub(crate) max_stream_requests: usize,

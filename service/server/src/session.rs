@@ -28,7 +28,7 @@ use crate::{
     request_run::{Ended, RequestRun},
     request_span::{self, RequestSpan},
     served::Served,
-    status,
+    status::{self, refusal_reason},
 };
 
 pub(crate) type Frames = ReceiverStream<Result<v1::SessionResponse, Status>>;
@@ -132,6 +132,8 @@ impl Session {
     async fn take(&mut self, message: v1::SessionRequest) {
         use v1::session_request::Frame as From;
         let id = message.request_id;
+        // Of a request that is there, its span tells; of a bad frame, nothing.
+        let mut span = None;
         let refusal: Refusal = match message.frame {
             Some(From::Cancel(v1::Cancel {})) => {
                 self.served.live.cancel(self.scope, &id);
@@ -149,14 +151,23 @@ impl Session {
             Some(From::Start(v1::Start {
                 request: Some(request),
                 timeout_ms,
-            })) => match self.start(&id, request, timeout_ms) {
-                Ok(()) => return,
-                Err(refusal) => refusal,
-            },
+            })) => {
+                let opened = RequestSpan::open(&self.served, &self.parent, METHOD, &id, &request);
+                let opened = span.insert(opened).clone();
+                match self.start(&id, request, timeout_ms, opened) {
+                    Ok(()) => return,
+                    Err(refusal) => refusal,
+                }
+            }
         };
+        let status = Status::from(refusal);
+        match span {
+            Some(span) => span.refused(&status),
+            None => self.served.metrics.refused(&refusal_reason(&status)),
+        }
         // If the client doesn't read what is wrong with its frames, no more
         // of them are read.
-        let _ = self.out.send(Ok(refused(&id, refusal))).await;
+        let _ = self.out.send(Ok(refused(&id, &status))).await;
     }
 
     /// Starts the task of a request. Its id is taken from now on, so that a
@@ -166,6 +177,7 @@ impl Session {
         id: &str,
         request: v1::GenerateRequest,
         timeout_ms: Option<u32>,
+        span: RequestSpan,
     ) -> Result<(), Refusal> {
         let live = self.requests.len();
         let limit = self.served.max_stream_requests;
@@ -183,7 +195,7 @@ impl Session {
                 ..request
             },
             deadline: [self.deadline, own].into_iter().flatten().min(),
-            parent: self.parent.clone(),
+            span,
         };
         self.requests.spawn(task.run(claim, self.out.clone()));
         Ok(())
@@ -195,16 +207,16 @@ struct Start {
     served: Arc<Served>,
     request: v1::GenerateRequest,
     deadline: Option<Instant>,
-    parent: Context,
+    span: RequestSpan,
 }
 
 impl Start {
     async fn run(self, claim: Claim, out: mpsc::Sender<Result<v1::SessionResponse, Status>>) {
         let id = claim.id().to_owned();
-        let span = RequestSpan::open(&self.served, &self.parent, METHOD, &id, &self.request);
+        let span = self.span.clone();
         let entered = span.span();
         async {
-            let last = match self.admit(claim, &span).await {
+            let last = match self.admit(claim).await {
                 Ok(run) => match run
                     .forward(&out, |seq, frame| response(&id, seq, frame))
                     .await
@@ -213,12 +225,9 @@ impl Start {
                     None => return,
                 },
                 Err(refusal) => {
-                    let response = refused(&id, refusal);
-                    if let Some(v1::session_response::Frame::Failed(failed)) = &response.frame {
-                        let code = failed.status.as_ref().map_or(0, |status| status.code);
-                        span.refused(code.into());
-                    }
-                    let _ = out.send(Ok(response)).await;
+                    let status = Status::from(refusal);
+                    span.refused(&status);
+                    let _ = out.send(Ok(refused(&id, &status))).await;
                     return;
                 }
             };
@@ -226,6 +235,7 @@ impl Start {
                 seq,
                 ending,
                 in_flight: _in_flight,
+                span: _span,
             } = last;
             let _ = out.send(Ok(ended_response(&id, seq, ending))).await;
         }
@@ -233,13 +243,14 @@ impl Start {
         .await;
     }
 
-    async fn admit(self, claim: Claim, span: &RequestSpan) -> Result<RequestRun, Refusal> {
+    async fn admit(self, claim: Claim) -> Result<RequestRun, Refusal> {
         let in_flight = self.served.drain.enter()?;
-        let stream = admit(&self.served, self.request, &claim, self.deadline, span).await?;
+        let span = self.span;
+        let stream = admit(&self.served, self.request, &claim, self.deadline, &span).await?;
         Ok(RequestRun {
             stream,
             claim,
-            span: span.clone(),
+            span,
             in_flight,
         })
     }
@@ -284,14 +295,13 @@ fn ended_response(id: &str, seq: u64, ending: Ending) -> v1::SessionResponse {
     }
 }
 
-fn refused(id: &str, refusal: Refusal) -> v1::SessionResponse {
-    let status = Status::from(refusal);
+fn refused(id: &str, status: &Status) -> v1::SessionResponse {
     v1::SessionResponse {
         // An id that is too long is told back as far as it may go.
         request_id: id[..id.floor_char_boundary(MAX_REQUEST_ID_BYTES)].to_owned(),
         seq: 0,
         frame: Some(v1::session_response::Frame::Failed(v1::Failed {
-            status: Some(status::as_message(&status)),
+            status: Some(status::as_message(status)),
             usage: None,
             timings: None,
         })),

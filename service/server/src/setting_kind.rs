@@ -10,16 +10,31 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Address,
+    /// An address, or "off".
+    AddressOrOff,
     Path,
     Paths,
     Name,
-    Count { min: u64, max: u64 },
-    Bytes { min: u64, max: u64 },
-    Duration { max_seconds: u64 },
+    Count {
+        min: u64,
+        max: u64,
+    },
+    Bytes {
+        min: u64,
+        max: u64,
+    },
+    Duration {
+        max_seconds: u64,
+    },
     Choice(&'static [&'static str]),
+    /// "on" or "off".
+    Switch,
     HttpEndpoint,
     LogFilter,
 }
+
+/// What turns off what has an address or a switch.
+pub(crate) const OFF: &str = "off";
 
 /// Longest name that a setting takes: names go into every span and message.
 const MAX_NAME_BYTES: usize = 256;
@@ -29,6 +44,7 @@ impl Kind {
     pub(crate) fn placeholder(self) -> &'static str {
         match self {
             Kind::Address => "ADDRESS:PORT",
+            Kind::AddressOrOff => "ADDRESS:PORT|off",
             Kind::Path => "PATH",
             Kind::Paths => "DIR",
             Kind::Name => "NAME",
@@ -36,6 +52,7 @@ impl Kind {
             Kind::Bytes { .. } => "BYTES",
             Kind::Duration { .. } => "TIME",
             Kind::Choice(_) => "FORMAT",
+            Kind::Switch => "on|off",
             Kind::HttpEndpoint => "URL",
             Kind::LogFilter => "FILTER",
         }
@@ -47,6 +64,10 @@ impl Kind {
     pub(crate) fn parse(self, value: &Value) -> Result<Json, String> {
         match self {
             Kind::Address => address(&text(value)?),
+            Kind::AddressOrOff => match text(value)?.as_str() {
+                OFF => Ok(OFF.into()),
+                text => address(text).map_err(|mistake| format!("{mistake}, nor off")),
+            },
             Kind::Path => Ok(not_empty(text(value)?)?.into()),
             Kind::Paths => paths(value),
             Kind::Name => name(text(value)?),
@@ -54,6 +75,7 @@ impl Kind {
             Kind::Bytes { min, max } => within(bytes(value)?, min, max),
             Kind::Duration { max_seconds } => duration(value, max_seconds),
             Kind::Choice(choices) => choice(text(value)?, choices),
+            Kind::Switch => switch(value),
             Kind::HttpEndpoint => endpoint(text(value)?),
             Kind::LogFilter => log_filter(text(value)?),
         }
@@ -197,6 +219,16 @@ fn choice(text: String, choices: &[&str]) -> Result<Json, String> {
     match choices.contains(&text.as_str()) {
         true => Ok(text.into()),
         false => Err(format!("{text:?} is none of {}", choices.join(", "))),
+    }
+}
+
+/// Written without quotes, YAML's on and off are truth values.
+fn switch(value: &Value) -> Result<Json, String> {
+    match &value.kind {
+        ValueKind::Boolean(on) => Ok((*on).into()),
+        ValueKind::String(text) if text == "on" || text == "true" => Ok(true.into()),
+        ValueKind::String(text) if text == OFF || text == "false" => Ok(false.into()),
+        _ => Err(format!("{} is neither on nor off", shown(value))),
     }
 }
 
