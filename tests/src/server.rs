@@ -14,11 +14,16 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long anything may take that happens within a step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often the log is looked at.
+const LOG_INTERVAL: Duration = Duration::from_millis(10);
+
 /// A running `ternion-server serve`, killed when dropped.
 #[derive(Debug)]
 pub struct Server {
     process: Child,
     endpoint: String,
+    /// Of the operations listener, unless it is off.
+    operations: Option<String>,
     output: Receiver<Line>,
     log: String,
 }
@@ -32,8 +37,12 @@ enum Line {
 impl Server {
     /// Serves on a free port and waits until the address is printed.
     pub fn start(arguments: &[&str]) -> Server {
-        let mut process = program("ternion-server")
-            .args(["serve", "--listen", "127.0.0.1:0"])
+        let mut command = program("ternion-server");
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        if !arguments.contains(&"--operations-listen") {
+            command.args(["--operations-listen", "127.0.0.1:0"]);
+        }
+        let mut process = command
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -46,6 +55,7 @@ impl Server {
         let mut server = Server {
             process,
             endpoint: String::new(),
+            operations: None,
             output,
             log: String::new(),
         };
@@ -63,10 +73,35 @@ impl Server {
         self.endpoint.trim_start_matches("http://")
     }
 
+    /// Address of `/metrics` and of the probes.
+    pub fn operations(&self) -> &str {
+        self.operations.as_deref().expect("it is on")
+    }
+
+    /// What is printed before anybody is served.
+    pub fn banner(&self) -> &str {
+        &self.log
+    }
+
     pub async fn client(&self) -> Client {
         Client::connect(&self.endpoint)
             .await
             .expect("the server printed this address")
+    }
+
+    /// The log once it holds what is waited for.
+    pub async fn log_with(&mut self, what: impl Fn(&str) -> bool) -> &str {
+        let deadline = Instant::now() + STEP_TIMEOUT;
+        loop {
+            while let Ok(line) = self.output.try_recv() {
+                self.keep(&line);
+            }
+            if what(&self.log) {
+                return &self.log;
+            }
+            assert!(Instant::now() < deadline, "it is not logged");
+            tokio::time::sleep(LOG_INTERVAL).await;
+        }
     }
 
     /// Asks to end, as an orchestrator does.
@@ -108,15 +143,25 @@ impl Server {
 
     fn await_address(&mut self) {
         let deadline = Instant::now() + START_TIMEOUT;
-        while self.endpoint.is_empty() {
+        loop {
             let Some(line) = self.next_line(deadline) else {
                 panic!("the server told no address\n{}", self.log);
             };
             self.keep(&line);
-            if let Line::Stdout(text) = line
-                && let Some(endpoint) = endpoint_in(&text)
-            {
-                self.endpoint = endpoint;
+            let Line::Stdout(text) = line else {
+                continue;
+            };
+            match text.split_whitespace().next() {
+                Some("metrics") => {
+                    let endpoint = endpoint_in(&text).expect("the line has an address");
+                    self.operations = Some(endpoint.trim_start_matches("http://").to_owned());
+                }
+                // The last line.
+                Some("try") => return,
+                _ if self.endpoint.is_empty() => {
+                    self.endpoint = endpoint_in(&text).unwrap_or_default();
+                }
+                _ => {}
             }
         }
     }

@@ -123,26 +123,18 @@ impl RequestSpan {
         let Checked {
             sampling, stopping, ..
         } = checked;
+        let span = &self.0.span;
         if checked.max_tokens_given {
-            let max_tokens = int(stopping.max_tokens);
-            self.0
-                .span
-                .set_attribute(semconv::REQUEST_MAX_TOKENS, max_tokens);
+            span.set_attribute(semconv::REQUEST_MAX_TOKENS, int(stopping.max_tokens));
         }
         let float = |value: f32| Value::F64(value.into());
-        self.0
-            .span
-            .set_attribute(semconv::REQUEST_TEMPERATURE, float(sampling.temperature));
-        self.0
-            .span
-            .set_attribute(semconv::REQUEST_TOP_P, float(sampling.top_p));
-        self.0
-            .span
-            .set_attribute(semconv::REQUEST_TOP_K, int(sampling.top_k));
+        span.set_attribute(semconv::REQUEST_TEMPERATURE, float(sampling.temperature));
+        span.set_attribute(semconv::REQUEST_TOP_P, float(sampling.top_p));
+        span.set_attribute(semconv::REQUEST_TOP_K, int(sampling.top_k));
         // All bits of the seed, the sign aside: an integer of telemetry can
         // be read back as the seed, a saturated one could not.
         let seed = Value::I64(sampling.seed.cast_signed());
-        self.0.span.set_attribute(semconv::REQUEST_SEED, seed);
+        span.set_attribute(semconv::REQUEST_SEED, seed);
     }
 
     /// The engine, to which it was handed at this moment, has taken it.
