@@ -1,8 +1,6 @@
 //! From start to end of a server: what an orchestrator and an operator see.
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
-
 use ternion_client::proto::{FinishReason, KernelState};
 use ternion_client::{Error, Event, Session, SessionEvent};
 use ternion_tests::{Answer, Server, greedy};

@@ -61,7 +61,7 @@ impl Collector {
              exporters:\n\
             \x20 file: {{path: '{}'}}\n\
              service:\n\
-            \x20 telemetry: {{metrics: {{level: none}}}}\n\
+            \x20 telemetry: {{metrics: {{level: none}}, logs: {{level: warn}}}}\n\
             \x20 pipelines:\n\
             \x20   traces: {{receivers: [otlp], exporters: [file]}}\n\
             \x20   metrics: {{receivers: [otlp], exporters: [file]}}\n",
