@@ -244,11 +244,12 @@ fn every_default_and_every_setting_reach_the_struct() {
         .map(|setting| {
             use crate::setting_kind::Kind;
             let sample = match setting.kind {
-                Kind::Address => "[::1]:1".to_owned(),
+                Kind::Address | Kind::AddressOrOff => "[::1]:1".to_owned(),
                 Kind::Path | Kind::Paths | Kind::Name => "x".to_owned(),
                 Kind::Count { max, .. } | Kind::Bytes { max, .. } => max.to_string(),
                 Kind::Duration { max_seconds } => format!("{max_seconds}s"),
                 Kind::Choice(choices) => choices[0].to_owned(),
+                Kind::Switch => "on".to_owned(),
                 Kind::HttpEndpoint => "http://h:1".to_owned(),
                 Kind::LogFilter => "debug".to_owned(),
             };
