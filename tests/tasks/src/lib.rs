@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod cargo;
+pub mod collector;
 pub mod outcome;
 pub mod tools;

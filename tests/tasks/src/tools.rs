@@ -164,7 +164,7 @@ pub fn c_compiler() -> Result<()> {
 
 /// A short name for a text. No more than that: the standard hasher is not
 /// promised to stay the same, and then something is installed once more.
-fn short_name(text: &str) -> String {
+pub fn short_name(text: &str) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
