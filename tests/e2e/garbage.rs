@@ -533,7 +533,15 @@ fn files_that_are_no_plugins_are_refused_with_reasons() {
     drop(Server::start(&["--plugin-dir", plugins]));
 
     std::fs::remove_file(dir.path().join("libternion_kernel_good.so")).expect("written above");
-    let none = server_tool(&["serve", "--listen", "127.0.0.1:0", "--plugin-dir", plugins]);
+    let none = server_tool(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--operations-listen",
+        "off",
+        "--plugin-dir",
+        plugins,
+    ]);
     assert_eq!(none.code, Some(1), "{none:?}");
     for (name, _) in &files[..3] {
         assert!(none.stderr.contains(name), "{name} is not named: {none:?}");

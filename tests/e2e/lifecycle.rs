@@ -1,25 +1,11 @@
 //! From start to end of a server: what an orchestrator and an operator see.
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
-
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::trace::v1::Span;
 use ternion_client::proto::{FinishReason, KernelState};
-use ternion_client::{Error, Event, Generate, Session, SessionEvent};
-use ternion_proto::v1::inference_service_client::InferenceServiceClient;
+use ternion_client::{Error, Event, Session, SessionEvent};
 use ternion_tests::{Answer, Server, greedy};
-use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -269,113 +255,6 @@ async fn the_selected_kernel_is_told() {
     assert!(!selected.reason.is_empty(), "{selected:?}");
     let models = client.models().await.expect("it is up");
     assert!(models[0].kernel.starts_with(&selected.name), "{models:?}");
-}
-
-/// A collector that keeps what it is sent.
-struct Collector(mpsc::UnboundedSender<Span>);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let resources = request.into_inner().resource_spans;
-        let scopes = resources
-            .into_iter()
-            .flat_map(|resource| resource.scope_spans);
-        for span in scopes.flat_map(|scope| scope.spans) {
-            // The test may have seen enough.
-            let _ = self.0.send(span);
-        }
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-/// Its endpoint, and the spans as they come.
-async fn collector() -> (String, mpsc::UnboundedReceiver<Span>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    let (sender, spans) = mpsc::unbounded_channel();
-    let service = TraceServiceServer::new(Collector(sender));
-    let incoming = TcpListenerStream::new(listener);
-    tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(incoming),
-    );
-    (format!("http://{address}"), spans)
-}
-
-#[tokio::test]
-async fn each_request_is_one_span_in_its_callers_trace() {
-    let (endpoint, mut spans) = collector().await;
-    let server = Server::start(&["--otlp-endpoint", &endpoint]);
-    let mut inference = InferenceServiceClient::new(channel(&server).await);
-    let good = traced(greedy(&[1016, 591], 5), 0xa1);
-    let mut stream = inference
-        .generate(good)
-        .await
-        .expect("a good request")
-        .into_inner();
-    while stream.message().await.expect("it goes on").is_some() {}
-    let bad = traced(Generate::token_ids([]), 0xb2);
-    let refused = inference.generate(bad).await.expect_err("no tokens");
-    assert_eq!(refused.code(), Code::InvalidArgument);
-
-    // What is left in the exporter goes out before the end.
-    server.terminate();
-    assert_eq!(server.wait().await.code(), Some(0));
-    let mut seen = Vec::new();
-    while let Ok(span) = spans.try_recv() {
-        seen.push(span);
-    }
-    for parent in [0xa1, 0xb2] {
-        let of_request: Vec<_> = seen.iter().filter(|s| s.trace_id == [parent; 16]).collect();
-        let [span] = of_request[..] else {
-            panic!("spans of {parent:x}: {of_request:?}, among {}", seen.len());
-        };
-        assert_eq!(span.parent_span_id, [parent; 8]);
-    }
-    let served = seen.iter().find(|span| span.trace_id == [0xa1; 16]);
-    let served = served.expect("seen above");
-    assert_eq!(
-        attribute(served, "gen_ai.usage.input_tokens"),
-        Some(Value::IntValue(2))
-    );
-    assert_eq!(
-        attribute(served, "gen_ai.usage.output_tokens"),
-        Some(Value::IntValue(5))
-    );
-    assert!(served.end_time_unix_nano > served.start_time_unix_nano);
-    let prompts = seen.iter().flat_map(|span| &span.attributes);
-    assert!(
-        prompts
-            .clone()
-            .all(|attribute| !attribute.key.contains("prompt")),
-        "{seen:?}"
-    );
-}
-
-/// A request in a trace whose ids are made of one byte.
-fn traced(generate: Generate, byte: u8) -> Request<ternion_proto::v1::GenerateRequest> {
-    let mut request = Request::new(generate.request);
-    let id = |bytes: usize| format!("{byte:02x}").repeat(bytes);
-    let parent = format!("00-{}-{}-01", id(16), id(8));
-    let parent = parent.parse().expect("it is ASCII");
-    request.metadata_mut().insert("traceparent", parent);
-    request.set_timeout(Duration::from_secs(30));
-    request
-}
-
-fn attribute(span: &Span, key: &str) -> Option<Value> {
-    let attribute = span
-        .attributes
-        .iter()
-        .find(|attribute| attribute.key == key)?;
-    attribute.value.clone()?.value
 }
 
 #[tokio::test]

@@ -4,25 +4,41 @@
 
 mod answer;
 mod certificates;
+mod collector;
+mod http;
 mod load;
 mod matrix;
 mod programs;
+mod prometheus;
 mod relay;
 mod server;
+mod stalling_kernel;
 mod traefik;
 
 pub use answer::{Answer, answer, answers, greedy};
 pub use certificates::{Authority, Certificate};
+pub use collector::{Collector, Exported, Span};
+pub use http::{Page, http_get};
 pub use load::{Load, LoadReport};
 pub use matrix::{Comparison, Matrix, argmax};
 pub use programs::{Ran, server_tool, signal, ternion};
+pub use prometheus::{Prometheus, check_metrics};
 pub use relay::Relay;
 pub use server::Server;
+pub use stalling_kernel::StallingKernel;
 pub use traefik::{HEALTH_INTERVAL, Traefik};
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+
+/// An address for a program that doesn't tell which port it took: one that was
+/// free just now.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound")
+}
 
 /// A file or directory of `tests/fixtures`.
 pub fn fixture(path: &str) -> PathBuf {

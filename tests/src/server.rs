@@ -23,6 +23,8 @@ const LOG_INTERVAL: Duration = Duration::from_millis(10);
 pub struct Server {
     process: Child,
     endpoint: String,
+    /// Of the operations listener, unless it is off.
+    operations: Option<String>,
     output: Receiver<Line>,
     log: String,
 }
@@ -41,8 +43,12 @@ impl Server {
 
     /// Serves on an address of the caller's choice.
     pub fn start_at(address: &str, arguments: &[&str]) -> Server {
-        let mut process = program("ternion-server")
-            .args(["serve", "--listen", address])
+        let mut command = program("ternion-server");
+        command.args(["serve", "--listen", address]);
+        if !arguments.contains(&"--operations-listen") {
+            command.args(["--operations-listen", "127.0.0.1:0"]);
+        }
+        let mut process = command
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -55,6 +61,7 @@ impl Server {
         let mut server = Server {
             process,
             endpoint: String::new(),
+            operations: None,
             output,
             log: String::new(),
         };
@@ -71,6 +78,16 @@ impl Server {
     pub fn address(&self) -> &str {
         let (_, address) = self.endpoint.split_once("://").expect("made so");
         address
+    }
+
+    /// Address of `/metrics` and of the probes.
+    pub fn operations(&self) -> &str {
+        self.operations.as_deref().expect("it is on")
+    }
+
+    /// What is printed before anybody is served.
+    pub fn banner(&self) -> &str {
+        &self.log
     }
 
     /// A client that shows the server's first answer, whatever it is.
@@ -138,15 +155,25 @@ impl Server {
 
     fn await_address(&mut self) {
         let deadline = Instant::now() + START_TIMEOUT;
-        while self.endpoint.is_empty() {
+        loop {
             let Some(line) = self.next_line(deadline) else {
                 panic!("the server told no address\n{}", self.log);
             };
             self.keep(&line);
-            if let Line::Stdout(text) = line
-                && let Some(endpoint) = endpoint_in(&text)
-            {
-                self.endpoint = endpoint;
+            let Line::Stdout(text) = line else {
+                continue;
+            };
+            match text.split_whitespace().next() {
+                Some("metrics") => {
+                    let endpoint = endpoint_in(&text).expect("the line has an address");
+                    self.operations = Some(endpoint.trim_start_matches("http://").to_owned());
+                }
+                // The last line.
+                Some("try") => return,
+                _ if self.endpoint.is_empty() => {
+                    self.endpoint = endpoint_in(&text).unwrap_or_default();
+                }
+                _ => {}
             }
         }
     }

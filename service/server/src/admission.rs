@@ -16,7 +16,7 @@ use crate::{
     refusal::Refusal,
     request::{Bounds, Checked, DEFAULT_MAX_TOKENS, check},
     request_span::RequestSpan,
-    request_stream::{Facts, RequestStream},
+    request_stream::{Facts, RequestStream, Wanted},
     served::Served,
 };
 
@@ -81,12 +81,14 @@ async fn admit_in_time(
         .admit(prompt_tokens as u64, output, served.access.now())
         .map_err(|refused| Refusal::quota(field, refused))?;
     let request = engine_request(served, checked, prompt, deadline);
+    let submitted = Instant::now();
     let accepted = served
         .engine
         .submit(request, admitted, served.outbox_capacity)
         .await?;
     let origin = served.access.origin();
     let meter = Meter::new(accepted.admitted, audit.clone(), origin, prompt_tokens);
+    span.accepted(submitted, prompt_tokens);
 
     let facts = Facts {
         request_id: claim.id().to_owned(),
@@ -106,8 +108,8 @@ async fn admit_in_time(
         meter,
         served.vocabulary.clone(),
         facts,
-        claim.cancel.clone(),
-        served.drain.clone(),
+        Wanted::new(claim.cancel.clone(), served.drain.clone()),
+        span.clone(),
     ))
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Banner<'a> {
     pub(crate) kv: KvSize,
     pub(crate) address: SocketAddr,
     pub(crate) tls: bool,
+    /// `None`: off.
+    pub(crate) operations: Option<SocketAddr>,
 }
 
 impl fmt::Display for Banner<'_> {
@@ -27,6 +29,7 @@ impl fmt::Display for Banner<'_> {
             kv,
             address,
             tls,
+            operations,
         } = self;
         let model = &served.model;
         writeln!(
@@ -51,6 +54,9 @@ impl fmt::Display for Banner<'_> {
         let with = if *tls { " with TLS" } else { "" };
         writeln!(f, "serving  {address}{with}")?;
         writeln!(f, "callers  {}", self.callers())?;
+        if let Some(operations) = operations {
+            writeln!(f, "metrics  http://{}/metrics", reachable(*operations))?;
+        }
         let client = client().display().to_string();
         let scheme = if *tls { "https" } else { "http" };
         let ca = if *tls { " --ca FILE" } else { "" };

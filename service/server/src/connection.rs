@@ -236,10 +236,10 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Binds the address, saying which one if it can't be.
-pub(crate) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Binds the address of a setting, saying which one if it can't be.
+pub(crate) async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     use anyhow::Context;
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("can't listen on {address}"))
+        .with_context(|| format!("{setting}: can't listen on {address}"))
 }

@@ -26,6 +26,7 @@ use ternion_policy::Admitted;
 use tokio::sync::oneshot;
 
 use crate::{
+    heartbeat::{Heartbeat, IDLE_BEAT},
     load::{LatestLoad, Load},
     outbox::{Outbox, OutboxReader, outbox},
 };
@@ -42,6 +43,8 @@ enum Command {
 
 struct Submission {
     request: Request,
+    /// When it was handed in. That a step runs just then is a wait as well.
+    at: Time,
     outbox_capacity: usize,
     reply: oneshot::Sender<Result<Accepted, SubmitError>>,
 }
@@ -100,6 +103,7 @@ impl Waker {
 pub(crate) struct EngineHandle {
     commands: SyncSender<Command>,
     load: Arc<LatestLoad>,
+    heartbeat: Heartbeat,
     origin: Instant,
 }
 
@@ -120,6 +124,7 @@ impl EngineHandle {
         let (reply, answer) = oneshot::channel();
         let submission = Submission {
             request,
+            at: self.origin.elapsed(),
             outbox_capacity,
             reply,
         };
@@ -144,6 +149,10 @@ impl EngineHandle {
 
     pub(crate) fn load(&self) -> Load {
         self.load.read()
+    }
+
+    pub(crate) fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
     }
 
     /// A moment on the engine's clock.
@@ -195,8 +204,10 @@ struct EngineLoop<E> {
     /// Reused from step to step.
     events: Vec<Event>,
     steps: u64,
+    computed_tokens: u64,
     preemptions: u64,
     load: Arc<LatestLoad>,
+    heartbeat: Heartbeat,
     origin: Instant,
 }
 
@@ -223,6 +234,7 @@ impl<E: Executor> EngineLoop<E> {
         let handle = EngineHandle {
             commands: sender.clone(),
             load: Arc::default(),
+            heartbeat: Heartbeat::new(),
             origin: Instant::now(),
         };
         let engine_loop = EngineLoop {
@@ -235,8 +247,10 @@ impl<E: Executor> EngineLoop<E> {
             live: BTreeMap::new(),
             events: Vec::new(),
             steps: 0,
+            computed_tokens: 0,
             preemptions: 0,
             load: handle.load.clone(),
+            heartbeat: handle.heartbeat.clone(),
             origin: handle.origin,
         };
         engine_loop.publish();
@@ -291,27 +305,36 @@ impl<E: Executor> EngineLoop<E> {
             // look, its outbox doesn't know that it has to wake us.
             self.look_at_readers();
         }
-        let command = if self.engine.has_work() {
-            self.commands.try_recv().ok()
-        } else if let Some(deadline) = self.engine.next_deadline() {
-            let patience = deadline.saturating_sub(self.origin.elapsed());
-            self.commands.recv_timeout(patience).ok()
-        } else {
-            self.commands.recv().ok()
-        };
-        command.map_or(Woken::Step, Woken::Command)
+        self.heartbeat.beat();
+        if self.engine.has_work() {
+            let command = self.commands.try_recv().ok();
+            return command.map_or(Woken::Step, Woken::Command);
+        }
+        loop {
+            let left = self
+                .engine
+                .next_deadline()
+                .map(|deadline| deadline.saturating_sub(self.origin.elapsed()));
+            let patience = left.map_or(IDLE_BEAT, |left| left.min(IDLE_BEAT));
+            match self.commands.recv_timeout(patience) {
+                Ok(command) => return Woken::Command(command),
+                Err(_) if left == Some(patience) => return Woken::Step,
+                Err(_) => self.heartbeat.beat(),
+            }
+        }
     }
 
     fn submit(&mut self, submission: Submission) {
         let Submission {
             mut request,
+            at,
             outbox_capacity,
             reply,
         } = submission;
         let (outbox, events) = outbox(outbox_capacity, self.waker.clone());
         request.credit = outbox.credit();
         let ahead = self.engine.num_waiting();
-        let answer = match self.engine.submit(request, self.origin.elapsed()) {
+        let answer = match self.engine.submit(request, at) {
             Ok(id) => {
                 let live = Live {
                     outbox,
@@ -334,6 +357,7 @@ impl<E: Executor> EngineLoop<E> {
         let now = || self.origin.elapsed();
         let report = self.engine.step(now, &mut self.executor, &mut self.events);
         self.steps += u64::from(!report.scheduled.is_empty());
+        self.computed_tokens += report.num_tokens as u64;
         self.preemptions += report.preempted.len() as u64;
         self.publish();
         self.deliver();
@@ -379,6 +403,7 @@ impl<E: Executor> EngineLoop<E> {
             kv_pages: self.engine.num_blocks(),
             kv_pages_free: self.engine.num_free_blocks(),
             steps: self.steps,
+            computed_tokens: self.computed_tokens,
             preemptions: self.preemptions,
         });
     }

@@ -60,6 +60,7 @@ impl Bench {
                 deadline,
                 credit: 0,
             },
+            at: self.handle.time(Instant::now()),
             outbox_capacity: room,
             reply,
         });

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use ternion_engine::{Batch, Executor, ExecutorError, Limits, Vocabulary};
 use ternion_policy::{
     Admitted, Authorised, Credential, KeyHash, MaxOutput, Policy, Role, TenantId, Tenants,
@@ -14,6 +16,7 @@ use crate::{
     engine_loop::{self, EngineThread},
     launch,
     live_requests::LiveRequests,
+    metrics::Metrics,
     models::default_sampling,
     prompt::Prompts,
     request::Bounds,
@@ -120,6 +123,7 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         access: Arc::new(Access::open(None).expect("needs no file")),
         live: Arc::new(LiveRequests::default()),
         drain: Arc::new(Drain::new()),
+        metrics: Metrics::new(&SdkMeterProvider::default().meter("test"), "demo"),
         outbox_capacity: 4,
         max_stream_requests: 3,
     };

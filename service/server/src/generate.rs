@@ -57,7 +57,7 @@ pub(crate) async fn generate(
         Ok(frames) => Ok(Response::new(frames)),
         Err(refusal) => {
             let status = Status::from(refusal);
-            span.refused(status.code());
+            span.refused(&status);
             audit.refused(status.code());
             Err(status)
         }
@@ -107,6 +107,7 @@ async fn send(run: RequestRun, out: mpsc::Sender<Result<v1::GenerateResponse, St
         seq,
         ending,
         in_flight: _in_flight,
+        span: _span,
     } = ended;
     let status = match &ending.outcome {
         Outcome::Finished(v1::FinishReason::DeadlineExceeded, _) => {

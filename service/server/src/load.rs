@@ -13,11 +13,13 @@ pub(crate) struct Load {
     pub(crate) kv_pages: usize,
     pub(crate) kv_pages_free: usize,
     pub(crate) steps: u64,
+    /// Tokens of all batches.
+    pub(crate) computed_tokens: u64,
     pub(crate) preemptions: u64,
 }
 
-/// The latest snapshot. The lock is held for the copy of seven numbers, so it
-/// can't hold up the engine's thread, and unlike seven atomics it never shows
+/// The latest snapshot. The lock is held for the copy of a few numbers, so it
+/// can't hold up the engine's thread, and unlike as many atomics it never shows
 /// half of a step.
 #[derive(Debug, Default)]
 pub(crate) struct LatestLoad(Mutex<Load>);

@@ -1,6 +1,8 @@
 //! An admitted request on its way to its client, the same for Generate and
 //! Session.
 
+use std::time::Instant;
+
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -27,6 +29,8 @@ pub(crate) struct Ended {
     pub(crate) ending: Ending,
     /// To be kept until that is done.
     pub(crate) in_flight: InFlight,
+    /// Likewise: it closes when dropped.
+    pub(crate) span: RequestSpan,
 }
 
 impl RequestRun {
@@ -48,14 +52,17 @@ impl RequestRun {
                 next = self.stream.next() => next,
             };
             match next {
-                Ok(frame) => match self.room(out).await {
-                    Some(room) => room.send(Ok(response(seq, frame))),
-                    None => break,
-                },
+                Ok(frame) => {
+                    let ready = Instant::now();
+                    match self.room(out).await {
+                        Some(room) => room.send(Ok(response(seq, frame))),
+                        None => break,
+                    }
+                    self.span.sent(ready.elapsed());
+                }
                 Err(ending) => return Some(self.ended(seq, ending)),
             }
         }
-        self.span.abandoned();
         None
     }
 
@@ -80,6 +87,7 @@ impl RequestRun {
             seq,
             ending,
             in_flight: self.in_flight,
+            span: self.span,
         }
     }
 }

@@ -1,27 +1,55 @@
-//! The trace of one request: a span from its arrival to its last frame.
-//! Prompts and answers are not part of it.
+//! What telemetry hears of one request: a span from its arrival to its last
+//! frame, with a child for each of its phases, and its share of the metrics.
+//! Prompts and answers are no part of it.
+//!
+//! Nothing here can fail a request: a span that isn't recorded swallows what it
+//! is told.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use opentelemetry::{
     Array, Context, StringValue, Value, propagation::Extractor, propagation::TextMapPropagator,
     trace::Status as SpanStatus,
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+use ternion_engine::Event;
 use ternion_proto::v1;
-use tonic::{Code, metadata::MetadataMap};
+use tonic::{Code, Status, metadata::MetadataMap};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::{
     frames::{Ending, Outcome},
+    metrics::{End, RequestMetrics},
     request::Checked,
+    request_progress::{Clock, Progress},
     semconv,
     served::Served,
-    status::code_name,
+    status::{code_name, refusal_reason},
 };
 
-/// The open span. What it is told becomes attributes.
+/// A request as telemetry sees it. The last one dropped closes the span, and
+/// if nothing was said of the request's end, then its client has gone.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestSpan(Span);
+pub(crate) struct RequestSpan(Arc<Open>);
+
+#[derive(Debug)]
+struct Open {
+    span: Span,
+    clock: Clock,
+    metrics: RequestMetrics,
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    progress: Progress,
+    /// Its end was told, and is in the metrics.
+    over: bool,
+}
 
 /// The W3C trace context that a call came with.
 pub(crate) fn parent(metadata: &MetadataMap) -> Context {
@@ -65,22 +93,29 @@ impl RequestSpan {
             request_id,
         );
         // Must come before the span is first entered, which starts it. Fails
-        // if nothing is exported or the span is filtered out: then there is
-        // nothing that a parent would matter to.
+        // if the span is filtered out: then there is nothing that a parent
+        // would matter to.
         let _ = span.set_parent(parent.clone());
         span.set_attribute(semconv::OPERATION_NAME, operation);
         span.set_attribute(semconv::PROVIDER_NAME, semconv::PROVIDER);
         span.set_attribute(semconv::REQUEST_MODEL, served.name.clone());
+        span.set_attribute(semconv::RESPONSE_MODEL, served.name.clone());
         span.set_attribute(semconv::RESPONSE_ID, request_id.to_owned());
-        span.set_attribute(semconv::RPC_SYSTEM_NAME, "grpc");
+        span.set_attribute(semconv::RPC_SYSTEM_NAME, semconv::GRPC);
         span.set_attribute(semconv::RPC_METHOD, rpc_method);
         span.set_attribute(semconv::KERNEL, served.kernel.clone());
-        RequestSpan(span)
+        span.set_attribute(semconv::MODEL_DIGEST, served.model.digest.to_string());
+        RequestSpan(Arc::new(Open {
+            span,
+            clock: Clock::now(),
+            metrics: served.metrics.request(operation),
+            told: Mutex::default(),
+        }))
     }
 
     /// For running futures in it.
     pub(crate) fn span(&self) -> Span {
-        self.0.clone()
+        self.0.span.clone()
     }
 
     /// What was asked for, the model's defaults included.
@@ -88,39 +123,71 @@ impl RequestSpan {
         let Checked {
             sampling, stopping, ..
         } = checked;
+        let span = &self.0.span;
         if checked.max_tokens_given {
-            let max_tokens = int(stopping.max_tokens);
-            self.0
-                .set_attribute(semconv::REQUEST_MAX_TOKENS, max_tokens);
+            span.set_attribute(semconv::REQUEST_MAX_TOKENS, int(stopping.max_tokens));
         }
         let float = |value: f32| Value::F64(value.into());
-        self.0
-            .set_attribute(semconv::REQUEST_TEMPERATURE, float(sampling.temperature));
-        self.0
-            .set_attribute(semconv::REQUEST_TOP_P, float(sampling.top_p));
-        self.0
-            .set_attribute(semconv::REQUEST_TOP_K, int(sampling.top_k));
+        span.set_attribute(semconv::REQUEST_TEMPERATURE, float(sampling.temperature));
+        span.set_attribute(semconv::REQUEST_TOP_P, float(sampling.top_p));
+        span.set_attribute(semconv::REQUEST_TOP_K, int(sampling.top_k));
         // All bits of the seed, the sign aside: an integer of telemetry can
         // be read back as the seed, a saturated one could not.
         let seed = Value::I64(sampling.seed.cast_signed());
-        self.0.set_attribute(semconv::REQUEST_SEED, seed);
+        span.set_attribute(semconv::REQUEST_SEED, seed);
+    }
+
+    /// The engine, to which it was handed at this moment, has taken it.
+    pub(crate) fn accepted(&self, submitted: Instant, prompt_tokens: usize) {
+        self.0.told().progress.submitted = Some(submitted);
+        self.0.metrics.accepted(prompt_tokens);
+    }
+
+    /// The engine said something, and the request's task has read it.
+    pub(crate) fn event(&self, event: &Event) {
+        let mut told = self.0.told();
+        let progress = &mut told.progress;
+        let now = Instant::now();
+        match event {
+            Event::Started { .. } => progress.started = Some(now),
+            Event::Token { .. } => {
+                progress.output_tokens += 1;
+                match progress.last_token.replace(now) {
+                    None => {
+                        progress.first_token = Some(now);
+                        progress.streaming = Some(now);
+                        self.0.metrics.first_token(self.0.age(now));
+                    }
+                    Some(last) => self.0.metrics.next_token(now - last),
+                }
+            }
+            Event::Finished { timings, .. } => progress.told(timings),
+        }
+    }
+
+    /// A frame is with the connection, for which it waited so long.
+    pub(crate) fn sent(&self, waited: Duration) {
+        let mut told = self.0.told();
+        told.progress.num_frames += 1;
+        told.progress.waited += waited;
     }
 
     /// How it ended.
     pub(crate) fn ended(&self, ending: &Ending) {
         let usage = &ending.usage;
-        self.0
-            .set_attribute(semconv::USAGE_INPUT_TOKENS, int(usage.prompt_tokens));
-        self.0
-            .set_attribute(semconv::USAGE_OUTPUT_TOKENS, int(usage.completion_tokens));
         let reason = match &ending.outcome {
             Outcome::Failed(_) => "error",
             Outcome::Finished(reason, _) => finish_reason_name(*reason),
         };
-        let reasons = Array::String(vec![StringValue::from(reason)]);
+        let mut told = self.0.told();
+        // What the engine counts, should the task not have seen every token.
+        told.progress.output_tokens = usage.completion_tokens.into();
         self.0
-            .set_attribute(semconv::RESPONSE_FINISH_REASONS, Value::Array(reasons));
-        self.0.in_scope(|| {
+            .span
+            .set_attribute(semconv::USAGE_INPUT_TOKENS, int(usage.prompt_tokens));
+        self.0.over(&mut told, reason, ending.code());
+        drop(told);
+        self.0.span.in_scope(|| {
             tracing::debug!(
                 reason,
                 prompt_tokens = usage.prompt_tokens,
@@ -128,38 +195,105 @@ impl RequestSpan {
                 "request ended",
             );
         });
-        self.code(ending.code());
     }
 
-    /// The request was refused. Why stays out of the log: messages of
+    /// The request was refused. The message stays out of the log: those of
     /// templates and tokenizers may quote the prompt.
-    pub(crate) fn refused(&self, code: Code) {
+    pub(crate) fn refused(&self, status: &Status) {
+        let mut told = self.0.told();
+        if std::mem::replace(&mut told.over, true) {
+            return;
+        }
+        drop(told);
+        let (code, reason) = (status.code(), refusal_reason(status));
         self.0
-            .in_scope(|| tracing::debug!(code = code_name(code), "request refused"));
+            .metrics
+            .refused(&reason, code, self.0.age(Instant::now()));
+        self.0
+            .span
+            .in_scope(|| tracing::debug!(code = code_name(code), reason, "request refused"));
+        self.0.span.set_attribute(semconv::REFUSAL, reason);
+        self.0.code(code);
+    }
+}
+
+impl Open {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.clock.monotonic)
+    }
+
+    /// Writes the end down, in the metrics as well, unless that was done.
+    fn over(&self, told: &mut Told, reason: &'static str, code: Code) {
+        if std::mem::replace(&mut told.over, true) {
+            return;
+        }
+        let now = Instant::now();
+        let progress = &told.progress;
+        let phases = progress.phases(now);
+        self.metrics.ended(&End {
+            reason,
+            code,
+            after: self.age(now),
+            output_tokens: progress.output_tokens,
+            phases,
+        });
+        let reasons = Array::String(vec![StringValue::from(reason)]);
+        self.span
+            .set_attribute(semconv::RESPONSE_FINISH_REASONS, Value::Array(reasons));
+        self.span
+            .set_attribute(semconv::USAGE_OUTPUT_TOKENS, int(progress.output_tokens));
+        self.span
+            .set_attribute(semconv::PREEMPTIONS, int(progress.preemptions));
+        let to_first_token = progress.streaming.map(|first| self.age(first));
+        let inference = phases
+            .prefill
+            .map(|prefill| prefill + phases.decode.unwrap_or_default());
+        let latencies = [
+            (semconv::LATENCY_TIME_IN_QUEUE, phases.queue),
+            (semconv::LATENCY_TIME_IN_PREFILL, phases.prefill),
+            (semconv::LATENCY_TIME_IN_DECODE, phases.decode),
+            (semconv::LATENCY_TIME_IN_INFERENCE, inference),
+            (semconv::LATENCY_TIME_TO_FIRST_TOKEN, to_first_token),
+            (semconv::LATENCY_E2E, Some(self.age(now))),
+        ];
+        for (name, time) in latencies {
+            if let Some(time) = time {
+                self.span.set_attribute(name, time.as_secs_f64());
+            }
+        }
         self.code(code);
     }
 
-    /// The reader went away before the last frame.
-    pub(crate) fn abandoned(&self) {
-        self.0.in_scope(|| tracing::debug!("reader has gone"));
-        self.code(Code::Cancelled);
-    }
-
     fn code(&self, code: Code) {
-        self.0
+        self.span
             .set_attribute(semconv::RPC_STATUS_CODE, code_name(code));
-        // Those that the RPC conventions count as the server's fault.
-        if matches!(
-            code,
-            Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::Unimplemented
-                | Code::Internal
-                | Code::Unavailable
-                | Code::DataLoss
-        ) {
-            self.0.set_status(SpanStatus::error(code_name(code)));
+        if semconv::is_server_error(code) {
+            self.span
+                .set_attribute(semconv::ERROR_TYPE, code_name(code));
+            self.span.set_status(SpanStatus::error(code_name(code)));
         }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // A span ends when it was left for the last time, and its children
+        // must not end later.
+        let _entered = self.span.enter();
+        let mut told = self.told();
+        if !told.over {
+            tracing::debug!("reader has gone");
+            // Before the engine took it, it was no request that could end.
+            match told.progress.submitted {
+                Some(_) => self.over(&mut told, "abandoned", Code::Cancelled),
+                None => self.code(Code::Cancelled),
+            }
+        }
+        told.progress.draw(&self.span.context(), &self.clock);
     }
 }
 

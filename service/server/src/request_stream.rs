@@ -11,6 +11,7 @@ use crate::{
     frames::{Assembler, Ending, Frame, Outcome, outcome, timings, usage},
     meter::Meter,
     outbox::OutboxReader,
+    request_span::RequestSpan,
     status,
 };
 
@@ -27,10 +28,11 @@ pub(crate) struct RequestStream {
     ending: Option<Ending>,
     facts: Facts,
     wanted: Wanted,
+    span: RequestSpan,
 }
 
 /// Whether anybody wants the request to go on.
-struct Wanted {
+pub(crate) struct Wanted {
     cancel: Arc<Notify>,
     drain: Arc<Drain>,
     cancelled: bool,
@@ -54,8 +56,8 @@ impl RequestStream {
         meter: Meter,
         vocabulary: Arc<dyn Vocabulary>,
         facts: Facts,
-        cancel: Arc<Notify>,
-        drain: Arc<Drain>,
+        wanted: Wanted,
+        span: RequestSpan,
     ) -> RequestStream {
         RequestStream {
             queued: Some(queued),
@@ -65,12 +67,8 @@ impl RequestStream {
             held: None,
             ending: None,
             facts,
-            wanted: Wanted {
-                cancel,
-                drain,
-                cancelled: false,
-                drained: false,
-            },
+            wanted,
+            span,
         }
     }
 
@@ -108,7 +106,7 @@ impl RequestStream {
             tokio::select! {
                 biased;
                 () = self.wanted.revoked() => self.events.cancel(),
-                event = self.events.recv() => return event,
+                event = self.events.recv() => return event.inspect(|event| self.span.event(event)),
             }
         }
     }
@@ -167,7 +165,8 @@ impl RequestStream {
     /// fast engine could go on like that to the end.
     fn collect(&mut self) {
         for _ in 0..self.events.len() {
-            match self.events.try_recv() {
+            let event = self.events.try_recv();
+            match event.inspect(|event| self.span.event(event)) {
                 Some(Event::Token {
                     token,
                     text_end,
@@ -203,6 +202,15 @@ impl Drop for RequestStream {
 }
 
 impl Wanted {
+    pub(crate) fn new(cancel: Arc<Notify>, drain: Arc<Drain>) -> Wanted {
+        Wanted {
+            cancel,
+            drain,
+            cancelled: false,
+            drained: false,
+        }
+    }
+
     /// Returns when there is one more reason to end.
     async fn revoked(&mut self) {
         tokio::select! {

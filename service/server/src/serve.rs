@@ -21,7 +21,7 @@ use tokio::{
     sync::watch,
 };
 use tonic::{codec::CompressionEncoding, server::NamedService, transport::Server};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::server::HealthReporter;
 use tower::layer::util::{Identity, Stack};
 
 use crate::{
@@ -33,21 +33,26 @@ use crate::{
     connection_life,
     drain::{Drain, Phase},
     engine_loop::{self, EngineThread},
+    health::{HealthReports, Probe},
     inference::Inference,
     inspect::num_parameters,
     kernels,
     kv_size::{KvSize, kv_size, memory},
     launch,
     live_requests::LiveRequests,
+    metrics::{self, KernelInfo, Metrics},
     models::{Models, default_sampling},
+    operations,
     prompt::Prompts,
-    reload::Watched,
+    reload,
     request::Bounds,
     requests::Requests,
+    rpc_calls::RpcCalls,
     served::Served,
     settings::{Anonymous, Mistakes, Settings},
-    telemetry,
+    telemetry::{self, Telemetry},
     tls::TlsFiles,
+    vitals::Vitals,
     vocabulary::ModelVocabulary,
 };
 
@@ -79,17 +84,20 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     };
     // Files that are wrong are told before a large model is loaded.
     let tenants = settings.tenants.clone().into_iter().collect();
-    let tenants = Watched::new(tenants);
+    let tenants = reload::Watched::new(tenants);
     let access = Arc::new(Access::open(settings.tenants.as_deref())?);
     let tls = match TlsFiles::of(&settings.tls) {
         None => None,
         Some(files) => {
-            let watched = Watched::new(files.paths());
+            let watched = reload::Watched::new(files.paths());
             let config = watch::Sender::new(Arc::new(files.load()?));
             Some((files, config, watched))
         }
     };
-    let launched = launch(&settings, access.clone())?;
+    let vitals = Arc::new(Vitals::new(settings.operations.stall_timeout));
+    // Before the model: loading one takes its time, and that is alive.
+    let watched = runtime.block_on(watch(&settings, &telemetry, vitals.clone()))?;
+    let launched = launch(&settings, access.clone(), &telemetry, &vitals)?;
     let newest = tls.as_ref().map(|(_, config, _)| config.subscribe());
     if let Some(file) = access.file.clone() {
         runtime.spawn(tenants.follow(move || reload_tenants(&access, &file)));
@@ -97,7 +105,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some((files, config, watched)) = tls {
         runtime.spawn(watched.follow(move || reload_certificates(&files, &config)));
     }
-    let served = runtime.block_on(serve(&settings, &launched, newest));
+    let served = runtime.block_on(serve(&settings, &launched, &watched, newest));
     launched.engine_thread.stop();
     // The exporter sends its last spans over the runtime.
     telemetry.stop();
@@ -125,6 +133,31 @@ fn reload_certificates(files: &TlsFiles, config: &watch::Sender<Arc<ServerConfig
     }
 }
 
+/// What the platform sees.
+struct Watched {
+    health: Arc<HealthReports>,
+    operations: Option<SocketAddr>,
+}
+
+async fn watch(
+    settings: &Settings,
+    telemetry: &Telemetry,
+    vitals: Arc<Vitals>,
+) -> anyhow::Result<Watched> {
+    metrics::observe_process(&telemetry.meter(), vitals.clone());
+    let health = Arc::new(HealthReports::new(vitals.clone()));
+    let operations = match settings.operations.listen {
+        None => None,
+        Some(listen) => {
+            let scrape = telemetry.scrape.clone();
+            Some(operations::start(listen, scrape, vitals, &health).await?)
+        }
+    };
+    let kept = health.clone();
+    tokio::spawn(async move { kept.keep().await });
+    Ok(Watched { health, operations })
+}
+
 /// Everything that runs once the model is loaded.
 struct Launched {
     served: Arc<Served>,
@@ -134,7 +167,12 @@ struct Launched {
     kv: KvSize,
 }
 
-fn launch(settings: &Settings, access: Arc<Access>) -> anyhow::Result<Launched> {
+fn launch(
+    settings: &Settings,
+    access: Arc<Access>,
+    telemetry: &Telemetry,
+    vitals: &Vitals,
+) -> anyhow::Result<Launched> {
     let model = Arc::new(launch::open_model(settings.model.as_deref())?);
     let context_limit = context_limit(settings, &model)?;
     let survey = launch::survey_kernels(
@@ -174,11 +212,22 @@ fn launch(settings: &Settings, access: Arc<Access>) -> anyhow::Result<Launched> 
     };
     let (engine, engine_thread) = engine_loop::start(limits, vocabulary.clone(), executor)
         .context("can't start the engine's thread")?;
+    vitals.loaded(engine.heartbeat());
+    let name = settings
+        .model_name
+        .clone()
+        .unwrap_or_else(|| model.name.clone());
+    let meter = telemetry.meter();
+    metrics::observe_load(&meter, &engine, &name);
+    metrics::observe_kernel(
+        &meter,
+        &KernelInfo {
+            kernel: &kernel,
+            model: &name,
+            digest: model.digest.to_string(),
+        },
+    );
     let served = Served {
-        name: settings
-            .model_name
-            .clone()
-            .unwrap_or_else(|| model.name.clone()),
         parameters: num_parameters(&model)?,
         kernel: format!("{} {}", kernel.name(), kernel.isa()),
         kernels: kernels::messages(&survey),
@@ -194,7 +243,9 @@ fn launch(settings: &Settings, access: Arc<Access>) -> anyhow::Result<Launched> 
         engine,
         access,
         live: Arc::new(LiveRequests::default()),
-        drain: Arc::new(Drain::new()),
+        drain: vitals.drain.clone(),
+        metrics: Metrics::new(&meter, &name),
+        name,
         outbox_capacity: settings.outbox.capacity,
         // More could not be alive in the engine either.
         max_stream_requests: scheduler.max_num_seqs + scheduler.max_queued,
@@ -219,13 +270,18 @@ fn context_limit(settings: &Settings, model: &Model) -> Result<usize, Mistakes> 
     }
 }
 
-async fn serve(settings: &Settings, launched: &Launched, tls: Option<Tls>) -> anyhow::Result<()> {
+async fn serve(
+    settings: &Settings,
+    launched: &Launched,
+    watched: &Watched,
+    tls: Option<Tls>,
+) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
-    let listener = connection::listen(settings.listen).await?;
+    let listener = connection::listen("listen", settings.listen).await?;
     let address = listener.local_addr()?;
     let served = &launched.served;
     let (health, router) = router(settings, served)?;
-    set_health(&health, ServingStatus::Serving).await;
+    watched.health.add(&health, &HEALTH_NAMES).await;
     warn_of_openness(settings, address);
     let connections = tokio::spawn(connection_life::serve(
         connection::accept(listener, settings.limits.max_connections, tls),
@@ -237,7 +293,7 @@ async fn serve(settings: &Settings, launched: &Launched, tls: Option<Tls>) -> an
                 .serve_with_incoming_shutdown(connection, leave)
         },
     ));
-    announce(settings, launched, address);
+    announce(settings, launched, watched, address);
 
     let asked_by_signal = tokio::select! {
         () = signals.next() => true,
@@ -254,8 +310,8 @@ async fn serve(settings: &Settings, launched: &Launched, tls: Option<Tls>) -> an
         std::process::exit(1);
     };
     let shutdown = async {
-        leave(settings.drain_delay, &served.drain, &health).await;
-        drain(settings.drain_timeout, &served.drain, &health).await;
+        leave(settings.drain_delay, &served.drain, &watched.health).await;
+        drain(settings.drain_timeout, &served.drain, &watched.health).await;
         if let Ok(Err(error)) = tokio::time::timeout(CLOSING_GRACE, connections).await {
             tracing::error!(%error, "serving connections failed");
         }
@@ -270,20 +326,20 @@ async fn serve(settings: &Settings, launched: &Launched, tls: Option<Tls>) -> an
 
 /// Gives whoever balances over this server and others the time to notice that
 /// it goes, before the first request has to be refused.
-async fn leave(delay: Duration, drain: &Drain, health: &HealthReporter) {
+async fn leave(delay: Duration, drain: &Drain, health: &HealthReports) {
     if delay.is_zero() {
         return;
     }
     drain.advance(Phase::Leaving);
-    set_health(health, ServingStatus::NotServing).await;
+    health.update().await;
     tracing::info!(delay_seconds = delay.as_secs_f64(), "leaving");
     tokio::time::sleep(delay).await;
 }
 
 /// Lets running requests end, then ends them.
-async fn drain(timeout: Duration, drain: &Drain, health: &HealthReporter) {
+async fn drain(timeout: Duration, drain: &Drain, health: &HealthReports) {
     drain.advance(Phase::Draining);
-    set_health(health, ServingStatus::NotServing).await;
+    health.update().await;
     let in_flight = drain.num_in_flight();
     tracing::info!(
         in_flight,
@@ -299,8 +355,8 @@ async fn drain(timeout: Duration, drain: &Drain, health: &HealthReporter) {
     let _ = tokio::time::timeout(ENDING_GRACE, drain.idle()).await;
 }
 
-/// Services, behind the one door.
-type Router = tonic::transport::server::Router<Stack<Authentication, Identity>>;
+/// Services behind the one door, and every call measured, refused ones too.
+type Router = tonic::transport::server::Router<Stack<Authentication, Stack<RpcCalls, Identity>>>;
 
 fn router(settings: &Settings, served: &Arc<Served>) -> anyhow::Result<(HealthReporter, Router)> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -310,11 +366,19 @@ fn router(settings: &Settings, served: &Arc<Served>) -> anyhow::Result<(HealthRe
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let max_message = settings.limits.max_message_bytes;
+    let descriptors = [
+        FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
     let router = Server::builder()
+        // The first is the outermost: who is turned away is measured, too.
+        .layer(RpcCalls::new(served.metrics.clone(), &descriptors))
+        .layer(Authentication(served.access.clone()))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(settings.limits.max_concurrent_streams)
-        .layer(Authentication(served.access.clone()))
         .add_service(
             InferenceServiceServer::new(Inference(served.clone()))
                 .accept_compressed(CompressionEncoding::Gzip)
@@ -334,18 +398,14 @@ fn router(settings: &Settings, served: &Arc<Served>) -> anyhow::Result<(HealthRe
     Ok((health, router))
 }
 
-/// All names that health is asked for: the server's, and each service's.
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for name in [
-        "",
-        InferenceServiceServer::<Inference>::NAME,
-        ModelServiceServer::<Models>::NAME,
-        RequestServiceServer::<Requests>::NAME,
-        AdminServiceServer::<Admin>::NAME,
-    ] {
-        health.set_service_status(name, status).await;
-    }
-}
+/// All names that health is asked for here: the server's, and each service's.
+const HEALTH_NAMES: [(&str, Probe); 5] = [
+    ("", Probe::Readiness),
+    (InferenceServiceServer::<Inference>::NAME, Probe::Readiness),
+    (ModelServiceServer::<Models>::NAME, Probe::Readiness),
+    (RequestServiceServer::<Requests>::NAME, Probe::Readiness),
+    (AdminServiceServer::<Admin>::NAME, Probe::Readiness),
+];
 
 /// What may be meant, and may have been forgotten: something else, a mesh say,
 /// may see to it.
@@ -360,7 +420,7 @@ fn warn_of_openness(settings: &Settings, address: SocketAddr) {
     }
 }
 
-fn announce(settings: &Settings, launched: &Launched, address: SocketAddr) {
+fn announce(settings: &Settings, launched: &Launched, watched: &Watched, address: SocketAddr) {
     let banner = Banner {
         served: &launched.served,
         why: &launched.why_kernel,
@@ -368,6 +428,7 @@ fn announce(settings: &Settings, launched: &Launched, address: SocketAddr) {
         kv: launched.kv,
         address,
         tls: settings.tls.certificate.is_some(),
+        operations: watched.operations,
     };
     // Whoever started us may have closed standard output; that is no reason
     // not to serve.

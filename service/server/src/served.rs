@@ -8,7 +8,7 @@ use ternion_proto::v1;
 
 use crate::{
     access::Access, drain::Drain, engine_loop::EngineHandle, live_requests::LiveRequests,
-    prompt::Prompts, refusal::Refusal, request::Bounds,
+    metrics::Metrics, prompt::Prompts, refusal::Refusal, request::Bounds,
 };
 
 /// Longest model name that is repeated in an error.
@@ -30,6 +30,7 @@ pub(crate) struct Served {
     pub(crate) access: Arc<Access>,
     pub(crate) live: Arc<LiveRequests>,
     pub(crate) drain: Arc<Drain>,
+    pub(crate) metrics: Metrics,
     pub(crate) outbox_capacity: usize,
     /// Requests that one Session stream may have at once.
     pub(crate) max_stream_requests: usize,

@@ -15,7 +15,7 @@ use ternion_policy::{Authorised, Ticket};
 use ternion_proto::v1;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     request_run::{Ended, RequestRun},
     request_span::{self, RequestSpan},
     served::Served,
-    status,
+    status::{self, refusal_reason},
 };
 
 pub(crate) type Frames = Delivery<ReceiverStream<Result<v1::SessionResponse, Status>>>;
@@ -144,6 +144,8 @@ impl Session {
     async fn take(&mut self, message: v1::SessionRequest) {
         use v1::session_request::Frame as From;
         let id = message.request_id;
+        // Of a request that is there, its span tells; of a bad frame, nothing.
+        let mut span = None;
         let refusal: Refusal = match message.frame {
             Some(From::Cancel(v1::Cancel {})) => {
                 self.served.live.cancel(&self.scope, &id);
@@ -161,13 +163,22 @@ impl Session {
             Some(From::Start(v1::Start {
                 request: Some(request),
                 timeout_ms,
-            })) => match self.start(&id, request, timeout_ms) {
-                Ok(()) => return,
-                Err(refusal) => refusal,
-            },
+            })) => {
+                let opened = RequestSpan::open(&self.served, &self.parent, METHOD, &id, &request);
+                let opened = span.insert(opened).clone();
+                match self.start(&id, request, timeout_ms, opened) {
+                    Ok(()) => return,
+                    Err(refusal) => refusal,
+                }
+            }
         };
-        let (response, code) = refused(&id, refusal);
-        Audit::open(&self.caller, METHOD, &response.request_id).refused(code);
+        let status = Status::from(refusal);
+        match span {
+            Some(span) => span.refused(&status),
+            None => self.served.metrics.refused(&refusal_reason(&status)),
+        }
+        let response = refused(&id, &status);
+        Audit::open(&self.caller, METHOD, &response.request_id).refused(status.code());
         // If the client doesn't read what is wrong with its frames, no more
         // of them are read.
         let _ = self.out.send(Ok(response)).await;
@@ -180,6 +191,7 @@ impl Session {
         id: &str,
         request: v1::GenerateRequest,
         timeout_ms: Option<u32>,
+        span: RequestSpan,
     ) -> Result<(), Refusal> {
         let live = self.requests.len();
         let limit = self.served.max_stream_requests;
@@ -201,7 +213,7 @@ impl Session {
                 ..request
             },
             deadline: [self.deadline, own].into_iter().flatten().min(),
-            parent: self.parent.clone(),
+            span,
         };
         self.requests.spawn(task.run(claim, self.out.clone()));
         Ok(())
@@ -215,17 +227,17 @@ struct Start {
     ticket: Result<Ticket, Refusal>,
     request: v1::GenerateRequest,
     deadline: Option<Instant>,
-    parent: Context,
+    span: RequestSpan,
 }
 
 impl Start {
     async fn run(self, claim: Claim, out: mpsc::Sender<Result<v1::SessionResponse, Status>>) {
         let id = claim.id().to_owned();
-        let span = RequestSpan::open(&self.served, &self.parent, METHOD, &id, &self.request);
+        let span = self.span.clone();
         let audit = Audit::open(&self.caller, METHOD, &id);
         let entered = span.span();
         async {
-            let last = match self.admit(claim, &span, &audit).await {
+            let last = match self.admit(claim, &audit).await {
                 Ok(run) => match run
                     .forward(&out, |seq, frame| response(&id, seq, frame))
                     .await
@@ -234,10 +246,10 @@ impl Start {
                     None => return,
                 },
                 Err(refusal) => {
-                    let (response, code) = refused(&id, refusal);
-                    span.refused(code);
-                    audit.refused(code);
-                    let _ = out.send(Ok(response)).await;
+                    let status = Status::from(refusal);
+                    span.refused(&status);
+                    audit.refused(status.code());
+                    let _ = out.send(Ok(refused(&id, &status))).await;
                     return;
                 }
             };
@@ -245,6 +257,7 @@ impl Start {
                 seq,
                 ending,
                 in_flight: _in_flight,
+                span: _span,
             } = last;
             let _ = out.send(Ok(ended_response(&id, seq, ending))).await;
         }
@@ -252,25 +265,21 @@ impl Start {
         .await;
     }
 
-    async fn admit(
-        self,
-        claim: Claim,
-        span: &RequestSpan,
-        audit: &Audit,
-    ) -> Result<RequestRun, Refusal> {
+    async fn admit(self, claim: Claim, audit: &Audit) -> Result<RequestRun, Refusal> {
         let Start {
             served,
             ticket,
             request,
+            deadline,
+            span,
             ..
         } = self;
         let in_flight = served.drain.enter()?;
-        let ticket = ticket?;
-        let stream = admit(&served, request, ticket, &claim, self.deadline, span, audit).await?;
+        let stream = admit(&served, request, ticket?, &claim, deadline, &span, audit).await?;
         Ok(RequestRun {
             stream,
             claim,
-            span: span.clone(),
+            span,
             audit: audit.clone(),
             in_flight,
         })
@@ -316,17 +325,15 @@ fn ended_response(id: &str, seq: u64, ending: Ending) -> v1::SessionResponse {
     }
 }
 
-fn refused(id: &str, refusal: Refusal) -> (v1::SessionResponse, Code) {
-    let status = Status::from(refusal);
-    let response = v1::SessionResponse {
+fn refused(id: &str, status: &Status) -> v1::SessionResponse {
+    v1::SessionResponse {
         // An id that is too long is told back as far as it may go.
         request_id: id[..id.floor_char_boundary(MAX_REQUEST_ID_BYTES)].to_owned(),
         seq: 0,
         frame: Some(v1::session_response::Frame::Failed(v1::Failed {
-            status: Some(status::as_message(&status)),
+            status: Some(status::as_message(status)),
             usage: None,
             timings: None,
         })),
-    };
-    (response, status.code())
+    }
 }

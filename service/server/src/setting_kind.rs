@@ -10,6 +10,8 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Address,
+    /// An address, or "off".
+    AddressOrOff,
     Path,
     Paths,
     Name,
@@ -35,6 +37,9 @@ pub(crate) enum Kind {
     LogFilter,
 }
 
+/// What turns off what has an address or a switch.
+pub(crate) const OFF: &str = "off";
+
 /// Longest name that a setting takes: names go into every span and message.
 const MAX_NAME_BYTES: usize = 256;
 
@@ -43,6 +48,7 @@ impl Kind {
     pub(crate) fn placeholder(self) -> &'static str {
         match self {
             Kind::Address => "ADDRESS:PORT",
+            Kind::AddressOrOff => "ADDRESS:PORT|off",
             Kind::Path => "PATH",
             Kind::Paths => "DIR",
             Kind::Name => "NAME",
@@ -62,6 +68,10 @@ impl Kind {
     pub(crate) fn parse(self, value: &Value) -> Result<Json, String> {
         match self {
             Kind::Address => address(&text(value)?),
+            Kind::AddressOrOff => match text(value)?.as_str() {
+                OFF => Ok(OFF.into()),
+                text => address(text).map_err(|mistake| format!("{mistake}, nor off")),
+            },
             Kind::Path => Ok(not_empty(text(value)?)?.into()),
             Kind::Paths => paths(value),
             Kind::Name => name(text(value)?),
@@ -222,11 +232,12 @@ fn choice(text: String, choices: &[&str]) -> Result<Json, String> {
     }
 }
 
+/// Written without quotes, YAML's on and off are truth values.
 fn switch(value: &Value) -> Result<Json, String> {
     match &value.kind {
         ValueKind::Boolean(on) => Ok((*on).into()),
-        ValueKind::String(text) if matches!(text.as_str(), "on" | "true") => Ok(true.into()),
-        ValueKind::String(text) if matches!(text.as_str(), "off" | "false") => Ok(false.into()),
+        ValueKind::String(text) if text == "on" || text == "true" => Ok(true.into()),
+        ValueKind::String(text) if text == OFF || text == "false" => Ok(false.into()),
         _ => Err(format!("{} is neither on nor off", shown(value))),
     }
 }

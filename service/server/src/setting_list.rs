@@ -267,19 +267,53 @@ pub(crate) const SETTINGS: &[Setting] = &[
                Unset: never",
     },
     Setting {
+        key: "operations.listen",
+        flag: "operations-listen",
+        kind: Kind::AddressOrOff,
+        // Where Prometheus looks for exporters of OpenTelemetry.
+        default: Some("127.0.0.1:9464"),
+        help: "Address for the platform, plain text: /metrics, /livez, /readyz and gRPC health; \
+               port 0 takes a free one, off turns it off",
+    },
+    Setting {
+        key: "operations.stall_timeout",
+        flag: "stall-timeout",
+        kind: Kind::Duration { max_seconds: 86400 },
+        // A step takes seconds at the very most, on any machine that serves.
+        default: Some("60s"),
+        help: "How long one step of the engine may take before the server calls itself not live; \
+               at least 1s",
+    },
+    Setting {
         key: "telemetry.otlp_endpoint",
         flag: "otlp-endpoint",
         kind: Kind::HttpEndpoint,
         default: None,
-        help: "OTLP/gRPC collector to send traces to, such as http://127.0.0.1:4317 \
+        help: "OTLP/gRPC collector to send traces and metrics to, such as http://127.0.0.1:4317 \
                (plain http only). Unset: none",
+    },
+    Setting {
+        key: "telemetry.otlp_metrics_interval",
+        flag: "otlp-metrics-interval",
+        kind: Kind::Duration { max_seconds: 86400 },
+        // OpenTelemetry's own default.
+        default: Some("60s"),
+        help: "How often metrics are sent to the collector; 0 means the default",
+    },
+    Setting {
+        key: "telemetry.vllm_metric_names",
+        flag: "vllm-metric-names",
+        kind: Kind::Switch,
+        default: Some("off"),
+        help: "Whether /metrics also has the names that vLLM gives to these metrics, for \
+               endpoint pickers, autoscalers and dashboards that know no others",
     },
     Setting {
         key: "telemetry.service_name",
         flag: "service-name",
         kind: Kind::Name,
         default: Some("ternion"),
-        help: "service.name in traces",
+        help: "service.name in traces and metrics",
     },
     Setting {
         key: "telemetry.log_format",

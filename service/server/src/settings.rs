@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    setting_kind::parse_duration,
+    setting_kind::{OFF, parse_duration},
     setting_list::{SETTINGS, Setting, variable},
 };
 
@@ -42,6 +42,7 @@ pub(crate) struct Settings {
     pub(crate) scheduler: SchedulerSettings,
     pub(crate) outbox: OutboxSettings,
     pub(crate) limits: LimitSettings,
+    pub(crate) operations: OperationsSettings,
     pub(crate) telemetry: TelemetrySettings,
 }
 
@@ -103,8 +104,21 @@ pub(crate) struct LimitSettings {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct OperationsSettings {
+    /// `None`: off.
+    #[serde(deserialize_with = "address_or_off")]
+    pub(crate) listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) stall_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TelemetrySettings {
     pub(crate) otlp_endpoint: Option<String>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) otlp_metrics_interval: Duration,
+    pub(crate) vllm_metric_names: bool,
     pub(crate) service_name: String,
     pub(crate) log_format: LogFormat,
     pub(crate) log_filter: String,
@@ -424,12 +438,24 @@ fn edit_distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Rules between settings.
+/// Some beats of an idle engine.
+const MIN_STALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Rules between settings, and some that no kind has.
 fn check_together(entries: &[Entry], mistakes: &mut Vec<String>) {
     let find = |key: &str| entries.iter().find(|entry| entry.setting.key == key);
     let number = |key| find(key).and_then(|entry| entry.value.as_u64());
     if let (Some(_), Some(_)) = (number("kv.pages"), number("kv.memory_bytes")) {
         mistakes.push("kv.pages, kv.memory_bytes: set one of them, not both".to_owned());
+    }
+    let stall_timeout = find("operations.stall_timeout")
+        .and_then(|entry| parse_duration(entry.value.as_str()?))
+        .filter(|timeout| *timeout < MIN_STALL_TIMEOUT);
+    if stall_timeout.is_some() {
+        mistakes.push(
+            "operations.stall_timeout: must be at least 1s, an idle engine beats less often"
+                .to_owned(),
+        );
     }
     let tokens = number("scheduler.max_num_batched_tokens");
     let seqs = number("scheduler.max_num_seqs");
@@ -501,6 +527,15 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 
 fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     duration(deserializer).map(Some)
+}
+
+fn address_or_off<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        OFF => Ok(None),
+        text => text.parse().map(Some).map_err(serde::de::Error::custom),
+    }
 }
 
 #[cfg(test)]

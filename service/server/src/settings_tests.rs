@@ -244,7 +244,7 @@ fn every_default_and_every_setting_reach_the_struct() {
         .map(|setting| {
             use crate::setting_kind::Kind;
             let sample = match setting.kind {
-                Kind::Address => "[::1]:1".to_owned(),
+                Kind::Address | Kind::AddressOrOff => "[::1]:1".to_owned(),
                 Kind::Path | Kind::Paths | Kind::Name => "x".to_owned(),
                 Kind::Count { max, .. } | Kind::Bytes { max, .. } => max.to_string(),
                 Kind::Duration { max_seconds } | Kind::Age { max_seconds } => {
@@ -360,4 +360,45 @@ fn a_switch_is_on_or_off_in_every_form() {
         ..Sources::default()
     });
     assert!(mistakes[0].contains("neither on nor off"), "{mistakes:?}");
+}
+
+#[test]
+fn what_can_be_turned_off_is_on_or_off() {
+    let resolved = |pairs: &[(&str, &[&str])]| Sources {
+        flags: flags_of(pairs),
+        ..Sources::default()
+    };
+    let defaults = resolved(&[]).resolve().expect("good").settings;
+    let listen = defaults
+        .operations
+        .listen
+        .map(|address| address.to_string());
+    assert_eq!(listen.as_deref(), Some("127.0.0.1:9464"));
+    assert!(!defaults.telemetry.vllm_metric_names);
+
+    let turned = resolved(&[
+        ("operations.listen", &["off"]),
+        ("telemetry.vllm_metric_names", &["on"]),
+    ]);
+    let turned = turned.resolve().expect("good").settings;
+    assert_eq!(turned.operations.listen, None);
+    assert!(turned.telemetry.vllm_metric_names);
+
+    let mistakes = mistakes_of(&resolved(&[
+        ("operations.listen", &["no"]),
+        ("telemetry.vllm_metric_names", &["maybe"]),
+    ]));
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    assert!(mistakes[0].contains("nor off"), "{mistakes:?}");
+    assert!(mistakes[1].contains("neither on nor off"), "{mistakes:?}");
+}
+
+#[test]
+fn an_idle_engine_must_not_look_stalled() {
+    let mistakes = mistakes_of(&Sources {
+        flags: flags_of(&[("operations.stall_timeout", &["999ms"])]),
+        ..Sources::default()
+    });
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+    assert!(mistakes[0].starts_with("operations.stall_timeout: must be at least 1s"));
 }

@@ -252,6 +252,15 @@ pub(crate) fn as_message(status: &Status) -> tonic_types::Status {
     }
 }
 
+/// Why a request was refused, in one word: the reason of the `ErrorInfo` that
+/// its client reads, or else the code.
+pub(crate) fn refusal_reason(status: &Status) -> String {
+    match status.get_details_error_info() {
+        Some(info) => info.reason,
+        None => code_name(status.code()).to_owned(),
+    }
+}
+
 /// Name of a code as gRPC spells it, for telemetry.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {

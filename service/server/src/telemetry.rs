@@ -1,52 +1,82 @@
-//! Logs to standard error and traces to an OTLP collector.
+//! Logs to standard error; traces and metrics to an OTLP collector; metrics to
+//! whoever scrapes them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
-use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use opentelemetry::{
+    KeyValue,
+    metrics::{Meter, MeterProvider},
+    trace::TracerProvider,
+};
+use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    metrics::{PeriodicReader, SdkMeterProvider},
+    trace::SdkTracerProvider,
+};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    filter::Targets,
+    fmt::{self, format::JsonFields},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
 };
 
-use crate::settings::{LogFormat, TelemetrySettings};
+use crate::{
+    json_log::JsonLog,
+    scrape::Scrape,
+    settings::{LogFormat, TelemetrySettings},
+};
 
 /// Libraries under us, quiet unless asked for by name. Not only noise: what
 /// the exporter's own connection logs would be exported, which logs again.
 const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,\
                      opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry-otlp=warn";
 
-/// How long the last spans may take to get out.
+/// How long the last spans and metrics may take to get out.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The running exporter, if there is one.
-#[derive(Debug)]
+/// The instrumentation scope of all that we make.
+pub(crate) const SCOPE: &str = "ternion-server";
+
+/// The running exporters. Without a collector there are traces all the same,
+/// which nobody is sent: the log tells their ids.
 pub(crate) struct Telemetry {
-    provider: Option<SdkTracerProvider>,
+    tracers: SdkTracerProvider,
+    meters: SdkMeterProvider,
+    pub(crate) scrape: Arc<Scrape>,
 }
 
-/// Starts logging and, where an endpoint is configured, tracing. Must be
-/// called on the tokio runtime, which the exporter's connection lives on.
+/// Starts logging, tracing and measuring. Must be called on the tokio runtime,
+/// which the exporters' connections live on.
 pub(crate) fn start(settings: &TelemetrySettings) -> anyhow::Result<Telemetry> {
-    let provider = settings
-        .otlp_endpoint
-        .as_deref()
-        .map(|endpoint| provider(endpoint, &settings.service_name))
-        .transpose()?;
+    let resource = Resource::builder()
+        .with_service_name(settings.service_name.clone())
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
+    let tracers = tracers(settings, resource.clone())?;
+    let registry = prometheus::Registry::new();
+    let meters = meters(settings, resource, &registry)?;
+    opentelemetry::global::set_tracer_provider(tracers.clone());
     // Only our own request spans are exported, whatever is logged.
-    let traces = provider.as_ref().map(|provider| {
-        tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer("ternion-server"))
-            .with_filter(Targets::new().with_target("ternion_server", LevelFilter::INFO))
-    });
+    let traces = tracing_opentelemetry::layer()
+        .with_tracer(tracers.tracer(SCOPE))
+        .with_filter(Targets::new().with_target("ternion_server", LevelFilter::INFO));
     Registry::default()
         .with(traces)
         .with(log_layer(settings)?)
         .try_init()
         .context("a log is already set up")?;
-    Ok(Telemetry { provider })
+    Ok(Telemetry {
+        tracers,
+        meters,
+        scrape: Arc::new(Scrape {
+            registry,
+            vllm_names: settings.vllm_metric_names,
+        }),
+    })
 }
 
 fn log_layer<S>(settings: &TelemetrySettings) -> anyhow::Result<Box<dyn Layer<S> + Send + Sync>>
@@ -62,37 +92,69 @@ where
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
             .with_filter(filter)
             .boxed(),
-        LogFormat::Json => layer.json().with_filter(filter).boxed(),
+        LogFormat::Json => layer
+            .fmt_fields(JsonFields::new())
+            .event_format(JsonLog::new())
+            .with_filter(filter)
+            .boxed(),
     })
 }
 
-fn provider(endpoint: &str, service_name: &str) -> anyhow::Result<SdkTracerProvider> {
+fn tracers(settings: &TelemetrySettings, resource: Resource) -> anyhow::Result<SdkTracerProvider> {
+    let provider = SdkTracerProvider::builder().with_resource(resource);
+    let Some(endpoint) = &settings.otlp_endpoint else {
+        return Ok(provider.build());
+    };
     let exporter = SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
         .build()
         .with_context(|| format!("can't export traces to {endpoint}"))?;
-    let resource = Resource::builder()
-        .with_service_name(service_name.to_owned())
-        .with_attribute(opentelemetry::KeyValue::new(
-            "service.version",
-            env!("CARGO_PKG_VERSION"),
-        ))
-        .build();
-    Ok(SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
+    Ok(provider.with_batch_exporter(exporter).build())
+}
+
+/// One provider with two readers: whoever scrapes, and the collector.
+fn meters(
+    settings: &TelemetrySettings,
+    resource: Resource,
+    registry: &prometheus::Registry,
+) -> anyhow::Result<SdkMeterProvider> {
+    let scraped = opentelemetry_prometheus::exporter()
+        .with_registry(registry.clone())
+        // There is one scope, and its labels on every series tell nothing.
+        .scope_info_enabled(false)
+        .build()
+        .context("can't set up the metrics")?;
+    let provider = SdkMeterProvider::builder()
         .with_resource(resource)
-        .build())
+        .with_reader(scraped);
+    let Some(endpoint) = &settings.otlp_endpoint else {
+        return Ok(provider.build());
+    };
+    let exporter = MetricExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .with_context(|| format!("can't export metrics to {endpoint}"))?;
+    let pushed = PeriodicReader::builder(exporter)
+        .with_interval(settings.otlp_metrics_interval)
+        .build();
+    Ok(provider.with_reader(pushed).build())
 }
 
 impl Telemetry {
+    pub(crate) fn meter(&self) -> Meter {
+        self.meters.meter(SCOPE)
+    }
+
     /// Sends what is left. Blocks, so that the process must not end before it
     /// returns: the last batch would be lost.
     pub(crate) fn stop(self) {
-        if let Some(provider) = self.provider
-            && let Err(error) = provider.shutdown_with_timeout(FLUSH_TIMEOUT)
-        {
+        if let Err(error) = self.tracers.shutdown_with_timeout(FLUSH_TIMEOUT) {
             tracing::warn!(%error, "the last traces may be lost");
+        }
+        if let Err(error) = self.meters.shutdown_with_timeout(FLUSH_TIMEOUT) {
+            tracing::warn!(%error, "the last metrics may be lost");
         }
     }
 }

@@ -5,6 +5,7 @@
 pub mod aarch64;
 pub mod cargo;
 pub mod chart;
+pub mod collector;
 pub mod fuzz;
 pub mod go_client;
 pub mod outcome;

@@ -1,0 +1,63 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A kernel plugin that can be stalled, and made to fail, while a server runs
+/// on it.
+#[derive(Debug)]
+pub struct StallingKernel {
+    directory: tempfile::TempDir,
+}
+
+impl StallingKernel {
+    pub fn build() -> StallingKernel {
+        ternion_tasks::tools::c_compiler().expect("a C compiler");
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let kernel = StallingKernel { directory };
+        std::fs::create_dir(kernel.plugins()).expect("a writable directory");
+        let define = |name: &str, path: PathBuf| format!("-D{name}=\"{}\"", path.display());
+        let status = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O2", "-std=c11", "-Wall", "-Werror"])
+            .arg(define("STALL_FILE", kernel.stalls()))
+            .arg(define("FAIL_FILE", kernel.fails()))
+            .arg("-I")
+            .arg(tests.join("../kernel-plugins/abi/include"))
+            .arg("-o")
+            .arg(kernel.plugins().join("libternion_kernel_stalling.so"))
+            .arg(tests.join("tools/stalling_kernel.c"))
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "cc failed");
+        kernel
+    }
+
+    /// For `--plugin-dir`.
+    pub fn plugins(&self) -> PathBuf {
+        self.directory.path().join("plugins")
+    }
+
+    fn stalls(&self) -> PathBuf {
+        self.directory.path().join("stalls")
+    }
+
+    fn fails(&self) -> PathBuf {
+        self.directory.path().join("fails")
+    }
+
+    /// From now on, no step ends.
+    pub fn stall(&self) {
+        std::fs::write(self.stalls(), "").expect("a writable directory");
+    }
+
+    pub fn release(&self) {
+        std::fs::remove_file(self.stalls()).expect("it is stalled");
+    }
+
+    /// From now on, every step fails.
+    pub fn fail(&self) {
+        std::fs::write(self.fails(), "").expect("a writable directory");
+    }
+
+    pub fn recover(&self) {
+        std::fs::remove_file(self.fails()).expect("it fails");
+    }
+}
