@@ -108,13 +108,13 @@ async fn a_server_that_is_full_is_live_and_ready() {
         "--max-num-seqs",
         "1",
         "--max-queued",
-        "2",
+        "9",
         "--stall-timeout",
         STALL_TIMEOUT,
     ]);
     let client = server.client().await;
     let mut running = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..10 {
         running.push(start(&client, 1000).await);
     }
     let refused = client.generate(greedy(&[1016], 1)).await;
