@@ -108,13 +108,13 @@ async fn a_server_that_is_full_is_live_and_ready() {
         "--max-num-seqs",
         "1",
         "--max-queued",
-        "2",
+        "9",
         "--stall-timeout",
         STALL_TIMEOUT,
     ]);
     let client = server.client().await;
     let mut running = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..10 {
         running.push(start(&client, 1000).await);
     }
     let refused = client.generate(greedy(&[1016], 1)).await;
@@ -155,7 +155,7 @@ async fn a_draining_server_is_live_and_not_ready() {
         scrape
             .expect("it is up")
             .body
-            .contains("\nternion_drain_phase 1")
+            .contains("\nternion_drain_phase 2")
     );
     let mut answer = Answer::default();
     answer.read(&mut events).await.expect("it may finish");

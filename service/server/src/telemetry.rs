@@ -150,11 +150,19 @@ impl Telemetry {
     /// Sends what is left. Blocks, so that the process must not end before it
     /// returns: the last batch would be lost.
     pub(crate) fn stop(self) {
-        if let Err(error) = self.tracers.shutdown_with_timeout(FLUSH_TIMEOUT) {
-            tracing::warn!(%error, "the last traces may be lost");
-        }
-        if let Err(error) = self.meters.shutdown_with_timeout(FLUSH_TIMEOUT) {
-            tracing::warn!(%error, "the last metrics may be lost");
-        }
+        let Telemetry {
+            tracers, meters, ..
+        } = &self;
+        // Both at once, since an orchestrator's patience has an end.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                if let Err(error) = tracers.shutdown_with_timeout(FLUSH_TIMEOUT) {
+                    tracing::warn!(%error, "the last traces may be lost");
+                }
+            });
+            if let Err(error) = meters.shutdown_with_timeout(FLUSH_TIMEOUT) {
+                tracing::warn!(%error, "the last metrics may be lost");
+            }
+        });
     }
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use ternion_tasks::cargo::{build_shipped, cargo, packages};
 use ternion_tasks::outcome::{Outcome, run};
 use ternion_tasks::tools::{c_compiler, component};
-use ternion_tasks::{aarch64, chart, go_client, proto, python_client};
+use ternion_tasks::{aarch64, chart, fuzz, go_client, proto, python_client};
 
 /// Crates that others write code against; their documentation must be whole.
 const DOCUMENTED: [&str; 4] = [
@@ -21,7 +21,7 @@ struct Step {
 }
 
 /// In the order of what is quickest to fail.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step {
         name: "tools",
         run: tools,
@@ -65,6 +65,10 @@ const STEPS: [Step; 12] = [
     Step {
         name: "tests",
         run: tests,
+    },
+    Step {
+        name: "fuzz",
+        run: fuzz::fuzz,
     },
     Step {
         name: "aarch64",
