@@ -215,7 +215,7 @@ fn last_holds(seen: &Value, expected: &Value) -> Result<(), String> {
 
 /// What was seen, without what depends on time.
 fn lasting(scenario: &Value, seen: &Value) -> Value {
-    let mut seen = seen.clone();
+    let mut seen = single_precision(seen);
     for path in scenario["ignore"].as_array().into_iter().flatten() {
         let (event, field) = path
             .as_str()
@@ -230,4 +230,20 @@ fn lasting(scenario: &Value, seen: &Value) -> Value {
         }
     }
     seen
+}
+
+/// Fractions are floats in the protocol, which languages write with more or
+/// fewer digits.
+fn single_precision(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), single_precision(value)))
+            .collect(),
+        Value::Array(items) => items.iter().map(single_precision).collect(),
+        Value::Number(number) if number.is_f64() => {
+            json!(number.as_f64().map(|number| number as f32))
+        }
+        other => other.clone(),
+    }
 }

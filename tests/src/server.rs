@@ -1,5 +1,4 @@
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -163,15 +162,20 @@ impl Server {
             let Line::Stdout(text) = line else {
                 continue;
             };
-            match text.split_whitespace().next() {
-                Some("metrics") => {
-                    let endpoint = endpoint_in(&text).expect("the line has an address");
-                    self.operations = Some(endpoint.trim_start_matches("http://").to_owned());
+            // The first word says what the second is.
+            let words: Vec<&str> = text.split_whitespace().collect();
+            match words[..] {
+                ["serving", address] => self.endpoint = format!("http://{address}"),
+                ["serving", address, "with", "TLS"] => self.endpoint = format!("https://{address}"),
+                ["metrics", url] => {
+                    let (_, rest) = url.split_once("://").expect("it is a URL");
+                    let (address, _) = rest.split_once('/').expect("with a path");
+                    self.operations = Some(address.to_owned());
                 }
                 // The last line.
-                Some("try") => return,
-                _ if self.endpoint.is_empty() => {
-                    self.endpoint = endpoint_in(&text).unwrap_or_default();
+                ["try", ..] => {
+                    assert!(!self.endpoint.is_empty(), "no address\n{}", self.log);
+                    return;
                 }
                 _ => {}
             }
@@ -219,15 +223,4 @@ fn forward(
             }
         }
     });
-}
-
-/// The address on the line that tells it.
-fn endpoint_in(line: &str) -> Option<String> {
-    let (address, tls) = match line.strip_prefix("serving")?.trim() {
-        line if line.ends_with("with TLS") => (line.split_whitespace().next()?, true),
-        line => (line.split_whitespace().next()?, false),
-    };
-    let address: SocketAddr = address.parse().ok()?;
-    let scheme = if tls { "https" } else { "http" };
-    Some(format!("{scheme}://{address}"))
 }
