@@ -232,8 +232,8 @@ fn lasting(scenario: &Value, seen: &Value) -> Value {
     seen
 }
 
-/// Fractions are floats in the protocol, which languages write with more or
-/// fewer digits.
+/// Languages write a float with more or fewer digits, and 1 for 1.0. No whole
+/// number here is too large for one.
 fn single_precision(value: &Value) -> Value {
     match value {
         Value::Object(fields) => fields
@@ -241,9 +241,7 @@ fn single_precision(value: &Value) -> Value {
             .map(|(name, value)| (name.clone(), single_precision(value)))
             .collect(),
         Value::Array(items) => items.iter().map(single_precision).collect(),
-        Value::Number(number) if number.is_f64() => {
-            json!(number.as_f64().map(|number| number as f32))
-        }
+        Value::Number(number) => json!(number.as_f64().map(|number| number as f32)),
         other => other.clone(),
     }
 }
