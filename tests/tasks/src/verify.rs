@@ -5,7 +5,7 @@ use anyhow::Result;
 use ternion_tasks::cargo::{build_shipped, cargo, packages};
 use ternion_tasks::outcome::{Outcome, run};
 use ternion_tasks::tools::{c_compiler, component};
-use ternion_tasks::{aarch64, chart, fuzz, go_client, proto, python_client};
+use ternion_tasks::{aarch64, chart, collector, fuzz, go_client, proto, python_client};
 
 /// Crates that others write code against; their documentation must be whole.
 const DOCUMENTED: [&str; 4] = [
@@ -21,7 +21,7 @@ struct Step {
 }
 
 /// In the order of what is quickest to fail.
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     Step {
         name: "tools",
         run: tools,
@@ -61,6 +61,10 @@ const STEPS: [Step; 13] = [
     Step {
         name: "python client",
         run: python_client::python_client,
+    },
+    Step {
+        name: "collector",
+        run: collector::build_collector,
     },
     Step {
         name: "tests",
