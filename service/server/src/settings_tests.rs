@@ -402,3 +402,21 @@ fn an_idle_engine_must_not_look_stalled() {
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");
     assert!(mistakes[0].starts_with("operations.stall_timeout: must be at least 1s"));
 }
+
+#[test]
+fn every_setting_is_in_the_operators_page() {
+    let page = include_str!("../OPERATING.md");
+    let rows: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    for setting in SETTINGS {
+        let key = format!("`{}`", setting.key);
+        let row = rows.iter().find(|row| row.contains(&key));
+        let row = row.unwrap_or_else(|| panic!("{key} is missing"));
+        // Sizes and times are written there as here.
+        if let Some(default) = setting.default {
+            assert!(row.contains(default), "{key} has default {default}: {row}");
+        }
+    }
+}

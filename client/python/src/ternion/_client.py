@@ -74,8 +74,8 @@ def connect(
     - ``round_robin``: spread calls over all addresses of the host, as those of
       a headless Kubernetes service. Otherwise the first one that answers.
     - ``retries``: times that a call is tried again before its first answer,
-      when there is no connection or the server asks to come back within ten
-      seconds.
+      when there is no connection or an unavailable server asks to come back
+      within ten seconds.
     """
     return Client(
         resolve(

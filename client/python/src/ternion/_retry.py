@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from ternion.errors import ResourceExhausted, TernionError, TransportError, Unavailable
+from ternion.errors import TernionError, TransportError, Unavailable
 
 # Of pauses that double; short enough that a server which is back is found soon.
 _FIRST_PAUSE = 0.2
@@ -42,13 +42,13 @@ class Attempts:
         return pause
 
     def _wanted(self, error: TernionError) -> float | None:
-        if not isinstance(error, Unavailable | TransportError | ResourceExhausted):
+        # Not when a queue is full or a quota used up: that adds load where there
+        # is too much, so it is for the caller to decide.
+        if not isinstance(error, Unavailable | TransportError):
             return None
         # A little more than asked, so that those refused together don't come
         # back together.
         if error.retry_after is not None:
             return error.retry_after * random.uniform(1.0, 1.1)
-        if isinstance(error, ResourceExhausted):
-            return None
         pause = _FIRST_PAUSE * 2.0**self._tried_again * random.uniform(0.5, 1.5)
         return min(pause, _LONGEST_PAUSE)
