@@ -448,7 +448,7 @@ async fn what_is_exposed_is_what_is_listed() {
         .await;
     assert_eq!(
         unknown.expect_err("there is none").code(),
-        Code::Unimplemented
+        Code::PermissionDenied
     );
 
     let text = scrape(&server).await;

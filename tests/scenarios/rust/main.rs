@@ -102,7 +102,7 @@ fn request_of(scenario: &Value, call: &str) -> Result<Generate> {
         .as_array()
         .context("messages is a list")?
         .iter()
-        .map(|message| parsed(message))
+        .map(parsed)
         .collect::<Result<_>>()?;
     let sampling: Sampling = parsed(&scenario["sampling"])?;
     Ok(Generate::chat(messages).sampling(sampling))

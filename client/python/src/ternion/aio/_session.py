@@ -116,6 +116,9 @@ class Session(AsyncIterator[SessionEvent]):
             if self._half_closed or self._cancelled:
                 raise closed("session")
             try:
+                # A server that refuses the session says so before anything
+                # else. grpc forgets what it said if something is sent just then.
+                await self._call.initial_metadata()
                 await self._call.write(frame)
             except grpc.RpcError as ended:
                 error = from_rpc(ended)
