@@ -34,8 +34,9 @@ type AdminServiceClient interface {
 	Kernels(ctx context.Context, in *KernelsRequest, opts ...grpc.CallOption) (*KernelsResponse, error)
 	// What the server is doing now.
 	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadResponse, error)
-	// Take no new requests, let running ones finish, exit. Health turns
-	// NOT_SERVING. Returns at once; a second call changes nothing.
+	// What SIGTERM does: health turns NOT_SERVING, after the server's drain
+	// delay new requests are refused, running ones finish, and it exits.
+	// Returns at once; a second call changes nothing.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
 }
 
@@ -85,8 +86,9 @@ type AdminServiceServer interface {
 	Kernels(context.Context, *KernelsRequest) (*KernelsResponse, error)
 	// What the server is doing now.
 	Load(context.Context, *LoadRequest) (*LoadResponse, error)
-	// Take no new requests, let running ones finish, exit. Health turns
-	// NOT_SERVING. Returns at once; a second call changes nothing.
+	// What SIGTERM does: health turns NOT_SERVING, after the server's drain
+	// delay new requests are refused, running ones finish, and it exits.
+	// Returns at once; a second call changes nothing.
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }

@@ -1,7 +1,8 @@
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use ternion_tasks::cargo::{build_shipped, cargo, packages};
 use ternion_tasks::outcome::{Outcome, run};
 use ternion_tasks::tools::{c_compiler, component};
@@ -43,11 +44,11 @@ const STEPS: [Step; 14] = [
         run: proto::proto_lint,
     },
     Step {
-        name: "generated code",
+        name: "generated-code",
         run: proto::generated_code,
     },
     Step {
-        name: "release build",
+        name: "release-build",
         run: release_build,
     },
     Step {
@@ -55,11 +56,11 @@ const STEPS: [Step; 14] = [
         run: chart::chart,
     },
     Step {
-        name: "go client",
+        name: "go-client",
         run: go_client::go_client,
     },
     Step {
-        name: "python client",
+        name: "python-client",
         run: python_client::python_client,
     },
     Step {
@@ -86,13 +87,21 @@ struct Done {
     took: Duration,
 }
 
-/// Runs every step whatever the others did: one run tells everything that is
-/// wrong.
-pub(crate) fn verify() -> Result<ExitCode> {
+/// Runs every step, or those that are named, whatever the others did: one run
+/// tells everything that is wrong.
+pub(crate) fn verify(names: impl Iterator<Item = OsString>) -> Result<ExitCode> {
+    let names: Vec<OsString> = names.collect();
+    let is_step = |name: &OsString| STEPS.iter().any(|step| name == step.name);
+    if let Some(unknown) = names.iter().find(|name| !is_step(name)) {
+        let known = STEPS.map(|step| step.name).join(", ");
+        bail!("{} is no step; steps are {known}", unknown.display());
+    }
+    let is_wanted = |step: &&Step| names.is_empty() || names.iter().any(|name| name == step.name);
     // CI is the one place where every step has to run.
     let skipping_fails = std::env::var_os("CI").is_some();
     let done: Vec<Done> = STEPS
         .iter()
+        .filter(is_wanted)
         .map(|Step { name, run }| {
             println!("\n=== {name}");
             let start = Instant::now();

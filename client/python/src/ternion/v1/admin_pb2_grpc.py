@@ -69,8 +69,9 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Take no new requests, let running ones finish, exit. Health turns
-        NOT_SERVING. Returns at once; a second call changes nothing.
+        """What SIGTERM does: health turns NOT_SERVING, after the server's drain
+        delay new requests are refused, running ones finish, and it exits.
+        Returns at once; a second call changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,8 +36,9 @@ class AdminServiceStub:
     Load: _grpc.UnaryUnaryMultiCallable[_admin_pb2.LoadRequest, _admin_pb2.LoadResponse]
     """What the server is doing now."""
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
-    """Take no new requests, let running ones finish, exit. Health turns
-    NOT_SERVING. Returns at once; a second call changes nothing.
+    """What SIGTERM does: health turns NOT_SERVING, after the server's drain
+    delay new requests are refused, running ones finish, and it exits.
+    Returns at once; a second call changes nothing.
     """
 
 @_typing.type_check_only
@@ -48,8 +49,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Load: _aio.UnaryUnaryMultiCallable[_admin_pb2.LoadRequest, _admin_pb2.LoadResponse]  # type: ignore[assignment]
     """What the server is doing now."""
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
-    """Take no new requests, let running ones finish, exit. Health turns
-    NOT_SERVING. Returns at once; a second call changes nothing.
+    """What SIGTERM does: health turns NOT_SERVING, after the server's drain
+    delay new requests are refused, running ones finish, and it exits.
+    Returns at once; a second call changes nothing.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -75,8 +77,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
-        """Take no new requests, let running ones finish, exit. Health turns
-        NOT_SERVING. Returns at once; a second call changes nothing.
+        """What SIGTERM does: health turns NOT_SERVING, after the server's drain
+        delay new requests are refused, running ones finish, and it exits.
+        Returns at once; a second call changes nothing.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
