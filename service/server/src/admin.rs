@@ -49,7 +49,7 @@ impl AdminService for Admin {
     ) -> Result<Response<v1::DrainResponse>, Status> {
         let caller = caller(&call)?;
         // Whoever runs the server waits for this phase and does the rest.
-        self.0.drain.advance(Phase::Leaving);
+        self.0.drain.begin();
         Audit::open(&caller, DRAIN, "").answered(Code::Ok);
         Ok(Response::new(v1::DrainResponse {
             in_flight: narrow(self.0.drain.num_in_flight()),

@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -25,6 +26,8 @@ pub(crate) enum Phase {
 /// The phase, and what is in flight.
 #[derive(Debug)]
 pub(crate) struct Drain {
+    /// How long `Leaving` lasts.
+    delay: Duration,
     phase: watch::Sender<Phase>,
     in_flight: watch::Sender<usize>,
     deliveries: watch::Sender<usize>,
@@ -51,8 +54,9 @@ pub(crate) struct InFlight {
 pub(crate) struct Draining;
 
 impl Drain {
-    pub(crate) fn new() -> Drain {
+    pub(crate) fn new(delay: Duration) -> Drain {
         Drain {
+            delay,
             phase: watch::Sender::new(Phase::Serving),
             in_flight: watch::Sender::new(0),
             deliveries: watch::Sender::new(0),
@@ -83,6 +87,19 @@ impl Drain {
 
     pub(crate) fn phase(&self) -> Phase {
         *self.phase.borrow()
+    }
+
+    pub(crate) fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    /// Begins, unless that was done. Without a delay there is nothing between
+    /// health's word and the first refusal.
+    pub(crate) fn begin(&self) {
+        self.advance(match self.delay.is_zero() {
+            true => Phase::Draining,
+            false => Phase::Leaving,
+        });
     }
 
     /// Moves on to a phase; never back.
@@ -149,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_in_flight_hold_up_the_end_and_new_ones_are_refused() {
-        let drain = Drain::new();
+        let drain = Drain::new(Duration::ZERO);
         let first = drain.enter().expect("serving");
         drain.advance(Phase::Draining);
         drain.enter().expect_err("draining");
@@ -162,14 +179,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_leaves_still_serves() {
-        let drain = Drain::new();
+        let drain = Drain::new(Duration::ZERO);
         drain.advance(Phase::Leaving);
         drain.enter().expect("balancers may not have noticed");
     }
 
     #[tokio::test]
     async fn an_answer_on_its_way_holds_up_the_end_and_a_late_refusal_does_not() {
-        let drain = Drain::new();
+        let drain = Drain::new(Duration::ZERO);
         let answer = drain.deliver(tokio_stream::empty::<()>());
         drain.advance(Phase::Draining);
         let _refusal = drain.deliver(tokio_stream::empty::<()>());
@@ -185,7 +202,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_phase_never_goes_back() {
-        let drain = Drain::new();
+        let drain = Drain::new(Duration::ZERO);
         drain.advance(Phase::Ending);
         drain.advance(Phase::Draining);
         assert_eq!(drain.phase(), Phase::Ending);

@@ -122,7 +122,7 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         engine,
         access: Arc::new(Access::open(None).expect("needs no file")),
         live: Arc::new(LiveRequests::default()),
-        drain: Arc::new(Drain::new()),
+        drain: Arc::new(Drain::new(Duration::ZERO)),
         metrics: Metrics::new(&SdkMeterProvider::default().meter("test"), "demo"),
         outbox_capacity: 4,
         max_stream_requests: 3,

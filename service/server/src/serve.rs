@@ -94,7 +94,10 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
             Some((files, config, watched))
         }
     };
-    let vitals = Arc::new(Vitals::new(settings.operations.stall_timeout));
+    let vitals = Arc::new(Vitals::new(
+        settings.operations.stall_timeout,
+        settings.drain_delay,
+    ));
     // Before the model: loading one takes its time, and that is alive.
     let watched = runtime.block_on(watch(&settings, &telemetry, vitals.clone()))?;
     let launched = launch(&settings, access.clone(), &telemetry, &vitals)?;
@@ -310,7 +313,7 @@ async fn serve(
         std::process::exit(1);
     };
     let shutdown = async {
-        leave(settings.drain_delay, &served.drain, &watched.health).await;
+        leave(&served.drain, &watched.health).await;
         drain(settings.drain_timeout, &served.drain, &watched.health).await;
         if let Ok(Err(error)) = tokio::time::timeout(CLOSING_GRACE, connections).await {
             tracing::error!(%error, "serving connections failed");
@@ -326,11 +329,12 @@ async fn serve(
 
 /// Gives whoever balances over this server and others the time to notice that
 /// it goes, before the first request has to be refused.
-async fn leave(delay: Duration, drain: &Drain, health: &HealthReports) {
+async fn leave(drain: &Drain, health: &HealthReports) {
+    drain.begin();
+    let delay = drain.delay();
     if delay.is_zero() {
         return;
     }
-    drain.advance(Phase::Leaving);
     health.update().await;
     tracing::info!(delay_seconds = delay.as_secs_f64(), "leaving");
     tokio::time::sleep(delay).await;

@@ -57,9 +57,9 @@ impl Condition {
 }
 
 impl Vitals {
-    pub(crate) fn new(stall_timeout: Duration) -> Vitals {
+    pub(crate) fn new(stall_timeout: Duration, drain_delay: Duration) -> Vitals {
         Vitals {
-            drain: Arc::new(Drain::new()),
+            drain: Arc::new(Drain::new(drain_delay)),
             heartbeat: OnceLock::new(),
             stall_timeout,
         }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_silent_engine_is_stalled_whatever_else_is_true() {
-        let vitals = Vitals::new(Duration::from_millis(20));
+        let vitals = Vitals::new(Duration::from_millis(20), Duration::ZERO);
         assert_eq!(vitals.condition(), Condition::Loading);
         let heartbeat = Heartbeat::new();
         heartbeat.beat();
