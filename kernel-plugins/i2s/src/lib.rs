@@ -67,15 +67,17 @@ fn status(work: impl FnOnce() -> Result<(), Fault> + std::panic::UnwindSafe) -> 
 
 extern "C" fn isa() -> *const c_char {
     match Variant::best().name() {
+        "avx512-vnni" => c"avx512-vnni".as_ptr(),
         "avx2" => c"avx2".as_ptr(),
         _ => c"portable".as_ptr(),
     }
 }
 
 extern "C" fn probe() -> i32 {
-    match Variant::best() {
-        Variant::PORTABLE => 100,
-        _ => 200,
+    match Variant::best().name() {
+        "avx512-vnni" => 300,
+        "avx2" => 200,
+        _ => 100,
     }
 }
 

@@ -78,6 +78,23 @@ fn the_ends_of_the_ranges_do_not_overflow() {
     }
 }
 
+/// Sums that stand for multiples of their weights are joined in time.
+#[test]
+fn the_longest_rows_do_not_overflow() {
+    for cols in [262_144, 262_160, 600_000] {
+        for (trit, x) in [(1, 127), (1, -128), (-1, -128)] {
+            let case = Case {
+                rows: 2,
+                cols,
+                batch: 1,
+                trits: vec![trit; 2 * cols],
+                activations: vec![x; cols],
+            };
+            case.check(0, 0);
+        }
+    }
+}
+
 fn cases() -> impl Strategy<Value = (Case, usize, usize)> {
     (1..100usize, 1..700usize, 1..20usize).prop_flat_map(|(rows, cols, batch)| {
         // The ends of the range are where arithmetic breaks: half of all.

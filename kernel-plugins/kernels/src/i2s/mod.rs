@@ -8,11 +8,14 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod layout;
 mod output;
 mod portable;
 
 use core::ops::Range;
+use std::sync::OnceLock;
 
 pub use activations::Activations;
 pub use layout::{Layout, MAX_COLS, ROW_TILE};
@@ -31,6 +34,8 @@ enum Instructions {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
 }
 
 impl Variant {
@@ -39,33 +44,29 @@ impl Variant {
 
     /// All that this CPU can run, the best one last.
     pub fn available() -> Vec<Variant> {
-        [Some(Variant::PORTABLE), Variant::avx2()]
-            .into_iter()
-            .flatten()
-            .collect()
+        let mut all = vec![Variant::PORTABLE];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(avx2::Avx2::new().map(|avx2| Variant(Instructions::Avx2(avx2))));
+            all.extend(avx512::Avx512::new().map(|avx512| Variant(Instructions::Avx512(avx512))));
+        }
+        all
     }
 
     /// The best one this CPU can run.
     pub fn best() -> Variant {
-        Variant::avx2().unwrap_or(Variant::PORTABLE)
+        static BEST: OnceLock<Variant> = OnceLock::new();
+        *BEST.get_or_init(|| *Variant::available().last().expect("one for any CPU"))
     }
 
-    #[cfg(target_arch = "x86_64")]
-    fn avx2() -> Option<Variant> {
-        avx2::Avx2::new().map(|avx2| Variant(Instructions::Avx2(avx2)))
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn avx2() -> Option<Variant> {
-        None
-    }
-
-    /// What it needs of the CPU: `portable`, `avx2`.
+    /// What it needs of the CPU: `portable`, `avx2`, `avx512-vnni`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Instructions::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(_) => "avx512-vnni",
         }
     }
 
@@ -85,6 +86,8 @@ impl Variant {
             Instructions::Portable => portable::multiply(product, out),
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(avx2) => avx2.multiply(product, out),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(avx512) => avx512.multiply(product, out),
         }
     }
 }
