@@ -117,6 +117,14 @@ async fn call(channel: &Channel, path: &str, metadata: &[(&'static str, &str)]) 
     }
 }
 
+#[tokio::test]
+async fn certificates_that_nobody_is_asked_for_are_told() {
+    let tenants = Tenants::new().with_certificate("acme", "spiffe://prod/acme");
+    let mut server = tenants.serve(&[]);
+    let told = |log: &str| log.contains("tls.client_ca is not set") && log.contains("acme");
+    server.log_with(told).await;
+}
+
 /// Path of every RPC of the protocol.
 fn rpcs() -> Vec<String> {
     let set = FileDescriptorSet::decode(ternion_proto::FILE_DESCRIPTOR_SET).expect("a set");

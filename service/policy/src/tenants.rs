@@ -70,6 +70,12 @@ impl Tenants {
         self.0.iter().map(|tenant| tenant.id.as_str())
     }
 
+    /// Names of those that certificates stand for, in the order of the file.
+    pub fn with_certificates(&self) -> impl Iterator<Item = &str> {
+        let with = self.0.iter().filter(|tenant| !tenant.sans.is_empty());
+        with.map(|tenant| tenant.id.as_str())
+    }
+
     pub(crate) fn into_iter(self) -> impl Iterator<Item = Tenant> {
         self.0.into_iter()
     }

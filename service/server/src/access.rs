@@ -14,18 +14,22 @@ pub(crate) struct Access {
     pub(crate) policy: Policy,
     /// `None` while no tenants are configured.
     pub(crate) file: Option<PathBuf>,
+    /// Whether clients are asked for certificates.
+    certificates: bool,
     origin: Instant,
 }
 
 impl Access {
     /// Everyone may do everything, or what the file of tenants says.
-    pub(crate) fn open(file: Option<&Path>) -> Result<Access, Mistakes> {
+    /// `certificates`: whether clients are asked for theirs.
+    pub(crate) fn open(file: Option<&Path>, certificates: bool) -> Result<Access, Mistakes> {
         Ok(Access {
             policy: match file {
                 None => Policy::open(),
-                Some(file) => Policy::new(read(file)?),
+                Some(file) => Policy::new(read(file, certificates)?),
             },
             file: file.map(Path::to_owned),
+            certificates,
             origin: Instant::now(),
         })
     }
@@ -48,25 +52,33 @@ impl Access {
 
     /// Takes the tenants from the file as it is now. Requests that run go on.
     pub(crate) fn reload(&self, file: &Path) -> Result<usize, Mistakes> {
-        let tenants = read(file)?;
+        let tenants = read(file, self.certificates)?;
         let num_tenants = tenants.len();
         self.policy.reload(tenants, self.now());
         Ok(num_tenants)
     }
 }
 
-fn read(file: &Path) -> Result<Tenants, Mistakes> {
+fn read(file: &Path, certificates: bool) -> Result<Tenants, Mistakes> {
     let shown = file.display();
     let text = std::fs::read_to_string(file)
         .map_err(|error| Mistakes(vec![format!("tenants: {shown}: can't be read: {error}")]))?;
-    Tenants::parse(&text).map_err(|error| {
+    let tenants = Tenants::parse(&text).map_err(|error| {
         let mistakes = error.mistakes().iter();
         Mistakes(
             mistakes
                 .map(|mistake| format!("tenants: {shown}: {mistake}"))
                 .collect(),
         )
-    })
+    })?;
+    if !certificates && let Some(tenant) = tenants.with_certificates().next() {
+        tracing::warn!(
+            tenant,
+            "clients are not asked for certificates, since tls.client_ca is not set: those of \
+             tenants are of no use"
+        );
+    }
+    Ok(tenants)
 }
 
 /// Who makes a call that needs a role. Every call has passed

@@ -120,7 +120,7 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         model,
         vocabulary,
         engine,
-        access: Arc::new(Access::open(None).expect("needs no file")),
+        access: Arc::new(Access::open(None, false).expect("needs no file")),
         live: Arc::new(LiveRequests::default()),
         drain: Arc::new(Drain::new(Duration::ZERO)),
         metrics: Metrics::new(&SdkMeterProvider::default().meter("test"), "demo"),

@@ -85,7 +85,8 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     // Files that are wrong are told before a large model is loaded.
     let tenants = settings.tenants.clone().into_iter().collect();
     let tenants = reload::Watched::new(tenants);
-    let access = Arc::new(Access::open(settings.tenants.as_deref())?);
+    let certificates = settings.tls.client_ca.is_some();
+    let access = Arc::new(Access::open(settings.tenants.as_deref(), certificates)?);
     let tls = match TlsFiles::of(&settings.tls) {
         None => None,
         Some(files) => {
