@@ -98,8 +98,8 @@ typedef struct ternion_kernel {
   const char *(*isa)(void);
   /**
    * 0: can't run on this CPU. Otherwise how well it expects to do, higher
-   * is better; i2s says 100 for its portable path, 200 for AVX2, 300 for
-   * AVX-512 VNNI.
+   * is better; i2s says 100 for its portable path, 200 for AVX2, 250
+   * for AVX-VNNI, 300 for AVX-512 VNNI.
    */
   int32_t (*probe)(void);
   /**

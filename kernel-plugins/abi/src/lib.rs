@@ -73,8 +73,8 @@ pub struct Kernel {
     /// The instruction set the kernel will use on this machine: `avx2`.
     pub isa: Option<unsafe extern "C" fn() -> *const c_char>,
     /// 0: can't run on this CPU. Otherwise how well it expects to do, higher
-    /// is better; i2s says 100 for its portable path, 200 for AVX2, 300 for
-    /// AVX-512 VNNI.
+    /// is better; i2s says 100 for its portable path, 200 for AVX2, 250
+    /// for AVX-VNNI, 300 for AVX-512 VNNI.
     pub probe: Option<unsafe extern "C" fn() -> i32>,
     /// Alignment in bytes of packed and prepared buffers: a power of two, at
     /// most 4096.

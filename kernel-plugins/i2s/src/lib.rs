@@ -68,6 +68,7 @@ fn status(work: impl FnOnce() -> Result<(), Fault> + std::panic::UnwindSafe) -> 
 extern "C" fn isa() -> *const c_char {
     match Variant::best().name() {
         "avx512-vnni" => c"avx512-vnni".as_ptr(),
+        "avx-vnni" => c"avx-vnni".as_ptr(),
         "avx2" => c"avx2".as_ptr(),
         _ => c"portable".as_ptr(),
     }
@@ -76,6 +77,7 @@ extern "C" fn isa() -> *const c_char {
 extern "C" fn probe() -> i32 {
     match Variant::best().name() {
         "avx512-vnni" => 300,
+        "avx-vnni" => 250,
         "avx2" => 200,
         _ => 100,
     }

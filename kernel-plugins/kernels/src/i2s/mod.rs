@@ -8,11 +8,11 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 mod layout;
 mod output;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use core::ops::Range;
 use std::sync::OnceLock;
@@ -35,7 +35,14 @@ enum Instructions {
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
+    AvxVnni {
+        /// Four sums a pair of vectors are too few for the instruction's
+        /// latency, and AVX2's own ways are as fast or faster.
+        up_to_four: avx2::Avx2,
+        more: vnni::avx::Vnni,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(vnni::avx512::Vnni),
 }
 
 impl Variant {
@@ -47,8 +54,15 @@ impl Variant {
         let mut all = vec![Variant::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
-            all.extend(avx2::Avx2::new().map(|avx2| Variant(Instructions::Avx2(avx2))));
-            all.extend(avx512::Avx512::new().map(|avx512| Variant(Instructions::Avx512(avx512))));
+            let avx2 = avx2::Avx2::new();
+            let avx_vnni = avx2.zip(vnni::avx::Vnni::new());
+            let avx512_vnni = vnni::avx512::Vnni::new();
+            let instructions = [
+                avx2.map(Instructions::Avx2),
+                avx_vnni.map(|(up_to_four, more)| Instructions::AvxVnni { up_to_four, more }),
+                avx512_vnni.map(Instructions::Avx512Vnni),
+            ];
+            all.extend(instructions.into_iter().flatten().map(Variant));
         }
         all
     }
@@ -59,14 +73,17 @@ impl Variant {
         *BEST.get_or_init(|| *Variant::available().last().expect("one for any CPU"))
     }
 
-    /// What it needs of the CPU: `portable`, `avx2`, `avx512-vnni`.
+    /// What it needs of the CPU: `portable`, `avx2`, `avx-vnni`,
+    /// `avx512-vnni`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Instructions::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512(_) => "avx512-vnni",
+            Instructions::AvxVnni { .. } => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512Vnni(_) => "avx512-vnni",
         }
     }
 
@@ -87,7 +104,12 @@ impl Variant {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(avx2) => avx2.multiply(product, out),
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512(avx512) => avx512.multiply(product, out),
+            Instructions::AvxVnni { up_to_four, more } => match out.batch() {
+                ..=4 => up_to_four.multiply(product, out),
+                _ => more.multiply(product, out),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512Vnni(vnni) => vnni.multiply(product, out),
         }
     }
 }
