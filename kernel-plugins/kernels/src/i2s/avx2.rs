@@ -25,7 +25,7 @@ use core::arch::x86_64::{
 
 use super::activations::{GROUP_TOKENS, Group};
 use super::layout::{ROW_TILE, STEP_BYTES, Step, Tile};
-use super::{Output, Product};
+use super::{Output, Product, Rows};
 
 /// Bytes of a vector: four columns of eight rows.
 const VECTOR: usize = size_of::<__m256i>();
@@ -150,7 +150,7 @@ fn prefetch_beyond(step: &Step) {
 #[target_feature(enable = "avx2")]
 fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
     for tile in product.tiles() {
-        let rows = begin(product, &tile, out);
+        let rows = product.begin(&tile, out);
         for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
             for group in product.groups() {
                 let first_field = chunk * CHUNK_FIELDS;
@@ -168,7 +168,7 @@ fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
 fn multiply_many(product: &Product<'_>, out: &mut Output<'_>) {
     let mut panel = [Field([[0; VECTOR]; STEP_VECTORS]); CHUNK_FIELDS];
     for tile in product.tiles() {
-        let rows = begin(product, &tile, out);
+        let rows = product.begin(&tile, out);
         for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
             let panel = &mut panel[..4 * steps.len()];
             unpack(steps, panel);
@@ -185,26 +185,6 @@ fn multiply_many(product: &Product<'_>, out: &mut Output<'_>) {
             }
         }
     }
-}
-
-/// The rows of a tile, counted from the output's first.
-#[derive(Clone, Copy)]
-struct Rows {
-    first: usize,
-    num: usize,
-}
-
-/// Sets the results of a tile to what the chunks' sums are added to.
-fn begin(product: &Product<'_>, tile: &Tile<'_>, out: &mut Output<'_>) -> Rows {
-    let rows = Rows {
-        first: tile.first_row - product.rows.start,
-        num: tile.num_rows,
-    };
-    for token in 0..product.activations.batch() {
-        out.of_token(token, rows.first, rows.num)
-            .fill(product.offset(token));
-    }
-    rows
 }
 
 #[target_feature(enable = "avx2")]

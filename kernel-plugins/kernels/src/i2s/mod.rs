@@ -164,4 +164,24 @@ impl<'a> Product<'a> {
     fn offset(&self, token: usize) -> i32 {
         self.activations.offset(self.prepared, token)
     }
+
+    /// Sets the results of a tile to what sums are added to.
+    fn begin(&self, tile: &layout::Tile<'_>, out: &mut Output<'_>) -> Rows {
+        let rows = Rows {
+            first: tile.first_row - self.rows.start,
+            num: tile.num_rows,
+        };
+        for token in 0..self.activations.batch() {
+            out.of_token(token, rows.first, rows.num)
+                .fill(self.offset(token));
+        }
+        rows
+    }
+}
+
+/// The rows of a tile, counted from the output's first.
+#[derive(Clone, Copy)]
+struct Rows {
+    first: usize,
+    num: usize,
 }

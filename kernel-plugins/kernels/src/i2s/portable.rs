@@ -26,11 +26,7 @@ const BLOCK_VECTORS: usize = BLOCK_ROWS * 4 / LANES;
 pub(super) fn multiply(product: &Product<'_>, mut out: Output<'_>) {
     let mut panel = [[0; STEP_BYTES]; 4 * CHUNK_STEPS];
     for tile in product.tiles() {
-        let first_row = tile.first_row - product.rows.start;
-        for token in 0..product.activations.batch() {
-            let offset = product.offset(token);
-            out.of_token(token, first_row, tile.num_rows).fill(offset);
-        }
+        let rows = product.begin(&tile, &mut out);
         for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
             let panel = &mut panel[..4 * steps.len()];
             unpack(steps, panel);
@@ -41,7 +37,7 @@ pub(super) fn multiply(product: &Product<'_>, mut out: Output<'_>) {
                     let words = words[lane..].iter().step_by(group.num_tokens);
                     let sums = dot(panel, words);
                     let token = group.first_token + lane;
-                    let out = out.of_token(token, first_row, tile.num_rows);
+                    let out = out.of_token(token, rows.first, rows.num);
                     for (out, sum) in out.iter_mut().zip(sums) {
                         *out = out.wrapping_add(sum);
                     }

@@ -29,13 +29,6 @@ const CHUNK_FIELDS: usize = 4 * CHUNK_STEPS;
 /// than writing and reading what was unpacked, as long as there are two groups.
 const FEW_TOKENS: usize = 2 * GROUP_TOKENS;
 
-/// The rows of a tile, counted from the output's first.
-#[derive(Clone, Copy)]
-struct Rows {
-    first: usize,
-    num: usize,
-}
-
 macro_rules! vnni {
     (
         $module:ident, $features:literal, detected by $detected:expr,
@@ -52,8 +45,8 @@ macro_rules! vnni {
 
             use super::super::activations::{GROUP_TOKENS, Group};
             use super::super::layout::{STEP_BYTES, Step, Tile};
-            use super::super::{Output, Product};
-            use super::{CHUNK_FIELDS, CHUNK_STEPS, FEW_TOKENS, JOINED_STEPS, Rows};
+            use super::super::{Output, Product, Rows};
+            use super::{CHUNK_FIELDS, CHUNK_STEPS, FEW_TOKENS, JOINED_STEPS};
 
             /// Bytes of a vector: four columns of a quarter as many rows.
             const VECTOR: usize = size_of::<$vector>();
@@ -97,7 +90,7 @@ macro_rules! vnni {
                     for group in product.groups() {
                         let (words, _) = group.bytes.as_chunks();
                         let token = words.as_chunks().0;
-                        let rows = begin(product, &tile, out);
+                        let rows = product.begin(&tile, out);
                         for pair in 0..STEP_VECTORS / 2 {
                             let sums = dot(&tile, token, pair);
                             add_sums([sums], pair, 0, rows, out);
@@ -144,7 +137,7 @@ macro_rules! vnni {
             #[target_feature(enable = $features)]
             fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
                 for tile in product.tiles() {
-                    let rows = begin(product, &tile, out);
+                    let rows = product.begin(&tile, out);
                     for group in product.groups() {
                         match group.num_tokens {
                             1 => add_packed::<1>(tile.steps, &group, rows, out),
@@ -162,7 +155,7 @@ macro_rules! vnni {
             fn multiply_many(product: &Product<'_>, out: &mut Output<'_>) {
                 let mut panel = [Field([[0; VECTOR]; STEP_VECTORS]); CHUNK_FIELDS];
                 for tile in product.tiles() {
-                    let rows = begin(product, &tile, out);
+                    let rows = product.begin(&tile, out);
                     for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
                         let panel = &mut panel[..4 * steps.len()];
                         unpack(steps, panel);
@@ -179,19 +172,6 @@ macro_rules! vnni {
                         }
                     }
                 }
-            }
-
-            /// Sets the results of a tile to what sums are added to.
-            fn begin(product: &Product<'_>, tile: &Tile<'_>, out: &mut Output<'_>) -> Rows {
-                let rows = Rows {
-                    first: tile.first_row - product.rows.start,
-                    num: tile.num_rows,
-                };
-                for token in 0..product.activations.batch() {
-                    out.of_token(token, rows.first, rows.num)
-                        .fill(product.offset(token));
-                }
-                rows
             }
 
             #[target_feature(enable = $features)]
