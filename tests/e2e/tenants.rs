@@ -627,10 +627,12 @@ async fn tokens_a_minute_are_released_when_the_refusal_said() {
 #[tokio::test]
 async fn what_was_set_aside_and_not_used_comes_back() {
     let key = keygen();
-    let tenants = Tenants::new().with("acme", "'inference'", &key, "tokens_per_minute = 600");
-    let server = tenants.serve(&[]);
+    let tenants = Tenants::new().with("acme", "'inference'", &key, "tokens_per_minute = 1000");
+    // A fast server is not far ahead of its reader.
+    let server = tenants.serve(&["--outbox-capacity", "4"]);
     let client = client(&server, &key).await;
-    // Each sets 502 of 600 aside and uses two and a few.
+    // Each sets 502 of 1000 aside and uses two and a few, so that two would
+    // be too many if nothing came back.
     for _ in 0..4 {
         let request = greedy(&[1016, 591], 500);
         let mut events = client.generate(request).await.expect("there is room");
