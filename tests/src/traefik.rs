@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use ternion_client::Client;
 use ternion_tasks::tools;
 
+use crate::free_address;
+
 /// A busy machine may take its time to start a program of 200 MB.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -108,11 +110,4 @@ fn configuration(endpoints: &[&str]) -> String {
         \x20         unhealthyInterval: {interval}ms\n\
         \x20         timeout: 5s\n"
     )
-}
-
-/// Traefik does not tell which port it took, so it is told one that was free
-/// just now.
-fn free_address() -> std::net::SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound")
 }
