@@ -9,6 +9,8 @@ mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod output;
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -43,6 +45,12 @@ enum Instructions {
     },
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(vnni::avx512::Vnni),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Mlal),
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod(neon::Dotprod),
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(neon::I8mm),
 }
 
 impl Variant {
@@ -64,6 +72,15 @@ impl Variant {
             ];
             all.extend(instructions.into_iter().flatten().map(Variant));
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            let instructions = [
+                neon::Mlal::new().map(Instructions::Neon),
+                neon::Dotprod::new().map(Instructions::NeonDotprod),
+                neon::I8mm::new().map(Instructions::NeonI8mm),
+            ];
+            all.extend(instructions.into_iter().flatten().map(Variant));
+        }
         all
     }
 
@@ -74,7 +91,7 @@ impl Variant {
     }
 
     /// What it needs of the CPU: `portable`, `avx2`, `avx-vnni`,
-    /// `avx512-vnni`.
+    /// `avx512-vnni`, `neon`, `neon-dotprod`, `neon-i8mm`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Instructions::Portable => "portable",
@@ -84,6 +101,12 @@ impl Variant {
             Instructions::AvxVnni { .. } => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(_) => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Instructions::NeonDotprod(_) => "neon-dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Instructions::NeonI8mm(_) => "neon-i8mm",
         }
     }
 
@@ -110,6 +133,12 @@ impl Variant {
             },
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(vnni) => vnni.multiply(product, out),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(mlal) => mlal.multiply(product, out),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::NeonDotprod(dotprod) => dotprod.multiply(product, out),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::NeonI8mm(i8mm) => i8mm.multiply(product, out),
         }
     }
 }
