@@ -165,20 +165,36 @@ fn dots<const N: usize>(
         let weights: [uint8x16_t; BLOCK_VECTORS] =
             core::array::from_fn(|v| load(&field.0[block * BLOCK_VECTORS + v]));
         let [low, high] = load_words::<N>(words);
-        for (token, sums) in sums.iter_mut().enumerate() {
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum = match token {
-                    0 => sdot::<0>(*sum, weights, low),
-                    1 => sdot::<1>(*sum, weights, low),
-                    2 => sdot::<2>(*sum, weights, low),
-                    3 => sdot::<3>(*sum, weights, low),
-                    4 => sdot::<0>(*sum, weights, high),
-                    _ => sdot::<1>(*sum, weights, high),
-                };
-            }
-        }
+        let (first, others) = sums.split_at_mut(N.min(4));
+        add_products(first, weights, low);
+        add_products(others, weights, high);
     }
     sums
+}
+
+/// Adds a field's products with up to four tokens' activations. Elements are
+/// part of the instruction, so there is no loop over them.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn add_products(
+    sums: &mut [[int32x4_t; BLOCK_VECTORS]],
+    weights: [uint8x16_t; BLOCK_VECTORS],
+    activations: uint8x16_t,
+) {
+    for v in 0..BLOCK_VECTORS {
+        if let Some(sums) = sums.get_mut(0) {
+            sums[v] = sdot::<0>(sums[v], weights[v], activations);
+        }
+        if let Some(sums) = sums.get_mut(1) {
+            sums[v] = sdot::<1>(sums[v], weights[v], activations);
+        }
+        if let Some(sums) = sums.get_mut(2) {
+            sums[v] = sdot::<2>(sums[v], weights[v], activations);
+        }
+        if let Some(sums) = sums.get_mut(3) {
+            sums[v] = sdot::<3>(sums[v], weights[v], activations);
+        }
+    }
 }
 
 /// Adds the products of signed bytes, four a lane, with the four activations

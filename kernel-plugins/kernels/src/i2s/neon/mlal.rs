@@ -6,9 +6,10 @@
 //! end, whatever the activations are. After so many a lane is widened.
 
 use core::arch::aarch64::{
-    int16x8_t, int32x4_t, uint8x16_t, vaddq_s16, vandq_u8, vdupq_n_s16, vget_low_s8, vmlal_high_s8,
-    vmlal_s8, vpaddlq_s16, vpaddq_s32, vreinterpretq_s8_u8, vshrq_n_s16, vshrq_n_u8,
+    int16x8_t, int32x4_t, uint8x16_t, vaddq_s16, vandq_u8, vdupq_n_s16, vpaddlq_s16, vpaddq_s32,
+    vshrq_n_s16, vshrq_n_u8,
 };
+use core::arch::asm;
 use std::arch::is_aarch64_feature_detected;
 
 use super::super::activations::Group;
@@ -179,15 +180,25 @@ fn zero() -> Sums {
     [vdupq_n_s16(0); 2]
 }
 
+/// The intrinsics would do, but the compiler sees that activations repeat and
+/// then takes `smlal` for both halves, for which it first moves the upper one
+/// down: half as many instructions again.
 #[inline]
 #[target_feature(enable = "neon")]
-fn multiply_add([low, high]: Sums, codes: uint8x16_t, activations: uint8x16_t) -> Sums {
-    let codes = vreinterpretq_s8_u8(codes);
-    let activations = vreinterpretq_s8_u8(activations);
-    [
-        vmlal_s8(low, vget_low_s8(codes), vget_low_s8(activations)),
-        vmlal_high_s8(high, codes, activations),
-    ]
+fn multiply_add([mut low, mut high]: Sums, codes: uint8x16_t, activations: uint8x16_t) -> Sums {
+    // SAFETY: the instructions are part of NEON, and touch no memory.
+    unsafe {
+        asm!(
+            "smlal {low:v}.8h, {codes:v}.8b, {activations:v}.8b",
+            "smlal2 {high:v}.8h, {codes:v}.16b, {activations:v}.16b",
+            low = inout(vreg) low,
+            high = inout(vreg) high,
+            codes = in(vreg) codes,
+            activations = in(vreg) activations,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    [low, high]
 }
 
 /// Adds the four 16-bit sums of every row.
