@@ -81,6 +81,7 @@ fn add_unpacked<const N: usize>(
 }
 
 /// Adds a chunk's sums of 16 rows to the output.
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn add_sums<const N: usize>(
     sums: [[__m256i; 2]; N],
@@ -130,17 +131,20 @@ fn dots<const N: usize>(panel: &[Field], words: &[[[u8; 4]; N]], half: usize) ->
     sums
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn multiply_add(sums: __m256i, codes: __m256i, activations: __m256i) -> __m256i {
     _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, activations))
 }
 
 /// Adds the two 16-bit halves of every 32-bit lane.
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn widen(sums: __m256i) -> __m256i {
     _mm256_madd_epi16(sums, _mm256_set1_epi16(1))
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn load(bytes: &[u8; VECTOR]) -> __m256i {
     // SAFETY: the reference is to as many bytes as a vector has, and this load
@@ -148,18 +152,21 @@ pub(crate) fn load(bytes: &[u8; VECTOR]) -> __m256i {
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn store_bytes(bytes: &mut [u8; VECTOR], vector: __m256i) {
     // SAFETY: as for `load`, and the reference is exclusive.
     unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), vector) }
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn store(lanes: &mut [i32; LANES], vector: __m256i) {
     // SAFETY: as for `load`, and the reference is exclusive.
     unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), vector) }
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn add_to(lanes: &mut [i32; LANES], vector: __m256i) {
     // SAFETY: as for `load`.

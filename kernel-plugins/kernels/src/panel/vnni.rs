@@ -85,6 +85,7 @@ macro_rules! vnni {
                 }
             }
 
+            #[inline]
             #[target_feature(enable = $features)]
             pub(crate) fn add_sums<const N: usize>(
                 sums: [[$vector; 2]; N],
@@ -138,11 +139,13 @@ macro_rules! vnni {
                 sums
             }
 
+            #[inline]
             #[target_feature(enable = $features)]
             pub(crate) fn broadcast(word: [u8; 4]) -> $vector {
                 $broadcast32(i32::from_ne_bytes(word))
             }
 
+            #[inline]
             #[target_feature(enable = $features)]
             pub(crate) fn load(bytes: &[u8; VECTOR]) -> $vector {
                 // SAFETY: the reference is to as many bytes as a vector has,
@@ -150,18 +153,21 @@ macro_rules! vnni {
                 unsafe { $load(bytes.as_ptr().cast()) }
             }
 
+            #[inline]
             #[target_feature(enable = $features)]
             pub(crate) fn store_bytes(bytes: &mut [u8; VECTOR], vector: $vector) {
                 // SAFETY: as for `load`, and the reference is exclusive.
                 unsafe { $store(bytes.as_mut_ptr().cast(), vector) }
             }
 
+            #[inline]
             #[target_feature(enable = $features)]
             pub(crate) fn store(lanes: &mut [i32; LANES], vector: $vector) {
                 // SAFETY: as for `load`, and the reference is exclusive.
                 unsafe { $store(lanes.as_mut_ptr().cast(), vector) }
             }
 
+            #[inline]
             #[target_feature(enable = $features)]
             pub(crate) fn add_to(lanes: &mut [i32; LANES], vector: $vector) {
                 // SAFETY: as for `load`.
