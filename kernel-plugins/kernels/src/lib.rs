@@ -3,6 +3,8 @@
 
 pub mod float;
 pub mod i2s;
+mod output;
+mod panel;
 pub mod scalar;
 pub mod team;
 pub mod trits;

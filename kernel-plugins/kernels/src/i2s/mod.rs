@@ -5,13 +5,11 @@
 //! variants read the same bytes and return the same integers; they differ in
 //! the instructions they need.
 
-mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod layout;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-mod output;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -19,9 +17,14 @@ mod vnni;
 use core::ops::Range;
 use std::sync::OnceLock;
 
-pub use activations::Activations;
 pub use layout::{Layout, MAX_COLS, ROW_TILE};
-pub use output::Output;
+
+pub use crate::output::Output;
+use crate::output::Rows;
+pub use crate::panel::Activations;
+#[cfg(target_arch = "aarch64")]
+use crate::panel::neon::Neon;
+use crate::panel::{Part, Tokens, activations};
 
 /// Alignment in bytes at which packed and prepared buffers are fastest: a
 /// cache line, and the widest vector. No variant needs it to be right.
@@ -46,11 +49,7 @@ enum Instructions {
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(vnni::avx512::Vnni),
     #[cfg(target_arch = "aarch64")]
-    Neon(neon::Mlal),
-    #[cfg(target_arch = "aarch64")]
-    NeonDotprod(neon::Dotprod),
-    #[cfg(target_arch = "aarch64")]
-    NeonI8mm(neon::I8mm),
+    Neon(Neon),
 }
 
 impl Variant {
@@ -74,12 +73,8 @@ impl Variant {
         }
         #[cfg(target_arch = "aarch64")]
         {
-            let instructions = [
-                neon::Mlal::new().map(Instructions::Neon),
-                neon::Dotprod::new().map(Instructions::NeonDotprod),
-                neon::I8mm::new().map(Instructions::NeonI8mm),
-            ];
-            all.extend(instructions.into_iter().flatten().map(Variant));
+            let instructions = Neon::available().into_iter().map(Instructions::Neon);
+            all.extend(instructions.map(Variant));
         }
         all
     }
@@ -102,11 +97,7 @@ impl Variant {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(_) => "avx512-vnni",
             #[cfg(target_arch = "aarch64")]
-            Instructions::Neon(_) => "neon",
-            #[cfg(target_arch = "aarch64")]
-            Instructions::NeonDotprod(_) => "neon-dotprod",
-            #[cfg(target_arch = "aarch64")]
-            Instructions::NeonI8mm(_) => "neon-i8mm",
+            Instructions::Neon(neon) => neon.isa().to_str().expect("ASCII"),
         }
     }
 
@@ -134,11 +125,7 @@ impl Variant {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(vnni) => vnni.multiply(product, out),
             #[cfg(target_arch = "aarch64")]
-            Instructions::Neon(mlal) => mlal.multiply(product, out),
-            #[cfg(target_arch = "aarch64")]
-            Instructions::NeonDotprod(dotprod) => dotprod.multiply(product, out),
-            #[cfg(target_arch = "aarch64")]
-            Instructions::NeonI8mm(i8mm) => i8mm.multiply(product, out),
+            Instructions::Neon(neon) => neon::multiply(neon, product, out),
         }
     }
 }
@@ -186,8 +173,18 @@ impl<'a> Product<'a> {
         self.layout.tiles(&self.rows, self.packed)
     }
 
-    fn groups(&self) -> impl Iterator<Item = activations::Group<'a>> {
-        (0..self.activations.num_groups()).map(|g| self.activations.group(self.prepared, g))
+    fn tokens(&self) -> Tokens<'a> {
+        Tokens::new(self.activations, self.prepared)
+    }
+
+    /// The steps that unpack to a part of a panel, whose fields are whole
+    /// steps.
+    fn steps(&self, part: &Part) -> &'a [layout::Step] {
+        self.layout.steps(self.packed, part)
+    }
+
+    fn groups(&self) -> impl Iterator<Item = activations::Group<'a>> + use<'a> {
+        self.tokens().groups()
     }
 
     fn offset(&self, token: usize) -> i32 {
@@ -200,17 +197,7 @@ impl<'a> Product<'a> {
             first: tile.first_row - self.rows.start,
             num: tile.num_rows,
         };
-        for token in 0..self.activations.batch() {
-            out.of_token(token, rows.first, rows.num)
-                .fill(self.offset(token));
-        }
+        self.tokens().begin(rows, out);
         rows
     }
-}
-
-/// The rows of a tile, counted from the output's first.
-#[derive(Clone, Copy)]
-struct Rows {
-    first: usize,
-    num: usize,
 }
