@@ -3,6 +3,10 @@
 
 pub mod float;
 pub mod i2s;
+pub mod kernel;
+mod output;
 pub mod scalar;
 pub mod team;
 pub mod trits;
+
+pub use output::Output;

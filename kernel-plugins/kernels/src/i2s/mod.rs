@@ -8,8 +8,8 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod kernel;
 mod layout;
-mod output;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -19,7 +19,9 @@ use std::sync::OnceLock;
 
 pub use activations::Activations;
 pub use layout::{Layout, MAX_COLS, ROW_TILE};
-pub use output::Output;
+
+use crate::kernel::Kernel;
+pub use crate::output::Output;
 
 /// Alignment in bytes at which packed and prepared buffers are fastest: a
 /// cache line, and the widest vector. No variant needs it to be right.
@@ -76,15 +78,7 @@ impl Variant {
     /// What it needs of the CPU: `portable`, `avx2`, `avx-vnni`,
     /// `avx512-vnni`.
     pub fn name(self) -> &'static str {
-        match self.0 {
-            Instructions::Portable => "portable",
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2(_) => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Instructions::AvxVnni { .. } => "avx-vnni",
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512Vnni(_) => "avx512-vnni",
-        }
+        self.isa().to_str().expect("names are ASCII")
     }
 
     /// Writes the product's integers, all of them and nothing else.

@@ -79,7 +79,7 @@ impl<'a> Output<'a> {
     }
 
     /// Results `first_row..first_row + num_rows` of one token.
-    pub(super) fn of_token(
+    pub(crate) fn of_token(
         &mut self,
         token: usize,
         first_row: usize,
