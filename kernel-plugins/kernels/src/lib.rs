@@ -5,6 +5,7 @@ pub mod float;
 pub mod i2s;
 pub mod kernel;
 mod output;
+mod panel;
 pub mod scalar;
 pub mod team;
 pub mod trits;

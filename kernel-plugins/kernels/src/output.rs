@@ -97,6 +97,13 @@ impl<'a> Output<'a> {
     }
 }
 
+/// The rows of a tile, counted from the output's first.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) first: usize,
+    pub(crate) num: usize,
+}
+
 #[cfg(test)]
 mod tests {
     use super::Output;
