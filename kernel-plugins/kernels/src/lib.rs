@@ -3,8 +3,11 @@
 
 pub mod float;
 pub mod i2s;
+pub mod kernel;
 mod output;
 mod panel;
 pub mod scalar;
 pub mod team;
 pub mod trits;
+
+pub use output::Output;

@@ -7,6 +7,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod kernel;
 mod layout;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -19,6 +20,7 @@ use std::sync::OnceLock;
 
 pub use layout::{Layout, MAX_COLS, ROW_TILE};
 
+use crate::kernel::Kernel;
 pub use crate::output::Output;
 use crate::output::Rows;
 pub use crate::panel::Activations;
@@ -88,17 +90,7 @@ impl Variant {
     /// What it needs of the CPU: `portable`, `avx2`, `avx-vnni`,
     /// `avx512-vnni`, `neon`, `neon-dotprod`, `neon-i8mm`.
     pub fn name(self) -> &'static str {
-        match self.0 {
-            Instructions::Portable => "portable",
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2(_) => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Instructions::AvxVnni { .. } => "avx-vnni",
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512Vnni(_) => "avx512-vnni",
-            #[cfg(target_arch = "aarch64")]
-            Instructions::Neon(neon) => neon.isa().to_str().expect("ASCII"),
-        }
+        self.isa().to_str().expect("names are ASCII")
     }
 
     /// Writes the product's integers, all of them and nothing else.

@@ -74,6 +74,16 @@ impl Neon {
         }
     }
 
+    /// How well multiply-add is expected to do with it, against the portable
+    /// 100.
+    pub(crate) fn score(self) -> i32 {
+        match self.0 {
+            Extension::None => 200,
+            Extension::Dotprod => 250,
+            Extension::I8mm => 300,
+        }
+    }
+
     pub(crate) fn has_dotprod(self) -> bool {
         match self.0 {
             Extension::None => false,
