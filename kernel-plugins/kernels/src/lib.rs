@@ -8,6 +8,7 @@ mod output;
 mod panel;
 pub mod scalar;
 pub mod team;
+pub mod tl1;
 pub mod trits;
 
 pub use output::Output;
