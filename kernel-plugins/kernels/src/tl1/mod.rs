@@ -3,7 +3,7 @@
 //! Two weights are one of nine pairs, a code of four bits, and a table of two
 //! activations has the sum for each: a shuffle of bytes looks up sixteen rows
 //! at once where a CPU would else multiply. Two bits a weight, as i2s, so this
-//! wins nothing in bytes; it wins where the CPU multiplies bytes slowly, as
+//! wins nothing in bytes; it can win where the CPU multiplies bytes slowly, as
 //! ARM cores without `dotprod` do.
 //!
 //! Up to [`FEW_TOKENS`] tokens are looked up. For more, tables would outgrow
