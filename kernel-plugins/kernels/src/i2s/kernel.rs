@@ -60,7 +60,7 @@ impl Kernel for Variant {
         layout.pack(rows, trits, packed)
     }
 
-    fn activations(cols: usize, batch: usize) -> Option<Activations> {
+    fn activations(self, cols: usize, batch: usize) -> Option<Activations> {
         Activations::new(cols, batch)
     }
 
