@@ -47,7 +47,7 @@ pub trait Kernel: Copy + 'static {
     /// Bytes of the prepared activations.
     fn prepared_bytes(activations: Self::Activations) -> usize;
     /// Prepares row-major activations, one row a token.
-    fn prepare(activations: Self::Activations, x: &[i8], prepared: &mut [u8]);
+    fn prepare(self, activations: Self::Activations, x: &[i8], prepared: &mut [u8]);
 
     /// Writes the integers of some rows' products, all of them and nothing
     /// else.

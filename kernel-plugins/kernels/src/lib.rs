@@ -8,6 +8,7 @@ mod output;
 mod panel;
 pub mod scalar;
 pub mod team;
+pub mod tl2;
 pub mod trits;
 
 pub use output::Output;

@@ -68,7 +68,7 @@ impl Kernel for Variant {
         activations.prepared_bytes()
     }
 
-    fn prepare(activations: Activations, x: &[i8], prepared: &mut [u8]) {
+    fn prepare(self, activations: Activations, x: &[i8], prepared: &mut [u8]) {
         activations.prepare(x, prepared);
     }
 
