@@ -162,7 +162,7 @@ unsafe extern "C" fn prepare<P: Plugin>(
                 from_raw_parts_mut(prepared, P::Kernel::prepared_bytes(layout)),
             )
         };
-        P::Kernel::prepare(layout, activations, prepared);
+        P::kernel().prepare(layout, activations, prepared);
         Ok(())
     })
 }
@@ -226,7 +226,9 @@ fn activations<P: Plugin>(
 ) -> Result<<P::Kernel as Kernel>::Activations, Fault> {
     let cols = usize::try_from(cols).map_err(|_| Fault::Unsupported)?;
     let batch = usize::try_from(batch).map_err(|_| Fault::Unsupported)?;
-    P::Kernel::activations(cols, batch).ok_or(Fault::Unsupported)
+    P::kernel()
+        .activations(cols, batch)
+        .ok_or(Fault::Unsupported)
 }
 
 fn range(begin: u64, end: u64) -> Result<Range<usize>, Fault> {

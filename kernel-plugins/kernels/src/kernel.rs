@@ -41,12 +41,13 @@ pub trait Kernel: Copy + 'static {
         packed: &mut [u8],
     ) -> Result<(), NotATrit>;
 
-    /// None if there are none, or more than the kernel can prepare.
-    fn activations(cols: usize, batch: usize) -> Option<Self::Activations>;
+    /// None if there are none, or more than the kernel can prepare. The form
+    /// may be another for another implementation, and for another batch.
+    fn activations(self, cols: usize, batch: usize) -> Option<Self::Activations>;
     /// Bytes of the prepared activations.
     fn prepared_bytes(activations: Self::Activations) -> usize;
     /// Prepares row-major activations, one row a token.
-    fn prepare(activations: Self::Activations, x: &[i8], prepared: &mut [u8]);
+    fn prepare(self, activations: Self::Activations, x: &[i8], prepared: &mut [u8]);
 
     /// Writes the integers of some rows' products, all of them and nothing
     /// else.

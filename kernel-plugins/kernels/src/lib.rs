@@ -9,6 +9,7 @@ mod panel;
 pub mod scalar;
 pub mod team;
 pub mod tl1;
+pub mod tl2;
 pub mod trits;
 
 pub use output::Output;

@@ -64,7 +64,7 @@ impl Kernel for Variant {
         layout.pack(rows, trits, packed)
     }
 
-    fn activations(cols: usize, batch: usize) -> Option<Activations> {
+    fn activations(self, cols: usize, batch: usize) -> Option<Activations> {
         Activations::new(cols, batch)
     }
 
@@ -72,7 +72,7 @@ impl Kernel for Variant {
         activations.prepared_bytes()
     }
 
-    fn prepare(activations: Activations, x: &[i8], prepared: &mut [u8]) {
+    fn prepare(self, activations: Activations, x: &[i8], prepared: &mut [u8]) {
         activations.prepare(x, prepared);
     }
 

@@ -1,8 +1,7 @@
 //! How activations lie in memory.
 //!
-//! Up to [`FEW_TOKENS`] tokens are tables, one for every two columns, those of
-//! a token after those of the one before it. More lie as
-//! [`panel`](crate::panel) wants them.
+//! Few tokens are tables, one for every two columns, those of a token after
+//! those of the one before it. More lie as [`panel`](crate::panel) wants them.
 //!
 //! Columns beyond the last, up to whole fields of a panel, are zero.
 
@@ -10,34 +9,36 @@ use super::table::{TABLE_BYTES, Table};
 use crate::panel;
 use crate::panel::COLS_MULTIPLE;
 
-/// Tokens that are looked up. A token's tables are sixteen times as large as
-/// its activations: four tokens' of a thousand columns take 64 KiB, which a
-/// second-level cache delivers while they are used.
-pub const FEW_TOKENS: usize = 4;
-
 /// Columns of a table.
 const TABLE_COLS: usize = 2;
 
 /// Sizes and places of prepared activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Activations(panel::Activations);
+pub struct Activations {
+    tokens: panel::Activations,
+    are_tables: bool,
+}
 
 impl Activations {
-    /// None if there are none, if there are more than
-    /// [`MAX_COLS`](crate::i2s::MAX_COLS) columns, or if they would not fit
-    /// into an address space.
-    pub fn new(cols: usize, batch: usize) -> Option<Activations> {
-        panel::Activations::new(cols, batch).map(Activations)
+    /// Tables for up to `few_tokens`. None if there are no activations, if
+    /// there are more than [`MAX_COLS`](crate::i2s::MAX_COLS) columns, or if
+    /// they would not fit into an address space.
+    pub(super) fn new(cols: usize, batch: usize, few_tokens: usize) -> Option<Activations> {
+        let tokens = panel::Activations::new(cols, batch)?;
+        Some(Activations {
+            tokens,
+            are_tables: batch <= few_tokens,
+        })
     }
 
     /// Number of tokens.
     pub fn batch(self) -> usize {
-        self.0.batch()
+        self.tokens.batch()
     }
 
     /// Columns of a token.
     pub fn cols(self) -> usize {
-        self.0.cols()
+        self.tokens.cols()
     }
 
     /// Bytes of the prepared activations.
@@ -72,7 +73,7 @@ impl Activations {
 
     /// What a panel is multiplied with, if it is one.
     pub(super) fn for_panel(self) -> Option<panel::Activations> {
-        (self.batch() > FEW_TOKENS).then_some(self.0)
+        (!self.are_tables).then_some(self.tokens)
     }
 
     /// A token's tables.

@@ -61,15 +61,15 @@ impl Kernel for Variant {
         layout.pack(rows, trits, packed)
     }
 
-    fn activations(cols: usize, batch: usize) -> Option<Activations> {
-        Activations::new(cols, batch)
+    fn activations(self, cols: usize, batch: usize) -> Option<Activations> {
+        Activations::new(cols, batch, self.few_tokens())
     }
 
     fn prepared_bytes(activations: Activations) -> usize {
         activations.prepared_bytes()
     }
 
-    fn prepare(activations: Activations, x: &[i8], prepared: &mut [u8]) {
+    fn prepare(self, activations: Activations, x: &[i8], prepared: &mut [u8]) {
         activations.prepare(x, prepared);
     }
 

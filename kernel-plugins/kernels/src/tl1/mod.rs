@@ -6,9 +6,8 @@
 //! wins nothing in bytes; it can win where the CPU multiplies bytes slowly, as
 //! ARM cores without `dotprod` do.
 //!
-//! Up to [`FEW_TOKENS`] tokens are looked up. For more, tables would outgrow
-//! the caches, and weights are unpacked to a panel and multiplied
-//! ([`panel`](crate::panel)).
+//! Few tokens are looked up. For more, tables would outgrow the caches, and
+//! weights are unpacked to a panel and multiplied (`panel`).
 
 mod activations;
 mod kernel;
@@ -19,11 +18,16 @@ mod neon;
 mod portable;
 mod table;
 
-pub use activations::{Activations, FEW_TOKENS};
+pub use activations::Activations;
 pub use layout::{Layout, ROW_TILE};
 
 #[cfg(target_arch = "aarch64")]
 use crate::panel::neon::Neon;
+
+/// Tokens that are few. A token's tables are sixteen times as large as its
+/// activations: four tokens' of a thousand columns take 64 KiB, which a
+/// second-level cache delivers while they are used.
+const FEW_TOKENS: usize = 4;
 
 /// An implementation this CPU can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,5 +59,14 @@ impl Variant {
     /// The best one this CPU can run.
     pub fn best() -> Variant {
         *Variant::available().last().expect("one for any CPU")
+    }
+
+    /// Tokens that are looked up: with `sdot`, a panel serves two as fast.
+    fn few_tokens(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(neon) if neon.has_dotprod() => 1,
+            _ => FEW_TOKENS,
+        }
     }
 }
