@@ -3,6 +3,12 @@
 
 pub mod float;
 pub mod i2s;
+pub mod kernel;
+mod output;
+mod panel;
 pub mod scalar;
 pub mod team;
+pub mod tl2;
 pub mod trits;
+
+pub use output::Output;
