@@ -89,6 +89,14 @@ impl PackedMatrix {
         &self.kernel
     }
 
+    /// The same in other memory: what a benchmark needs that is to read
+    /// weights from beyond the caches.
+    pub fn try_clone(&self) -> Result<PackedMatrix, KernelError> {
+        let mut copy = self.kernel.allocate(self.rows, self.cols)?;
+        copy.buffer.copy_from(&self.buffer);
+        Ok(copy)
+    }
+
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.buffer.as_ptr()
     }

@@ -25,6 +25,7 @@ mod loaded;
 mod rope;
 mod source;
 mod synthetic;
+pub mod timing;
 
 pub use dialect::Dialect;
 pub use forward::{CpuExecutor, kv_token_bytes};

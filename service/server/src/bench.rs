@@ -9,12 +9,14 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use ternion_compute::{
-    CpuExecutor, KvConfig, Synthetic, WeightSource, architecture_of, shape_names, shapes,
+    CpuExecutor, KvConfig, Synthetic, WeightSource, architecture_of, shape_names,
 };
 use ternion_engine::{Batch, BlockId, Executor, Span};
+use ternion_kernel_host::Kernel;
 use ternion_kernels::team::Team;
 
-use crate::launch;
+use crate::kernel_choice::{Contest, Measured};
+use crate::launch::{self, KernelSearch};
 
 /// Measure prompt and generation speed.
 #[derive(Debug, Args)]
@@ -95,12 +97,17 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         }
     };
     let architecture = source.architecture().clone();
-    let kernel = launch::survey_kernels(
-        &arguments.plugin_dirs,
-        arguments.kernel.as_deref(),
-        &shapes(&architecture),
-    )?
-    .selected()?;
+    let search = KernelSearch::simple(&arguments.plugin_dirs, arguments.kernel.as_deref())?;
+    let mut contest = Contest {
+        architecture: &architecture,
+        team: &team,
+        budget: TIMING_BUDGET,
+        thorough: true,
+        cache: None,
+        measured: Measured::default(),
+    };
+    let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
+    let kernel = search.survey(&architecture, &mut choose)?.selected()?;
     let loaded = Arc::new(launch::pack(source, None, &kernel, &team)?);
 
     let longest = arguments.pp.max(arguments.tg);
@@ -190,6 +197,9 @@ fn print(row: &Row, json: bool) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// For the choice among several kernels.
+const TIMING_BUDGET: Duration = Duration::from_secs(1);
 
 const BLOCK_SIZE: usize = 16;
 /// Prompt tokens in a step.

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
-use ternion_compute::{CpuExecutor, KvConfig, shapes};
+use ternion_compute::{CpuExecutor, KvConfig};
 use ternion_engine::{Batch, BlockId, Executor, Span};
 use ternion_kernels::team::Team;
 use ternion_model::Adapter;
 
-use crate::launch;
+use crate::launch::{self, KernelSearch};
 
 /// Score tokens exactly: their log-probabilities, all logits, and the greedy
 /// continuation. For checks against other implementations.
@@ -117,12 +117,8 @@ fn score(arguments: &ScoreArguments) -> anyhow::Result<Score> {
         })
         .transpose()?;
 
-    let kernel = launch::survey_kernels(
-        &arguments.plugin_dirs,
-        arguments.kernel.as_deref(),
-        &shapes(&architecture),
-    )?
-    .selected()?;
+    let search = KernelSearch::simple(&arguments.plugin_dirs, arguments.kernel.as_deref())?;
+    let kernel = search.select(&architecture)?;
     let team = Arc::new(Team::new(launch::num_threads(
         arguments.threads.map(usize::from),
     )));

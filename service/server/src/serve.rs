@@ -4,9 +4,9 @@ use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use rustls::ServerConfig;
-use ternion_compute::{CpuExecutor, WeightSource, kv_token_bytes, shapes};
+use ternion_compute::{CpuExecutor, WeightSource, kv_token_bytes};
 use ternion_engine::{Limits, Vocabulary};
-use ternion_kernel_host::State;
+use ternion_kernel_host::{Kernel, State};
 use ternion_kernels::team::Team;
 use ternion_model::Model;
 use ternion_proto::{
@@ -29,6 +29,7 @@ use crate::{
     admin::Admin,
     authentication::Authentication,
     banner::Banner,
+    cache,
     connection::{self, Tls},
     connection_life,
     drain::{Drain, Phase},
@@ -36,9 +37,10 @@ use crate::{
     health::{HealthReports, Probe},
     inference::Inference,
     inspect::num_parameters,
+    kernel_choice::{Contest, Measured},
     kernels,
     kv_size::{KvSize, kv_size, memory},
-    launch,
+    launch::{self, KernelSearch},
     live_requests::LiveRequests,
     metrics::{self, KernelInfo, Metrics},
     models::{Models, default_sampling},
@@ -179,13 +181,25 @@ fn launch(
 ) -> anyhow::Result<Launched> {
     let model = Arc::new(launch::open_model(settings.model.as_deref())?);
     let context_limit = context_limit(settings, &model)?;
-    let survey = launch::survey_kernels(
-        &settings.plugin_dirs,
-        settings.kernel.as_deref(),
-        &shapes(&model.architecture),
-    )?;
+    let threads = launch::num_threads(settings.threads);
+    let team = Arc::new(Team::new(threads));
+    let cache = cache::open(&settings.cache_dir);
+    let mut contest = Contest {
+        architecture: &model.architecture,
+        team: &team,
+        budget: settings.kernel_timing_budget,
+        thorough: false,
+        cache: cache.as_ref(),
+        measured: Measured::default(),
+    };
+    let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
+    let survey = KernelSearch::of(settings)?.survey(&model.architecture, &mut choose)?;
     for found in &survey.found {
         tracing::info!("kernel plugin {found}");
+    }
+    let measured = contest.measured;
+    for kernel in &measured.kernels {
+        tracing::info!("kernel timing {kernel}");
     }
     let kernel = survey.selected()?;
     let why_kernel = survey.found.iter().find_map(|found| match &found.state {
@@ -200,8 +214,6 @@ fn launch(
         memory(),
     )?;
 
-    let threads = launch::num_threads(settings.threads);
-    let team = Arc::new(Team::new(threads));
     let packed = launch::pack(model.clone(), None, &kernel, &team)?;
     let executor = CpuExecutor::new(Arc::new(packed), team, kv.config, context_limit);
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
@@ -231,6 +243,8 @@ fn launch(
             digest: model.digest.to_string(),
         },
     );
+    metrics::observe_plugins(&meter, &survey);
+    metrics::observe_timing(&meter, &measured, &name);
     let served = Served {
         parameters: num_parameters(&model)?,
         kernel: format!("{} {}", kernel.name(), kernel.isa()),
