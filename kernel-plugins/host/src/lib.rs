@@ -15,6 +15,8 @@
 #![warn(missing_docs)]
 
 mod buffer;
+#[cfg(unix)]
+mod cache_dir;
 mod elf;
 mod kernel;
 mod open;
@@ -24,6 +26,8 @@ mod survey;
 #[cfg(unix)]
 mod trust;
 
+#[cfg(unix)]
+pub use cache_dir::{CacheDir, CacheError};
 pub use kernel::{Kernel, KernelError};
 pub use open::OpenError;
 pub use packed_matrix::{PackError, PackedMatrix};

@@ -80,7 +80,7 @@ impl Args for SettingFlags {
             .help("Configuration file, TOML (.toml) or YAML (.yaml, .yml)");
         SETTINGS.iter().fold(command.arg(file), |command, setting| {
             let action = match setting.kind {
-                Kind::Paths => ArgAction::Append,
+                Kind::Directories | Kind::Digests => ArgAction::Append,
                 _ => ArgAction::Set,
             };
             let default = match setting.default {

@@ -19,6 +19,7 @@ mod authentication;
 mod authorisation;
 mod banner;
 mod bench;
+mod cache;
 mod certificate;
 mod cli;
 mod config_command;

@@ -27,7 +27,14 @@ pub(crate) struct Settings {
     pub(crate) model_name: Option<String>,
     #[serde(default)]
     pub(crate) plugin_dirs: Vec<PathBuf>,
+    pub(crate) plugin_sha256: Option<Vec<String>>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) plugin_timeout: Duration,
     pub(crate) kernel: Option<String>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) kernel_timing_budget: Duration,
+    #[serde(default, deserialize_with = "directory_or_off")]
+    pub(crate) cache_dir: CacheDirectory,
     pub(crate) threads: Option<usize>,
     pub(crate) context_limit: Option<usize>,
     #[serde(deserialize_with = "duration")]
@@ -44,6 +51,16 @@ pub(crate) struct Settings {
     pub(crate) limits: LimitSettings,
     pub(crate) operations: OperationsSettings,
     pub(crate) telemetry: TelemetrySettings,
+}
+
+/// Where the cache is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum CacheDirectory {
+    /// `ternion` in the user's own cache directory, if there is one.
+    #[default]
+    Users,
+    At(PathBuf),
+    Off,
 }
 
 /// Who may call without a credential while there are no tenants.
@@ -527,6 +544,15 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 
 fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     duration(deserializer).map(Some)
+}
+
+fn directory_or_off<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<CacheDirectory, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        OFF => Ok(CacheDirectory::Off),
+        text => Ok(CacheDirectory::At(text.into())),
+    }
 }
 
 fn address_or_off<'de, D: Deserializer<'de>>(
