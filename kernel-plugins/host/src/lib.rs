@@ -20,7 +20,13 @@ mod cache_dir;
 mod elf;
 mod kernel;
 mod open;
+#[cfg(unix)]
+mod packed_file;
 mod packed_matrix;
+#[cfg(unix)]
+mod packed_plan;
+#[cfg(unix)]
+mod packed_writer;
 mod prepared;
 mod survey;
 #[cfg(unix)]
@@ -30,7 +36,13 @@ mod trust;
 pub use cache_dir::{CacheDir, CacheError};
 pub use kernel::{Kernel, KernelError};
 pub use open::OpenError;
+#[cfg(unix)]
+pub use packed_file::{Origin, PackedFile, PackedFileError};
 pub use packed_matrix::{PackError, PackedMatrix};
+#[cfg(unix)]
+pub use packed_plan::{PackedPlan, PlanError};
+#[cfg(unix)]
+pub use packed_writer::{PackedWriter, PackedWriterError};
 pub use prepared::Prepared;
 pub use survey::{Found, Identity, NoKernel, SearchPath, State, Survey, Unreadable, survey};
 #[cfg(unix)]

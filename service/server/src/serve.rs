@@ -4,7 +4,7 @@ use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use rustls::ServerConfig;
-use ternion_compute::{CpuExecutor, WeightSource, kv_token_bytes, shapes};
+use ternion_compute::{CpuExecutor, PackedCache, WeightSource, kv_token_bytes, shapes};
 use ternion_engine::{Limits, Vocabulary};
 use ternion_kernel_host::State;
 use ternion_kernels::team::Team;
@@ -29,6 +29,7 @@ use crate::{
     admin::Admin,
     authentication::Authentication,
     banner::Banner,
+    cache,
     connection::{self, Tls},
     connection_life,
     drain::{Drain, Phase},
@@ -40,6 +41,7 @@ use crate::{
     kv_size::{KvSize, kv_size, memory},
     launch,
     live_requests::LiveRequests,
+    loading::{Loading, Stage, Stopwatch},
     metrics::{self, KernelInfo, Metrics},
     models::{Models, default_sampling},
     operations,
@@ -167,6 +169,7 @@ struct Launched {
     served: Arc<Served>,
     engine_thread: EngineThread,
     why_kernel: String,
+    loading: Loading,
     threads: usize,
     kv: KvSize,
 }
@@ -177,7 +180,9 @@ fn launch(
     telemetry: &Telemetry,
     vitals: &Vitals,
 ) -> anyhow::Result<Launched> {
+    let mut stopwatch = Stopwatch::start();
     let model = Arc::new(launch::open_model(settings.model.as_deref())?);
+    stopwatch.lap(Stage::Model);
     let context_limit = context_limit(settings, &model)?;
     let survey = launch::survey_kernels(
         &settings.plugin_dirs,
@@ -202,7 +207,17 @@ fn launch(
 
     let threads = launch::num_threads(settings.threads);
     let team = Arc::new(Team::new(threads));
-    let packed = launch::pack(model.clone(), None, &kernel, &team)?;
+    stopwatch.lap(Stage::Kernel);
+    let cache = cache::open(&settings.cache_dir);
+    let packed_cache = cache.as_ref().map(|dir| PackedCache {
+        dir,
+        limit: settings.packed_cache_bytes,
+        model: &model,
+    });
+    let (packed, cache_use) = launch::pack_cached(&model, packed_cache, &kernel, &team)?;
+    stopwatch.lap(Stage::Weights);
+    let loading = Loading::new(stopwatch, packed.ternary_bytes(), cache_use);
+    loading.log();
     let executor = CpuExecutor::new(Arc::new(packed), team, kv.config, context_limit);
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
     let scheduler = &settings.scheduler;
@@ -223,6 +238,7 @@ fn launch(
         .unwrap_or_else(|| model.name.clone());
     let meter = telemetry.meter();
     metrics::observe_load(&meter, &engine, &name);
+    metrics::observe_loading(&meter, &loading, &name);
     metrics::observe_kernel(
         &meter,
         &KernelInfo {
@@ -258,6 +274,7 @@ fn launch(
         served: Arc::new(served),
         engine_thread,
         why_kernel: why_kernel.unwrap_or_default(),
+        loading,
         threads,
         kv,
     })
@@ -429,6 +446,7 @@ fn announce(settings: &Settings, launched: &Launched, watched: &Watched, address
     let banner = Banner {
         served: &launched.served,
         why: &launched.why_kernel,
+        loading: &launched.loading,
         threads: launched.threads,
         kv: launched.kv,
         address,
