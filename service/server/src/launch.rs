@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use ternion_compute::{LoadedModel, WeightSource, shapes};
+use ternion_compute::{CacheUse, LoadError, LoadedModel, PackedCache, WeightSource, shapes};
 use ternion_kernel_host::{Choice, Kernel, Search, SearchPath, Sha256, Survey};
 use ternion_kernels::team::Team;
 use ternion_model::{Adapter, Architecture, Model};
@@ -156,6 +156,28 @@ pub(crate) fn pack(
     kernel: &Kernel,
     team: &Team,
 ) -> anyhow::Result<LoadedModel> {
+    with_bar(|progress| LoadedModel::load(source, adapter, kernel, team, progress))
+}
+
+/// Likewise, or finds them in the cache; without one, `None` came of it.
+pub(crate) fn pack_cached(
+    model: &Arc<Model>,
+    cache: Option<PackedCache<'_>>,
+    kernel: &Kernel,
+    team: &Team,
+) -> anyhow::Result<(LoadedModel, Option<CacheUse>)> {
+    let Some(cache) = cache else {
+        return Ok((pack(model.clone(), None, kernel, team)?, None));
+    };
+    let (loaded, cache_use) = with_bar(|progress| {
+        LoadedModel::load_cached(model.clone(), cache, kernel, team, progress)
+    })?;
+    Ok((loaded, Some(cache_use)))
+}
+
+fn with_bar<T>(
+    load: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> Result<T, LoadError>,
+) -> anyhow::Result<T> {
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::new(0)
     } else {
@@ -164,7 +186,7 @@ pub(crate) fn pack(
     let style = ProgressStyle::with_template("packing weights {bar:40} {pos}/{len} {eta}")
         .context("the template is valid")?;
     bar.set_style(style);
-    let loaded = LoadedModel::load(source, adapter, kernel, team, &|done, total| {
+    let loaded = load(&|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;

@@ -102,6 +102,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
                Unset: ternion in the user's cache directory (XDG_CACHE_HOME, ~/.cache)",
     },
     Setting {
+        key: "packed_cache_bytes",
+        flag: "packed-cache",
+        kind: Kind::Bytes {
+            min: 0,
+            max: 1 << 50,
+        },
+        // Dozens of 2B models, some of the largest.
+        default: Some("16GiB"),
+        help: "Most bytes of packed weights in cache_dir, of all models and kernels: those used \
+               longest ago are removed for new ones. 0 keeps none",
+    },
+    Setting {
         key: "threads",
         flag: "threads",
         kind: Kind::Count { min: 1, max: 1024 },

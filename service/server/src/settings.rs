@@ -35,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) kernel_timing_budget: Duration,
     #[serde(default, deserialize_with = "directory_or_off")]
     pub(crate) cache_dir: CacheDirectory,
+    pub(crate) packed_cache_bytes: u64,
     pub(crate) threads: Option<usize>,
     pub(crate) context_limit: Option<usize>,
     #[serde(deserialize_with = "duration")]
