@@ -28,6 +28,7 @@ mod synthetic;
 
 pub use dialect::Dialect;
 pub use forward::{CpuExecutor, kv_token_bytes};
+pub use head::{Candidates, HeadChoice};
 pub use kv_cache::{KvConfig, KvPrecision};
 pub use loaded::{LoadError, LoadedModel, shapes};
 pub use source::WeightSource;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use ternion_compute::{LoadedModel, WeightSource};
+use ternion_compute::{HeadChoice, LoadedModel, WeightSource};
 use ternion_kernel_host::{Kernel, SearchPath, Survey};
 use ternion_kernels::team::Team;
 use ternion_model::{Adapter, Model};
@@ -91,11 +91,12 @@ pub(crate) fn num_threads(configured: Option<usize>) -> usize {
     configured.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// Packs the weights for a kernel, with a progress bar on a terminal.
+/// Packs the weights for a kernel and makes the head ready, with a progress bar on a terminal.
 pub(crate) fn pack(
     source: Arc<dyn WeightSource>,
     adapter: Option<&Adapter>,
     kernel: &Kernel,
+    head: HeadChoice,
     team: &Team,
 ) -> anyhow::Result<LoadedModel> {
     let bar = if std::io::stderr().is_terminal() {
@@ -106,10 +107,11 @@ pub(crate) fn pack(
     let style = ProgressStyle::with_template("packing weights {bar:40} {pos}/{len} {eta}")
         .context("the template is valid")?;
     bar.set_style(style);
-    let loaded = LoadedModel::load(source, adapter, kernel, team, &|done, total| {
+    let mut loaded = LoadedModel::load(source, adapter, kernel, team, &|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
+    loaded.choose_head(head, team)?;
     Ok(loaded)
 }

@@ -202,7 +202,13 @@ fn launch(
 
     let threads = launch::num_threads(settings.threads);
     let team = Arc::new(Team::new(threads));
-    let packed = launch::pack(model.clone(), None, &kernel, &team)?;
+    let packed = launch::pack(model.clone(), None, &kernel, settings.head, &team)?;
+    tracing::info!(
+        head = %packed.head(),
+        isa = packed.head_variant().unwrap_or("float"),
+        bytes = packed.head_state_bytes(),
+        "output head is ready"
+    );
     let executor = CpuExecutor::new(Arc::new(packed), team, kv.config, context_limit);
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
     let scheduler = &settings.scheduler;

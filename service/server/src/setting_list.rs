@@ -1,6 +1,8 @@
 //! Every setting of the server, as data: the configuration file, environment,
 //! flags, `--help` and `ternion-server config` all read this list.
 
+use ternion_compute::HeadChoice;
+
 use crate::setting_kind::Kind;
 
 /// One setting.
@@ -68,6 +70,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
         kind: Kind::Name,
         default: None,
         help: "Kernel plugin to use, by name. Unset: the best that works",
+    },
+    Setting {
+        key: "head",
+        flag: "head",
+        kind: Kind::Choice(&HeadChoice::NAMES),
+        default: Some("auto"),
+        help: "Output head: f16 computes it as the model has it; screened gives the same answers \
+               from fewer bytes; auto is the faster of the two; int8 rounds it, and answers \
+               differently",
     },
     Setting {
         key: "threads",

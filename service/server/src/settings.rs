@@ -12,6 +12,7 @@ use std::{
 use config::{Config, Environment, File, Source, Value, ValueKind};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value as Json};
+use ternion_compute::HeadChoice;
 
 use crate::{
     setting_kind::{OFF, parse_duration},
@@ -28,6 +29,8 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) kernel: Option<String>,
+    #[serde(deserialize_with = "head_choice")]
+    pub(crate) head: HeadChoice,
     pub(crate) threads: Option<usize>,
     pub(crate) context_limit: Option<usize>,
     #[serde(deserialize_with = "duration")]
@@ -536,6 +539,11 @@ fn address_or_off<'de, D: Deserializer<'de>>(
         OFF => Ok(None),
         text => text.parse().map(Some).map_err(serde::de::Error::custom),
     }
+}
+
+fn head_choice<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HeadChoice, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    name.parse().map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
