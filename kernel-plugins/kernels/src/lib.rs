@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod float;
+pub mod head;
 pub mod i2s;
 pub mod kernel;
 mod output;

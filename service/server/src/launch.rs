@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use ternion_compute::{CacheUse, LoadError, LoadedModel, PackedCache, WeightSource, shapes};
+use ternion_compute::{
+    CacheUse, HeadChoice, LoadError, LoadedModel, PackedCache, WeightSource, shapes,
+};
 use ternion_kernel_host::{Choice, Kernel, Search, SearchPath, Sha256, Survey};
 use ternion_kernels::team::Team;
 use ternion_model::{Adapter, Architecture, Model};
@@ -149,14 +151,18 @@ pub(crate) fn num_threads(configured: Option<usize>) -> usize {
     configured.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// Packs the weights for a kernel, with a progress bar on a terminal.
+/// Packs the weights for a kernel and makes the head ready, with a progress bar on a terminal.
 pub(crate) fn pack(
     source: Arc<dyn WeightSource>,
     adapter: Option<&Adapter>,
     kernel: &Kernel,
+    head: HeadChoice,
     team: &Team,
 ) -> anyhow::Result<LoadedModel> {
-    with_bar(|progress| LoadedModel::load(source, adapter, kernel, team, progress))
+    let mut loaded =
+        with_bar(|progress| LoadedModel::load(source, adapter, kernel, team, progress))?;
+    loaded.choose_head(head, team)?;
+    Ok(loaded)
 }
 
 /// Likewise, or finds them in the cache; without one, `None` came of it.
@@ -164,14 +170,16 @@ pub(crate) fn pack_cached(
     model: &Arc<Model>,
     cache: Option<PackedCache<'_>>,
     kernel: &Kernel,
+    head: HeadChoice,
     team: &Team,
 ) -> anyhow::Result<(LoadedModel, Option<CacheUse>)> {
     let Some(cache) = cache else {
-        return Ok((pack(model.clone(), None, kernel, team)?, None));
+        return Ok((pack(model.clone(), None, kernel, head, team)?, None));
     };
-    let (loaded, cache_use) = with_bar(|progress| {
+    let (mut loaded, cache_use) = with_bar(|progress| {
         LoadedModel::load_cached(model.clone(), cache, kernel, team, progress)
     })?;
+    loaded.choose_head(head, team)?;
     Ok((loaded, Some(cache_use)))
 }
 
