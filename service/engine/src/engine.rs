@@ -70,7 +70,9 @@ impl Engine {
         self.next_id += 1;
         let deadline = request.deadline.map(|deadline| (deadline, id));
         self.deadlines.extend(deadline);
-        self.scheduler.insert(Sequence::new(id, request, now));
+        let acceptance = self.scheduler.drafting.acceptance();
+        self.scheduler
+            .insert(Sequence::new(id, request, acceptance, now));
         Ok(id)
     }
 
@@ -106,20 +108,24 @@ impl Engine {
     /// happened.
     ///
     /// `now` is asked before the batch, for deadlines, and after it, for the
-    /// times of tokens and endings.
+    /// times of tokens and endings. What lies between teaches what a step
+    /// takes.
     pub fn step<E: Executor>(
         &mut self,
         mut now: impl FnMut() -> Time,
         executor: &mut E,
         events: &mut Vec<Event>,
     ) -> &StepReport {
-        self.plan(now(), events);
+        let begin = now();
+        self.plan(begin, events);
         if !self.batch.spans.is_empty() {
             // What lies behind the vocabulary pads the matrix and means nothing.
             self.num_tokens = executor.vocab_size().min(self.vocabulary.size());
             self.say_what_is_wanted();
             let logits = executor.execute(&self.batch);
-            self.conclude(now(), logits, events);
+            let end = now();
+            self.learn_time(end.saturating_sub(begin));
+            self.conclude(end, logits, events);
         }
         let (report, scheduler) = (&mut self.report, &self.scheduler);
         report.num_free_blocks = scheduler.num_free_blocks();
@@ -161,20 +167,26 @@ impl Engine {
             }
             let blocks = sequence.blocks.blocks();
             let needed = (sequence.num_computed_tokens + len).div_ceil(self.limits.block_size);
+            let drafted = sequence.draft.map_or(0, |draft| draft.len);
+            let known = len - drafted;
             batch.spans.push(Span {
                 token_begin: batch.tokens.len(),
                 len,
                 position: sequence.num_computed_tokens,
                 table_begin: batch.block_tables.len(),
                 table_len: needed,
-                num_logits: usize::from(len == sequence.gap()),
+                num_logits: match known == sequence.gap() {
+                    true => 1 + drafted,
+                    false => 0,
+                },
                 wanted: Wanted::All,
             });
-            batch.tokens.extend_from_slice(sequence.next_tokens(len));
+            batch.tokens.extend_from_slice(sequence.next_tokens(known));
+            batch.tokens.extend(sequence.drafted());
             batch.block_tables.extend_from_slice(&blocks[..needed]);
         }
         self.report.num_tokens = batch.tokens.len();
-        self.report.num_sampled = batch.num_logits();
+        self.report.num_sampled = batch.num_logits() - self.report.num_drafted;
     }
 
     /// Tells the executor what sampling will look at.
@@ -187,6 +199,9 @@ impl Engine {
                 for tokens in choice.named() {
                     batch.named_tokens.extend_from_slice(tokens);
                 }
+                // Behind a guess that comes true it is one more of the tokens
+                // so far, which may be penalised.
+                batch.named_tokens.extend(self.scheduler[id].drafted());
                 span.wanted = Wanted::Largest {
                     count,
                     among: self.num_tokens,
@@ -194,6 +209,15 @@ impl Engine {
                     named_len: batch.named_tokens.len() - named_begin,
                 };
             }
+        }
+    }
+
+    /// What a step took that did nothing but decode.
+    fn learn_time(&mut self, took: Time) {
+        let (report, sequences) = (&self.report, self.batch.spans.len());
+        if report.num_tokens == sequences + report.num_drafted {
+            let drafting = &mut self.scheduler.drafting;
+            drafting.learn_time(sequences, report.num_drafted, took);
         }
     }
 
@@ -221,29 +245,67 @@ impl Engine {
     }
 
     fn sample_all(&mut self, now: Time, logits: &Logits, events: &mut Vec<Event>) {
-        let mut rows = logits.rows();
+        let mut first_row = 0;
         for place in 0..self.batch.spans.len() {
-            let (id, len) = self.report.scheduled[place];
+            let (id, span) = (self.report.scheduled[place].0, self.batch.spans[place]);
+            let rows = first_row..first_row + span.num_logits;
+            first_row = rows.end;
             let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
-            sequence.num_computed_tokens += len;
-            if self.batch.spans[place].num_logits > 0 {
-                let row = match rows.next().expect("as many rows as were asked for") {
-                    Row::Whole(row) => Row::Whole(&row[..self.num_tokens]),
-                    some @ Row::Some(_) => some,
-                };
-                self.sample(id, row, now, events);
-            }
+            sequence.num_computed_tokens += span.len - rows.len().saturating_sub(1);
+            self.sample_along(id, rows.map(|row| logits.row(row)), now, events);
         }
     }
 
-    fn sample(&mut self, id: SequenceId, logits: Row<'_>, now: Time, events: &mut Vec<Event>) {
+    /// Samples a token, and another one as long as it is what was guessed: the
+    /// next row then says what follows it.
+    fn sample_along<'a>(
+        &mut self,
+        id: SequenceId,
+        rows: impl ExactSizeIterator<Item = Row<'a>>,
+        now: Time,
+        events: &mut Vec<Event>,
+    ) {
+        let last = rows.len().saturating_sub(1);
+        for (place, row) in rows.enumerate() {
+            let guess = self.scheduler[id].guess(place);
+            let Some(token) = self.sample(id, row, now, events) else {
+                return;
+            };
+            // Where nothing was computed for it, the first guess is watched.
+            let came_true = guess == Some(token);
+            if guess.is_some() && (place < last || last == 0) {
+                self.scheduler.learn_guess(id, came_true);
+            }
+            let sequence = self.scheduler.get_mut(id).expect("it goes on");
+            if place == last || !came_true {
+                sequence.draft = None;
+                return;
+            }
+            sequence.num_computed_tokens += 1;
+            self.report.num_accepted += 1;
+        }
+    }
+
+    /// Returns the token if the sequence goes on.
+    fn sample(
+        &mut self,
+        id: SequenceId,
+        row: Row<'_>,
+        now: Time,
+        events: &mut Vec<Event>,
+    ) -> Option<u32> {
         let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
         let choice = sequence.choice(&self.end_tokens);
-        let sampled = match self.sampler.sample(logits, &choice) {
+        let row = match row {
+            Row::Whole(row) => Row::Whole(&row[..self.num_tokens]),
+            some @ Row::Some(_) => some,
+        };
+        let sampled = match self.sampler.sample(row, &choice) {
             Ok(sampled) => sampled,
             Err(error) => {
                 let message = error.to_string();
-                return self.finish(id, FinishReason::Failed { message }, now, events);
+                self.finish(id, FinishReason::Failed { message }, now, events);
+                return None;
             }
         };
         let end = sequence.append(sampled.token, &*self.vocabulary, now);
@@ -257,10 +319,12 @@ impl Engine {
             logprob: sampled.logprob,
             top: sampled.top,
         });
-        match end {
-            Some(reason) => self.finish(id, reason, now, events),
-            None => self.scheduler.follow_credit(id),
+        if let Some(reason) = end {
+            self.finish(id, reason, now, events);
+            return None;
         }
+        self.scheduler.follow_credit(id);
+        Some(sampled.token)
     }
 
     fn fail_all(&mut self, now: Time, error: &ExecutorError, events: &mut Vec<Event>) {

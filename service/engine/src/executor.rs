@@ -18,9 +18,10 @@ pub struct Span {
     /// Entries of its block table: enough for `position + len` tokens.
     pub table_len: usize,
     /// How many of its last positions need logits: 0 while a prompt is not
-    /// through, 1 for the position that is sampled from.
+    /// through, 1 for the position that is sampled from, and one more for each
+    /// token behind it that is only guessed to follow.
     pub num_logits: usize,
-    /// Which of their logits.
+    /// Which of their logits; the same for each of them.
     pub wanted: Wanted,
 }
 

@@ -8,13 +8,16 @@
 //! has caught up with itself, and says what happened as [`Event`]s and a
 //! [`StepReport`].
 //!
-//! Three things explain most of the code:
+//! Four things explain most of the code:
 //!
 //! - **There are no phases.** A sequence knows `num_tokens` tokens, of which
 //!   `num_computed_tokens` have keys and values in its pages. A step closes
 //!   gaps under a token budget: a wide gap is prefill, a gap of one is decode,
 //!   a gap the budget cuts short is chunked prefill, and a preempted sequence
 //!   is one whose gap became wide again. See [`Limits`] for the budget.
+//! - **Guesses are verified.** A step that only decodes may take along tokens
+//!   that are likely to come next; sampling goes along them while it chooses
+//!   the same, so they change when tokens come and never which.
 //! - **A page has one owner.** A block table can be grown and released by the
 //!   pool only, and is not `Clone`, so that free and held blocks always add up.
 //! - **A token depends on its own sequence only.** Logits do by the contract of
@@ -31,6 +34,7 @@
 #![warn(missing_docs)]
 
 mod block_pool;
+mod drafting;
 mod engine;
 mod event;
 mod executor;

@@ -13,6 +13,9 @@ pub struct Limits {
     /// share what they leave, so a larger budget makes prompts faster and the
     /// time between tokens longer.
     pub max_num_batched_tokens: usize,
+    /// Tokens that may be guessed and verified with a sequence's next one,
+    /// where that pays; 0 for none.
+    pub max_draft_tokens: usize,
     /// Sequences that may be alive beyond `max_num_seqs`, be they waiting or
     /// parked. With all of them taken, [`Engine::submit`] refuses.
     ///

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 
 use crate::block_pool::BlockPool;
+use crate::drafting::{Decoding, Drafting};
 use crate::lifecycle::{Cause, State};
 use crate::ranking::Ranking;
 use crate::sequence::Sequence;
@@ -23,6 +24,7 @@ use crate::{Limits, SequenceId, StepReport};
 pub(crate) struct Scheduler {
     limits: Limits,
     pool: BlockPool,
+    pub(crate) drafting: Drafting,
     sequences: HashMap<SequenceId, Sequence>,
     waiting: Ranking,
     /// May be longer than `max_num_seqs` for a while, when readers of parked
@@ -56,6 +58,7 @@ impl Scheduler {
         Scheduler {
             limits,
             pool: BlockPool::new(limits.num_blocks, limits.block_size),
+            drafting: Drafting::new(limits.max_draft_tokens),
             sequences: HashMap::new(),
             waiting: Ranking::default(),
             running: Ranking::default(),
@@ -106,6 +109,51 @@ impl Scheduler {
         self.close_gaps_of_one(&mut room, report);
         self.close_wide_gaps(&mut room, report);
         self.admit_waiting(&mut room, report);
+        self.draft(room.tokens, report);
+    }
+
+    /// Lets sequences guess at what follows their next token, in a step that
+    /// does nothing but decode. Nobody yields anything for a guess: it takes
+    /// tokens that are left of the step's, and blocks that nobody waits for.
+    fn draft(&mut self, mut tokens: usize, report: &mut StepReport) {
+        let is_decode = |(id, _): &(SequenceId, usize)| self[*id].gap() == 1;
+        if self.limits.max_draft_tokens == 0 || !report.scheduled.iter().all(is_decode) {
+            return;
+        }
+        let mut step = Decoding::one_each(report.scheduled.len());
+        for (id, len) in &mut report.scheduled {
+            let room = tokens.min(self.room_for_draft(*id));
+            let sequence = self.sequences.get_mut(id).expect(RANKED);
+            let Some(mut draft) = sequence.look_up_draft() else {
+                continue;
+            };
+            let max_len = sequence.max_draft_len().min(room);
+            draft.len = self
+                .drafting
+                .choose_len(&mut step, sequence.acceptance, max_len);
+            sequence.draft = Some(draft);
+            let num_tokens = sequence.num_tokens() + draft.len;
+            let has_grown = self.pool.grow(&mut sequence.blocks, num_tokens);
+            assert!(has_grown, "there is room for a draft");
+            *len += draft.len;
+            tokens -= draft.len;
+            report.num_drafted += draft.len;
+        }
+    }
+
+    /// Tokens that fit behind those of a sequence: in its own blocks, and in
+    /// free ones as long as each running sequence could have one besides.
+    fn room_for_draft(&self, id: SequenceId) -> usize {
+        let sequence = &self[id];
+        let to_spare = self.pool.num_free().saturating_sub(self.running.len());
+        let blocks = sequence.blocks.len() + to_spare;
+        blocks * self.limits.block_size - sequence.num_tokens()
+    }
+
+    pub(crate) fn learn_guess(&mut self, id: SequenceId, came_true: bool) {
+        let sequence = self.sequences.get_mut(&id).expect(RANKED);
+        self.drafting
+            .learn_guess(&mut sequence.acceptance, came_true);
     }
 
     fn close_gaps_of_one(&mut self, room: &mut Room, report: &mut StepReport) {

@@ -1,6 +1,7 @@
 //! One request on its way.
 
 use crate::block_pool::BlockTable;
+use crate::drafting::{Acceptance, Draft};
 use crate::lifecycle::State;
 use crate::ranking::Rank;
 use crate::sampling::Choice;
@@ -24,6 +25,10 @@ pub(crate) struct Sequence {
     /// How many of the tokens have keys and values in the blocks.
     pub(crate) num_computed_tokens: usize,
     pub(crate) num_preemptions: u32,
+    /// How its guesses fare.
+    pub(crate) acceptance: Acceptance,
+    /// What is guessed to follow in the step that runs.
+    pub(crate) draft: Option<Draft>,
     /// The prompt, then what was generated.
     tokens: Vec<u32>,
     num_prompt_tokens: usize,
@@ -44,7 +49,12 @@ struct Text {
 }
 
 impl Sequence {
-    pub(crate) fn new(id: SequenceId, request: Request, now: Time) -> Sequence {
+    pub(crate) fn new(
+        id: SequenceId,
+        request: Request,
+        acceptance: Acceptance,
+        now: Time,
+    ) -> Sequence {
         let mut stopping = request.stopping;
         Sequence {
             rank: Rank::new(request.priority, id),
@@ -54,6 +64,8 @@ impl Sequence {
             blocks: BlockTable::default(),
             num_computed_tokens: 0,
             num_preemptions: 0,
+            acceptance,
+            draft: None,
             num_prompt_tokens: request.prompt.len(),
             tokens: request.prompt,
             sampling: request.sampling,
@@ -85,6 +97,28 @@ impl Sequence {
     /// The next `len` tokens to compute.
     pub(crate) fn next_tokens(&self, len: usize) -> &[u32] {
         &self.tokens[self.num_computed_tokens..][..len]
+    }
+
+    /// Guesses that could be delivered behind the next token.
+    pub(crate) fn max_draft_len(&self) -> usize {
+        let to_come = self.stopping.max_tokens - self.num_generated();
+        self.credit.min(to_come).saturating_sub(1)
+    }
+
+    /// What may follow its last token.
+    pub(crate) fn look_up_draft(&self) -> Option<Draft> {
+        Draft::look_up(&self.tokens)
+    }
+
+    /// The guesses that the step computes.
+    pub(crate) fn drafted(&self) -> impl Iterator<Item = u32> {
+        let guesses = move |draft: Draft| (0..draft.len).map(move |n| draft.guess(n, &self.tokens));
+        self.draft.into_iter().flat_map(guesses)
+    }
+
+    /// The n-th guess, if there are any.
+    pub(crate) fn guess(&self, n: usize) -> Option<u32> {
+        Some(self.draft?.guess(n, &self.tokens))
     }
 
     fn num_generated(&self) -> usize {

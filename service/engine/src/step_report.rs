@@ -14,10 +14,14 @@ pub struct StepReport {
     pub preempted: Vec<SequenceId>,
     /// Sequences that ended in the step, or since the one before.
     pub finished: Vec<(SequenceId, FinishReason)>,
-    /// Tokens of the batch.
+    /// Tokens of the batch, guesses included.
     pub num_tokens: usize,
     /// Sequences that were sampled from.
     pub num_sampled: usize,
+    /// Guesses at next tokens that were computed.
+    pub num_drafted: usize,
+    /// Those of them that came true.
+    pub num_accepted: usize,
     /// Blocks free after the step.
     pub num_free_blocks: usize,
     /// Sequences running after the step.
@@ -29,11 +33,13 @@ pub struct StepReport {
 }
 
 impl StepReport {
-    /// Empties the lists, keeping their memory. The numbers are all written
-    /// anew in each step.
+    /// Empties the lists, keeping their memory. Of the numbers those that
+    /// are counted up begin at 0.
     pub(crate) fn clear(&mut self) {
         self.scheduled.clear();
         self.preempted.clear();
         self.finished.clear();
+        self.num_drafted = 0;
+        self.num_accepted = 0;
     }
 }

@@ -2,6 +2,7 @@
 
 mod endings;
 mod fake;
+mod guesses;
 mod oracle;
 mod random_schedules;
 mod sim;

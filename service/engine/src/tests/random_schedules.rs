@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fake::Fault;
+use super::fake::{Fault, REPETITIVE};
 use super::oracle::{Answer, answer};
 use super::sim::Sim;
 use crate::lifecycle::State;
@@ -53,6 +53,8 @@ struct Seen {
     preemptions: usize,
     parked_preemptions: usize,
     chunks: usize,
+    accepted: usize,
+    rejected: usize,
     refusals: usize,
     endings: BTreeMap<String, usize>,
 }
@@ -62,6 +64,8 @@ impl Seen {
         assert!(self.preemptions > 1000, "{self:?}");
         assert!(self.parked_preemptions > 1000, "{self:?}");
         assert!(self.chunks > 1000, "{self:?}");
+        assert!(self.accepted > 300, "{self:?}");
+        assert!(self.rejected > 800, "{self:?}");
         assert!(self.refusals > 100, "{self:?}");
         assert_eq!(self.endings.len(), 7, "{self:?}");
         assert!(self.endings.values().all(|count| *count > 100), "{self:?}");
@@ -121,6 +125,7 @@ impl Schedule {
             block_size: random.within(1..=4),
             max_num_seqs,
             max_num_batched_tokens: max_num_seqs + random.within(0..=8),
+            max_draft_tokens: random.pick(&[0, 1, 4]),
             max_queued: random.within(1..=8),
             max_model_len: 24,
         };
@@ -237,9 +242,13 @@ impl Schedule {
             ignore_eos: random.percent(30),
             include_stop: random.percent(30),
         };
+        let mut prompt: Vec<u32> = (0..prompt_len).map(|_| random.below(12) as u32).collect();
+        if random.percent(30) {
+            prompt[0] = REPETITIVE;
+        }
         let now = self.sim.now();
         Request {
-            prompt: (0..prompt_len).map(|_| random.below(12) as u32).collect(),
+            prompt,
             sampling,
             stopping,
             priority: random.pick(&[-1, 0, 0, 0, 2]),
@@ -275,7 +284,10 @@ impl Schedule {
         );
         self.check_batch(&report, seen);
         for id in streaming {
-            let scheduled = report.scheduled.contains(&(id, 1));
+            let scheduled = report
+                .scheduled
+                .iter()
+                .any(|(scheduled, _)| *scheduled == id);
             let expired = report.finished.iter().any(|(finished, _)| *finished == id);
             assert!(
                 scheduled || report.preempted.contains(&id) || expired,
@@ -333,6 +345,8 @@ impl Schedule {
         let sum: usize = report.scheduled.iter().map(|(_, len)| len).sum();
         assert_eq!(sum, report.num_tokens);
         seen.chunks += report.scheduled.len() - report.num_sampled;
+        seen.accepted += report.num_accepted;
+        seen.rejected += report.num_drafted - report.num_accepted;
         for (place, (id, _)) in report.scheduled.iter().enumerate() {
             let watched = &self.watched[id];
             let has_reader = !watched.finished && watched.cancelled.is_none();

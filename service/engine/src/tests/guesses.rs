@@ -1,0 +1,93 @@
+//! Guesses make steps fewer, never answers different.
+
+use super::fake::REPETITIVE;
+use super::sim::{ROOMY, Sim, request};
+use crate::{Limits, Request};
+
+const GUESSING: Limits = Limits {
+    max_draft_tokens: 4,
+    max_model_len: 128,
+    ..ROOMY
+};
+
+fn repetitive(max_tokens: usize) -> Request {
+    let mut request = request(6, max_tokens);
+    request.prompt[0] = REPETITIVE;
+    request
+}
+
+/// Its tokens, and the steps they took.
+fn run(limits: Limits, request: Request) -> (Vec<u32>, usize) {
+    let mut sim = Sim::new(limits);
+    let id = sim.submit("a", request);
+    let mut steps = 0;
+    while sim.engine.has_work() {
+        sim.step();
+        steps += 1;
+    }
+    (sim.tokens(id), steps)
+}
+
+#[test]
+fn text_that_repeats_itself_takes_fewer_steps() {
+    let without = Limits {
+        max_draft_tokens: 0,
+        ..GUESSING
+    };
+    let (plain, plain_steps) = run(without, repetitive(100));
+    let (guessed, steps) = run(GUESSING, repetitive(100));
+    assert_eq!(plain, guessed);
+    assert_eq!(plain_steps, 100);
+    assert!(steps < 75, "{steps} steps");
+}
+
+#[test]
+fn text_that_does_not_is_left_alone() {
+    let mut sim = Sim::new(GUESSING);
+    sim.submit("a", request(6, 100));
+    let mut drafted = 0;
+    while sim.engine.has_work() {
+        drafted += sim.step().num_drafted;
+    }
+    // Of 400: a guess costs nothing here.
+    assert!(drafted < 40, "{drafted} guesses");
+}
+
+#[test]
+fn a_reader_is_never_given_more_than_it_has_room_for() {
+    for credit in 1..6 {
+        let mut sim = Sim::new(GUESSING);
+        let mut request = repetitive(60);
+        request.credit = 40;
+        let id = sim.submit("a", request);
+        while sim.engine.has_work() {
+            sim.step();
+        }
+        assert_eq!(sim.tokens(id).len(), 40);
+        sim.engine.set_credit(id, credit);
+        while sim.engine.has_work() {
+            sim.step();
+        }
+        assert_eq!(sim.tokens(id).len(), 40 + credit);
+        sim.engine.cancel(id, sim.now());
+    }
+}
+
+#[test]
+fn nobody_yields_anything_for_a_guess() {
+    // Just the blocks that both need.
+    let mut sim = Sim::new(Limits {
+        num_blocks: 2 * 23,
+        ..GUESSING
+    });
+    let ids = ["a", "b"].map(|name| sim.submit(name, repetitive(40)));
+    let (mut preempted, mut accepted) = (0, 0);
+    while sim.engine.has_work() {
+        let report = sim.step();
+        preempted += report.preempted.len();
+        accepted += report.num_accepted;
+    }
+    assert_eq!(preempted, 0);
+    assert!(accepted > 10, "{accepted}");
+    assert_eq!(sim.tokens(ids[0]), sim.tokens(ids[1]));
+}
