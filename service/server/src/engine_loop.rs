@@ -206,6 +206,8 @@ struct EngineLoop<E> {
     steps: u64,
     computed_tokens: u64,
     preemptions: u64,
+    guesses: u64,
+    true_guesses: u64,
     load: Arc<LatestLoad>,
     heartbeat: Heartbeat,
     origin: Instant,
@@ -249,6 +251,8 @@ impl<E: Executor> EngineLoop<E> {
             steps: 0,
             computed_tokens: 0,
             preemptions: 0,
+            guesses: 0,
+            true_guesses: 0,
             load: handle.load.clone(),
             heartbeat: handle.heartbeat.clone(),
             origin: handle.origin,
@@ -359,6 +363,8 @@ impl<E: Executor> EngineLoop<E> {
         self.steps += u64::from(!report.scheduled.is_empty());
         self.computed_tokens += report.num_tokens as u64;
         self.preemptions += report.preempted.len() as u64;
+        self.guesses += report.num_drafted as u64;
+        self.true_guesses += report.num_accepted as u64;
         self.publish();
         self.deliver();
     }
@@ -405,6 +411,8 @@ impl<E: Executor> EngineLoop<E> {
             steps: self.steps,
             computed_tokens: self.computed_tokens,
             preemptions: self.preemptions,
+            guesses: self.guesses,
+            true_guesses: self.true_guesses,
         });
     }
 

@@ -112,6 +112,7 @@ mod tests {
         let scheduler = SchedulerSettings {
             max_num_seqs: 3,
             max_num_batched_tokens: 64,
+            max_draft_tokens: 0,
             max_queued: 0,
         };
         let size = kv_size(&kv, &scheduler, TOKEN_BYTES, 100, memory)?;

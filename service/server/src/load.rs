@@ -16,6 +16,9 @@ pub(crate) struct Load {
     /// Tokens of all batches.
     pub(crate) computed_tokens: u64,
     pub(crate) preemptions: u64,
+    /// Guesses at next tokens that were computed, and those that came true.
+    pub(crate) guesses: u64,
+    pub(crate) true_guesses: u64,
 }
 
 /// The latest snapshot. The lock is held for the copy of a few numbers, so it

@@ -516,7 +516,7 @@ const LOAD_GAUGES: [LoadMetric; 5] = [
     ),
 ];
 
-const LOAD_COUNTERS: [LoadMetric; 3] = [
+const LOAD_COUNTERS: [LoadMetric; 5] = [
     (
         "ternion.steps",
         "{step}",
@@ -534,6 +534,18 @@ const LOAD_COUNTERS: [LoadMetric; 3] = [
         "{preemption}",
         "Times that a request gave up its pages to others.",
         |load| load.preemptions,
+    ),
+    (
+        "ternion.guesses",
+        "{token}",
+        "Guesses at next tokens that were computed along.",
+        |load| load.guesses,
+    ),
+    (
+        "ternion.guesses.true",
+        "{token}",
+        "Guesses at next tokens that came true.",
+        |load| load.true_guesses,
     ),
 ];
 

@@ -263,6 +263,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "Most tokens in one step; more make prompts faster and running streams less even",
     },
     Setting {
+        key: "scheduler.max_draft_tokens",
+        flag: "max-draft-tokens",
+        kind: Kind::Count { min: 0, max: 63 },
+        default: Some("8"),
+        help: "Most tokens guessed ahead of a request where text repeats itself and that pays; 0 for none",
+    },
+    Setting {
         key: "scheduler.max_queued",
         flag: "max-queued",
         kind: Kind::Count {

@@ -104,6 +104,7 @@ pub(crate) struct KvSettings {
 pub(crate) struct SchedulerSettings {
     pub(crate) max_num_seqs: usize,
     pub(crate) max_num_batched_tokens: usize,
+    pub(crate) max_draft_tokens: usize,
     pub(crate) max_queued: usize,
 }
 
