@@ -3,6 +3,7 @@
 
 pub mod float;
 pub mod i2s;
+pub mod limits;
 mod output;
 mod panel;
 pub mod scalar;
