@@ -4,6 +4,7 @@
 pub mod float;
 pub mod i2s;
 pub mod kernel;
+pub mod limits;
 mod output;
 mod panel;
 pub mod scalar;
