@@ -1,11 +1,15 @@
 //! Plugins good and bad, from files, as a server meets them.
 
+use std::ffi::CStr;
 use std::fs;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ternion_kernel_conformance::{Fault, full, quick};
+use ternion_kernel_export::{Plugin, Table};
 use ternion_kernel_host::{Kernel, SearchPath, State, Survey, survey};
+use ternion_kernels::{i2s, tl2};
 
 const MODEL_SHAPES: [(usize, usize); 3] = [(2560, 2560), (6912, 2560), (2560, 6912)];
 
@@ -56,33 +60,78 @@ fn refused(reason: &str) -> State {
     }
 }
 
+/// Variant `N` of a packing's as a plugin of its own.
+struct Nth<K, const N: usize>(PhantomData<K>);
+
+/// Packings, whose modules name and call things alike.
+macro_rules! packings {
+    ($($packing:ident: $test:ident;)*) => {
+        $(impl<const N: usize> Plugin for Nth<$packing::Variant, N> {
+            const NAME: &'static CStr = c"nth";
+            type Kernel = $packing::Variant;
+
+            fn kernel() -> $packing::Variant {
+                $packing::Variant::available()[N]
+            }
+        }
+
+        #[test]
+        fn $test() {
+            let num_variants = $packing::Variant::available().len();
+            let tables = [
+                Table::of::<Nth<$packing::Variant, 0>>(),
+                Table::of::<Nth<$packing::Variant, 1>>(),
+                Table::of::<Nth<$packing::Variant, 2>>(),
+                Table::of::<Nth<$packing::Variant, 3>>(),
+                Table::of::<Nth<$packing::Variant, 4>>(),
+                Table::of::<Nth<$packing::Variant, 5>>(),
+            ];
+            assert!(num_variants <= tables.len(), "{num_variants} variants");
+            for table in tables.into_iter().take(num_variants) {
+                conforms_in_process(table);
+            }
+        })*
+    };
+}
+
+packings! {
+    i2s: every_variant_of_i2s_conforms_in_process;
+    tl2: every_variant_of_tl2_conforms_in_process;
+}
+
+fn conforms_in_process(table: Table) {
+    let table = Box::leak(Box::new(table)).as_ptr();
+    // SAFETY: the table lives as long as the program, and follows the contract.
+    let kernel = unsafe { Kernel::from_table(table) }.unwrap();
+    full(&kernel).unwrap_or_else(|mismatch| panic!("{}: {mismatch}", kernel.isa()));
+}
+
+const PLUGINS: [(&str, &str); 2] = [("i2s", "ternion_kernel_i2s"), ("tl2", "ternion_kernel_tl2")];
+
 #[test]
-fn i2s_conforms_in_process() {
-    // SAFETY: the table is a static that follows the contract.
-    let kernel = unsafe { Kernel::from_table(ternion_kernel_i2s::ternion_kernel_v1()) };
-    full(&kernel.unwrap()).unwrap_or_else(|mismatch| panic!("{mismatch}"));
+fn plugins_conform_as_files() {
+    for (name, file) in PLUGINS {
+        let kernel = Kernel::open(&library(file)).unwrap();
+        assert_eq!(kernel.name(), name);
+        full(&kernel).unwrap_or_else(|mismatch| panic!("{name}: {mismatch}"));
+    }
 }
 
 #[test]
-fn i2s_conforms_as_a_file() {
-    let kernel = Kernel::open(&library("ternion_kernel_i2s")).unwrap();
-    assert_eq!(kernel.name(), "i2s");
-    full(&kernel).unwrap_or_else(|mismatch| panic!("{mismatch}"));
-}
-
-#[test]
-fn i2s_exports_one_symbol() {
-    let nm = Command::new("nm")
-        .args(["-D", "--defined-only", "--format=posix"])
-        .arg(library("ternion_kernel_i2s"))
-        .output()
-        .unwrap();
-    let symbols = String::from_utf8(nm.stdout).unwrap();
-    let names: Vec<&str> = symbols
-        .lines()
-        .filter_map(|line| line.split(' ').next())
-        .collect();
-    assert_eq!(names, ["ternion_kernel_v1"]);
+fn plugins_export_one_symbol() {
+    for (_, file) in PLUGINS {
+        let nm = Command::new("nm")
+            .args(["-D", "--defined-only", "--format=posix"])
+            .arg(library(file))
+            .output()
+            .unwrap();
+        let symbols = String::from_utf8(nm.stdout).unwrap();
+        let names: Vec<&str> = symbols
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        assert_eq!(names, ["ternion_kernel_v1"], "{file}");
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ use crate::panel::{self, Field, Part};
 
 /// Tokens that look their sums up. For more, unpacking weights once for all of
 /// them is faster.
-pub(super) const MAX_TABLES: usize = 8;
+pub(super) const MAX_TABLES: usize = 16;
 
 /// Blocks below each other whose sums stay in 16 bits: 80 numbers of 85.
 const SUMMED_BLOCKS: usize = MAX_SUMMED / BLOCK_CODES;
