@@ -14,7 +14,11 @@ const LEAVES: [&str; 6] = [
     "ternion-proto",
 ];
 
-const PLUGINS: [&str; 2] = ["ternion-kernel-i2s", "ternion-kernel-tl1"];
+const PLUGINS: [&str; 3] = [
+    "ternion-kernel-i2s",
+    "ternion-kernel-tl1",
+    "ternion-kernel-tl2",
+];
 
 /// Kernels, plugins, the host that calls them, and `model`, which maps
 /// weights in one file.
@@ -23,6 +27,7 @@ const UNSAFE_ALLOWED: [&str; 7] = [
     "kernel-plugins/export",
     "kernel-plugins/i2s",
     "kernel-plugins/tl1",
+    "kernel-plugins/tl2",
     "kernel-plugins/host",
     "kernel-plugins/abi",
     "service/model",

@@ -85,8 +85,11 @@ fn release_dir() -> &'static Path {
     BUILT.get_or_init(|| {
         let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
             .args(["build", "--release", "--locked", "--quiet"])
-            .args(["--package=ternion-server", "--package=ternion-kernel-i2s"])
-            .arg("--package=ternion-client")
+            .args(["--package=ternion-server", "--package=ternion-client"])
+            .args([
+                "--package=ternion-kernel-i2s",
+                "--package=ternion-kernel-tl2",
+            ])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .expect("cargo can be run");

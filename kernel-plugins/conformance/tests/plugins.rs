@@ -1,15 +1,19 @@
 //! Plugins good and bad, from files, as a server meets them.
 
+use std::ffi::CStr;
 use std::fs;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ternion_kernel_abi as abi;
 use ternion_kernel_conformance::{Fault, full, quick};
+use ternion_kernel_export::{Plugin, Table};
 use ternion_kernel_host::{
     Choice, Identity, Kernel, PluginFile, Rejection, Search, SearchPath, Sha256, State, Survey,
     Tried, survey,
 };
+use ternion_kernels::{i2s, tl1, tl2};
 
 const MODEL_SHAPES: [(usize, usize); 3] = [(2560, 2560), (6912, 2560), (2560, 6912)];
 
@@ -86,11 +90,59 @@ fn refused(reason: &str) -> State {
     }
 }
 
+/// Variant `N` of a packing's as a plugin of its own.
+struct Nth<K, const N: usize>(PhantomData<K>);
+
+/// Packings, whose modules name and call things alike.
+macro_rules! packings {
+    ($($packing:ident: $test:ident;)*) => {
+        $(impl<const N: usize> Plugin for Nth<$packing::Variant, N> {
+            const NAME: &'static CStr = c"nth";
+            type Kernel = $packing::Variant;
+
+            fn kernel() -> $packing::Variant {
+                $packing::Variant::available()[N]
+            }
+        }
+
+        #[test]
+        fn $test() {
+            let num_variants = $packing::Variant::available().len();
+            let tables = [
+                Table::of::<Nth<$packing::Variant, 0>>(),
+                Table::of::<Nth<$packing::Variant, 1>>(),
+                Table::of::<Nth<$packing::Variant, 2>>(),
+                Table::of::<Nth<$packing::Variant, 3>>(),
+                Table::of::<Nth<$packing::Variant, 4>>(),
+                Table::of::<Nth<$packing::Variant, 5>>(),
+            ];
+            assert!(num_variants <= tables.len(), "{num_variants} variants");
+            for table in tables.into_iter().take(num_variants) {
+                conforms_in_process(table);
+            }
+        })*
+    };
+}
+
+packings! {
+    i2s: every_variant_of_i2s_conforms_in_process;
+    tl1: every_variant_of_tl1_conforms_in_process;
+    tl2: every_variant_of_tl2_conforms_in_process;
+}
+
+fn conforms_in_process(table: Table) {
+    let table = Box::leak(Box::new(table)).as_ptr();
+    // SAFETY: the table lives as long as the program, and follows the contract.
+    let kernel = unsafe { Kernel::from_table(table) }.unwrap();
+    full(&kernel).unwrap_or_else(|mismatch| panic!("{}: {mismatch}", kernel.isa()));
+}
+
 /// Every plugin of ours, by its name and its table.
-fn ours() -> [(&'static str, *const abi::Kernel); 2] {
+fn ours() -> [(&'static str, *const abi::Kernel); 3] {
     [
         ("i2s", ternion_kernel_i2s::ternion_kernel_v1()),
         ("tl1", ternion_kernel_tl1::ternion_kernel_v1()),
+        ("tl2", ternion_kernel_tl2::ternion_kernel_v1()),
     ]
 }
 

@@ -7,7 +7,7 @@ use std::ptr::{null, null_mut};
 
 use ternion_kernel_abi::{INVALID, Kernel, MAX_COLS, OK, UNSUPPORTED};
 use ternion_kernel_export::{Plugin, Table};
-use ternion_kernels::i2s;
+use ternion_kernels::{i2s, tl2};
 
 /// A matrix of two whole tiles and some rows of a third.
 struct Shape {
@@ -18,17 +18,28 @@ struct Shape {
 
 struct Of<K>(PhantomData<K>);
 
-impl Plugin for Of<i2s::Variant> {
-    const NAME: &'static CStr = c"i2s";
-    type Kernel = i2s::Variant;
+macro_rules! plugin {
+    ($packing:ident) => {
+        impl Plugin for Of<$packing::Variant> {
+            const NAME: &'static CStr = c"of";
+            type Kernel = $packing::Variant;
 
-    fn kernel() -> i2s::Variant {
-        i2s::Variant::best()
-    }
+            fn kernel() -> $packing::Variant {
+                $packing::Variant::best()
+            }
+        }
+    };
 }
 
+plugin!(i2s);
+plugin!(tl2);
+
 fn tables() -> impl Iterator<Item = (Kernel, Shape)> {
-    [Table::of::<Of<i2s::Variant>>()].into_iter().map(|table| {
+    let tables = [
+        Table::of::<Of<i2s::Variant>>(),
+        Table::of::<Of<tl2::Variant>>(),
+    ];
+    tables.into_iter().map(|table| {
         // SAFETY: the table is alive while its numbers are copied, and what
         // they point to is static.
         let table = unsafe { *table.as_ptr() };

@@ -12,7 +12,7 @@
 //! turns 64 codes into weights.
 
 use core::arch::x86_64::{
-    __m512i, _MM_HINT_T1, _mm_prefetch, _mm512_add_epi16, _mm512_add_epi32, _mm512_loadu_si512,
+    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi16, _mm512_add_epi32, _mm512_loadu_si512,
     _mm512_mask_multishift_epi64_epi8, _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8,
     _mm512_permutexvar_epi16, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_shldi_epi16,
     _mm512_srai_epi32, _mm512_srli_epi16, _mm512_storeu_si512, _mm512_unpackhi_epi16,
@@ -21,8 +21,7 @@ use core::arch::x86_64::{
 
 use super::code::{NUM_CODES, PANEL_CODES};
 use super::layout::{
-    BLOCK_CODES, BLOCK_FIELDS, BLOCK_WORDS, Block, STRIP_ROWS, TILE_STRIPS, Tile, VECTOR,
-    WORD_CODES,
+    BLOCK_CODES, BLOCK_FIELDS, Block, STRIP_ROWS, TILE_STRIPS, Tile, VECTOR, WORD_CODES,
 };
 use super::tables::{BlockTables, MAX_SUMMED, Table, Tables};
 use super::{Activations, Product};
@@ -31,7 +30,7 @@ use crate::panel::{self, Field, Part};
 
 /// Tokens that look their sums up. For more, unpacking weights once for all of
 /// them is faster.
-pub(super) const MAX_TABLES: usize = 8;
+pub(super) const MAX_TABLES: usize = 16;
 
 /// Blocks below each other whose sums stay in 16 bits: 80 numbers of 85.
 const SUMMED_BLOCKS: usize = MAX_SUMMED / BLOCK_CODES;
@@ -75,9 +74,6 @@ fn fill(tables: Tables, x: &[i8], prepared: &mut [u8]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx512vnni")]
 fn multiply(product: &Product<'_>, mut out: Output<'_>) {
     match product.activations {
-        Activations::Tables(tables) if tables.batch() == 1 => {
-            multiply_one(product, tables, &mut out);
-        }
         Activations::Tables(tables) => multiply_few(product, tables, &mut out),
         Activations::Panel(activations) => {
             let tokens = panel::Tokens::new(activations, product.prepared);
@@ -88,131 +84,112 @@ fn multiply(product: &Product<'_>, mut out: Output<'_>) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
-fn multiply_one(product: &Product<'_>, tables: Tables, out: &mut Output<'_>) {
-    let tables = tables.of(product.prepared);
-    for tile in product.tiles() {
-        match tile.num_strips() {
-            1 => write::<1>(product, &tile, dot(&tile, tables), 0, out),
-            2 => write::<2>(product, &tile, dot(&tile, tables), 0, out),
-            3 => write::<3>(product, &tile, dot(&tile, tables), 0, out),
-            _ => write::<TILE_STRIPS>(product, &tile, dot(&tile, tables), 0, out),
-        }
-    }
-}
-
-/// A tile times one token. The tables of 48 columns are loaded once for all
-/// strips, and the packed weights are one stream from memory.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
-fn dot<const STRIPS: usize>(tile: &Tile<'_>, tables: &[BlockTables]) -> [Sums; STRIPS] {
-    let (groups, _) = tile.blocks.as_chunks::<STRIPS>();
-    let mut total = [[_mm512_setzero_si512(); 2]; STRIPS];
-    let runs = groups.chunks(SUMMED_BLOCKS);
-    for (groups, tables) in runs.zip(tables.chunks(SUMMED_BLOCKS)) {
-        let mut sums = [_mm512_setzero_si512(); STRIPS];
-        for (blocks, tables) in groups.iter().zip(tables) {
-            let tables = tables.each_ref().map(|table| load_table(table));
-            for (block, sums) in blocks.iter().zip(&mut sums) {
-                prefetch_beyond(block);
-                let indices = indices(block);
-                for (index, table) in indices.into_iter().zip(tables) {
-                    *sums = _mm512_add_epi16(*sums, _mm512_permutexvar_epi16(index, table));
-                }
-            }
-        }
-        for (total, sums) in total.iter_mut().zip(sums) {
-            *total = add_widened(*total, sums);
-        }
-    }
-    total
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
 fn multiply_few(product: &Product<'_>, tables: Tables, out: &mut Output<'_>) {
     let num_tokens = tables.batch();
     let tables = tables.of(product.prepared);
+    let mut sums = [[_mm512_setzero_si512(); TILE_STRIPS]; MAX_TABLES];
+    let mut totals = [[[_mm512_setzero_si512(); 2]; TILE_STRIPS]; MAX_TABLES];
+    let (sums, totals) = (&mut sums[..num_tokens], &mut totals[..num_tokens]);
     for tile in product.tiles() {
-        let mut total = [[[_mm512_setzero_si512(); 2]; TILE_STRIPS]; MAX_TABLES];
-        let total = &mut total[..num_tokens];
-        add_products(&tile, tables, total);
-        for (token, sums) in total.iter().enumerate() {
-            write(product, &tile, *sums, token, out);
+        totals.fill([[_mm512_setzero_si512(); 2]; TILE_STRIPS]);
+        let runs = tile.blocks.chunks(SUMMED_BLOCKS * tile.num_strips());
+        for (blocks, tables) in runs.zip(tables.chunks(SUMMED_BLOCKS * num_tokens)) {
+            sums.fill([_mm512_setzero_si512(); TILE_STRIPS]);
+            add_run(blocks, tile.num_strips(), tables, sums);
+            for (total, sum) in totals
+                .as_flattened_mut()
+                .iter_mut()
+                .zip(sums.as_flattened())
+            {
+                add_widened(total, *sum);
+            }
+        }
+        for (token, sums) in totals.iter().enumerate() {
+            write(product, &tile, sums, token, out);
         }
     }
 }
 
-/// A tile times some tokens: a block's indices are made once for all of them.
+/// Adds what the tables say of blocks below and beside each other. The tables
+/// of 48 columns are loaded once for all strips, and the packed weights are one
+/// stream from memory.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
-fn add_products(tile: &Tile<'_>, tables: &[BlockTables], total: &mut [[Sums; TILE_STRIPS]]) {
-    let num_strips = tile.num_strips();
-    let num_tokens = total.len();
-    let runs = tile.blocks.chunks(SUMMED_BLOCKS * num_strips);
-    for (blocks, tables) in runs.zip(tables.chunks(SUMMED_BLOCKS * num_tokens)) {
-        let mut sums = [[_mm512_setzero_si512(); TILE_STRIPS]; MAX_TABLES];
-        let groups = blocks.chunks_exact(num_strips);
-        for (blocks, tables) in groups.zip(tables.chunks_exact(num_tokens)) {
-            for (strip, block) in blocks.iter().enumerate() {
-                prefetch_beyond(block);
-                let indices = indices(block);
-                for (sums, tables) in sums.iter_mut().zip(tables) {
-                    let mut sum = sums[strip];
-                    for (index, table) in indices.into_iter().zip(tables) {
-                        let number = _mm512_permutexvar_epi16(index, load_table(table));
-                        sum = _mm512_add_epi16(sum, number);
-                    }
-                    sums[strip] = sum;
+fn add_run(
+    blocks: &[Block],
+    num_strips: usize,
+    tables: &[BlockTables],
+    sums: &mut [[__m512i; TILE_STRIPS]],
+) {
+    let groups = blocks.chunks_exact(num_strips);
+    for (blocks, tables) in groups.zip(tables.chunks_exact(sums.len())) {
+        for (token, (sums, tables)) in sums.iter_mut().zip(tables).enumerate() {
+            let tables = load_tables(tables);
+            if token == 0 {
+                for (block, sum) in blocks.iter().zip(sums) {
+                    *sum = add_looked_up::<true>(*sum, block, &tables);
+                }
+            } else {
+                for (block, sum) in blocks.iter().zip(sums) {
+                    *sum = add_looked_up::<false>(*sum, block, &tables);
                 }
             }
         }
-        for (total, sums) in total.iter_mut().zip(sums) {
-            for (total, sums) in total.iter_mut().zip(sums) {
-                *total = add_widened(*total, sums);
-            }
-        }
     }
 }
 
-/// A block's codes, each in the low five bits of its row's lane, in the order
-/// of the tables.
+/// Adds what 32 rows' codes of 48 columns find in a token's tables.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
-fn indices(block: &Block) -> [__m512i; BLOCK_CODES] {
-    let words = block.each_ref().map(|vector| load(vector));
-    let mut indices = [_mm512_srli_epi16::<15>(words[0]); BLOCK_CODES];
-    for k in 0..BLOCK_WORDS {
-        indices[WORD_CODES * k] = words[k];
-        indices[WORD_CODES * k + 1] = _mm512_srli_epi16::<5>(words[k]);
-        indices[WORD_CODES * k + 2] = _mm512_srli_epi16::<10>(words[k]);
-        if k > 0 {
-            let spare = &mut indices[BLOCK_CODES - 1];
-            *spare = _mm512_shldi_epi16::<1>(*spare, words[k]);
+fn add_looked_up<const PREFETCH: bool>(
+    mut sum: __m512i,
+    block: &Block,
+    tables: &[__m512i; BLOCK_CODES],
+) -> __m512i {
+    let mut spare = _mm512_setzero_si512();
+    for (k, vector) in block.iter().enumerate() {
+        if PREFETCH {
+            prefetch_beyond(vector);
         }
+        let word = load(vector);
+        let indices = [
+            word,
+            _mm512_srli_epi16::<5>(word),
+            _mm512_srli_epi16::<10>(word),
+        ];
+        for (i, index) in indices.into_iter().enumerate() {
+            let number = _mm512_permutexvar_epi16(index, tables[WORD_CODES * k + i]);
+            sum = _mm512_add_epi16(sum, number);
+        }
+        spare = _mm512_shldi_epi16::<1>(spare, word);
     }
-    indices
+    _mm512_add_epi16(
+        sum,
+        _mm512_permutexvar_epi16(spare, tables[BLOCK_CODES - 1]),
+    )
 }
 
 /// Adds 32 rows' 16-bit sums to their 32-bit ones.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn add_widened(total: Sums, sums: __m512i) -> Sums {
+fn add_widened(total: &mut Sums, sums: __m512i) {
     let zero = _mm512_setzero_si512();
     let low = _mm512_srai_epi32::<16>(_mm512_unpacklo_epi16(zero, sums));
     let high = _mm512_srai_epi32::<16>(_mm512_unpackhi_epi16(zero, sums));
-    [
-        _mm512_add_epi32(total[0], low),
-        _mm512_add_epi32(total[1], high),
-    ]
+    total[0] = _mm512_add_epi32(total[0], low);
+    total[1] = _mm512_add_epi32(total[1], high);
 }
 
 /// Writes a tile's results of one token.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn write<const STRIPS: usize>(
+fn write(
     product: &Product<'_>,
     tile: &Tile<'_>,
-    sums: [Sums; STRIPS],
+    sums: &[Sums; TILE_STRIPS],
     token: usize,
     out: &mut Output<'_>,
 ) {
-    for (strip, sums) in sums.into_iter().enumerate().take(tile.num_strips()) {
+    for (strip, sums) in sums.iter().enumerate().take(tile.num_strips()) {
         let mut all = [0; STRIP_ROWS];
         let (vectors, _) = all.as_chunks_mut();
         store(&mut vectors[0], sums[0]);
@@ -228,11 +205,9 @@ fn write<const STRIPS: usize>(
 /// it asks in vain. Into the second level, because the first is full of tables.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn prefetch_beyond(block: &Block) {
-    const AHEAD: usize = 4096;
-    for vector in block {
-        _mm_prefetch::<_MM_HINT_T1>(vector.as_ptr().wrapping_add(AHEAD).cast());
-    }
+fn prefetch_beyond(vector: &[u8; VECTOR]) {
+    const AHEAD: usize = 8192;
+    _mm_prefetch::<_MM_HINT_T0>(vector.as_ptr().wrapping_add(AHEAD).cast());
 }
 
 /// Unpacks a part of the weights to a panel.
@@ -263,9 +238,9 @@ fn unpack_block(block: &Block, fields: &mut [Field; BLOCK_FIELDS]) {
     let two_of_each = _mm512_set1_epi64(const { windows([0, 5, 16, 21]) });
     let three_and_spare = _mm512_set1_epi64(const { windows([0, 5, 10, 16]) });
     let last_of_each = _mm512_set1_epi64(const { windows([10, 26, 10, 26]) });
-    let weights = WEIGHTS.each_ref().map(|weights| load(weights));
+    let weights = load_all(&WEIGHTS);
 
-    let words = block.each_ref().map(|vector| load(vector));
+    let words = load_all(block);
     let mut spare = _mm512_srli_epi16::<15>(words[0]);
     for word in &words[1..] {
         spare = _mm512_shldi_epi16::<1>(spare, *word);
@@ -276,10 +251,14 @@ fn unpack_block(block: &Block, fields: &mut [Field; BLOCK_FIELDS]) {
         (words[4], spare),
     ];
     for half in 0..2 {
-        let [first, second, third] = pairs.map(|(low, high)| match half {
-            0 => _mm512_unpacklo_epi16(low, high),
-            _ => _mm512_unpackhi_epi16(low, high),
-        });
+        let mut in_order = [_mm512_setzero_si512(); 3];
+        for (in_order, (low, high)) in in_order.iter_mut().zip(pairs) {
+            *in_order = match half {
+                0 => _mm512_unpacklo_epi16(low, high),
+                _ => _mm512_unpackhi_epi16(low, high),
+            };
+        }
+        let [first, second, third] = in_order;
         let last = _mm512_multishift_epi64_epi8(last_of_each, first);
         let runs = [
             _mm512_multishift_epi64_epi8(two_of_each, first),
@@ -321,6 +300,28 @@ fn load_table(table: &Table) -> __m512i {
     // SAFETY: the reference is to as many bytes as a vector has, and this load
     // needs no alignment.
     unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
+}
+
+/// Loops and not `map`: a closure is no function of these features when it is
+/// called from one without, and would not be inlined there.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_tables(tables: &BlockTables) -> [__m512i; BLOCK_CODES] {
+    let mut vectors = [_mm512_setzero_si512(); BLOCK_CODES];
+    for (vector, table) in vectors.iter_mut().zip(tables) {
+        *vector = load_table(table);
+    }
+    vectors
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_all<const N: usize>(all: &[[u8; VECTOR]; N]) -> [__m512i; N] {
+    let mut vectors = [_mm512_setzero_si512(); N];
+    for (vector, bytes) in vectors.iter_mut().zip(all) {
+        *vector = load(bytes);
+    }
+    vectors
 }
 
 #[inline]
