@@ -5,7 +5,12 @@ use anyhow::{Context, Result};
 
 /// What is shipped: the server, the plugins that it opens, the command line.
 /// No crate depends on a plugin, so nothing else would build them.
-pub const SHIPPED: [&str; 3] = ["ternion-server", "ternion-kernel-i2s", "ternion-client"];
+pub const SHIPPED: [&str; 4] = [
+    "ternion-server",
+    "ternion-kernel-i2s",
+    "ternion-kernel-tl1",
+    "ternion-client",
+];
 
 /// The cargo that runs this task, in the workspace.
 pub fn cargo() -> Command {
