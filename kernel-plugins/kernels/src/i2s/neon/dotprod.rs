@@ -122,9 +122,9 @@ fn packed_dots<const N: usize>(
         let mut codes: [uint8x16_t; BLOCK_VECTORS] = core::array::from_fn(|v| load(&vectors[v]));
         for words in words.chunks(stride) {
             let x = load_words::<N>(words);
-            for v in 0..BLOCK_VECTORS {
-                add_products(&mut sums, v, vandq_u8(codes[v], mask), x);
-                codes[v] = vshrq_n_u8::<2>(codes[v]);
+            for (v, codes) in codes.iter_mut().enumerate() {
+                add_products(&mut sums, v, vandq_u8(*codes, mask), x);
+                *codes = vshrq_n_u8::<2>(*codes);
             }
         }
     }
