@@ -21,7 +21,7 @@ pub use collector::{Collector, Exported, Span};
 pub use http::{Page, http_get};
 pub use load::{Load, LoadReport};
 pub use matrix::{Comparison, Matrix, argmax};
-pub use programs::{Ran, server_tool, signal, ternion};
+pub use programs::{Ran, emulated, program, server_tool, signal, ternion};
 pub use prometheus::{Prometheus, check_metrics};
 pub use relay::Relay;
 pub use server::Server;

@@ -3,6 +3,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use serde_json::Value;
+use ternion_tasks::aarch64;
+use ternion_tasks::cargo::{SHIPPED, packages};
 
 /// What a program did.
 #[derive(Debug)]
@@ -65,9 +67,21 @@ pub fn signal(process: u32, name: &str) {
     assert!(killed.is_ok_and(|status| status.success()), "kill failed");
 }
 
-/// A program as it ships, without settings of whoever runs the tests.
-pub(crate) fn program(name: &str) -> Command {
-    let mut command = Command::new(release_dir().join(name));
+/// A program of the other architecture on a CPU that the emulator knows, where
+/// `cargo verify aarch64` lets such programs run.
+pub fn emulated(cpu: &str, name: &str) -> Command {
+    let mut command = without_settings(aarch64::built(name));
+    command.env("QEMU_CPU", cpu);
+    command
+}
+
+/// A program as it ships.
+pub fn program(name: &str) -> Command {
+    without_settings(Command::new(release_dir().join(name)))
+}
+
+/// Without settings of whoever runs the tests.
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
         if name_text.starts_with("TERNION_") || name_text.starts_with("OTEL_") {
@@ -85,11 +99,7 @@ fn release_dir() -> &'static Path {
     BUILT.get_or_init(|| {
         let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
             .args(["build", "--release", "--locked", "--quiet"])
-            .args(["--package=ternion-server", "--package=ternion-client"])
-            .args([
-                "--package=ternion-kernel-i2s",
-                "--package=ternion-kernel-tl2",
-            ])
+            .args(packages(&SHIPPED))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .expect("cargo can be run");

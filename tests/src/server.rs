@@ -1,5 +1,5 @@
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,11 @@ impl Server {
 
     /// Serves on an address of the caller's choice.
     pub fn start_at(address: &str, arguments: &[&str]) -> Server {
-        let mut command = program("ternion-server");
+        Server::start_program(program("ternion-server"), address, arguments)
+    }
+
+    /// Serves by a build of the caller's choice.
+    pub fn start_program(mut command: Command, address: &str, arguments: &[&str]) -> Server {
         command.args(["serve", "--listen", address]);
         if !arguments.contains(&"--operations-listen") {
             command.args(["--operations-listen", "127.0.0.1:0"]);

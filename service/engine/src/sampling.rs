@@ -334,7 +334,8 @@ impl Sampler {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let below_max = |logit: f32| f64::from(logit) - f64::from(max);
         let sum: f64 = logits.iter().map(|&logit| exp(below_max(logit))).sum();
-        let log_sum = sum.ln();
+        // That of the C library differs between machines.
+        let log_sum = libm::log(sum);
         let logprob = |logit: f32| (below_max(logit) - log_sum) as f32;
 
         self.candidates.clear();

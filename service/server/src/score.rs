@@ -246,13 +246,14 @@ fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
+/// By functions that are the same on every machine, as the logits are.
 fn log_probability(logits: &[f32], token: usize) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits
         .iter()
-        .map(|logit| f64::from(logit - largest).exp())
+        .map(|logit| libm::exp(f64::from(logit - largest)))
         .sum();
-    f64::from(logits[token] - largest) - sum.ln()
+    f64::from(logits[token] - largest) - libm::log(sum)
 }
 
 /// A float32 matrix in NumPy's format, version 1.0 (numpy.lib.format), written

@@ -5,10 +5,11 @@ use anyhow::{Context, Result};
 
 /// What is shipped: the server, the plugins that it opens, the command line.
 /// No crate depends on a plugin, so nothing else would build them.
-pub const SHIPPED: [&str; 4] = [
+pub const SHIPPED: [&str; 5] = [
     "ternion-server",
     "ternion-kernel-i2s",
     "ternion-kernel-tl2",
+    "ternion-kernel-tl1",
     "ternion-client",
 ];
 

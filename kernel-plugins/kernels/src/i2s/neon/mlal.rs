@@ -1,27 +1,33 @@
-//! One token by `smlal`, as [`panel::neon`](crate::panel::neon) has it.
+//! Few tokens by `smlal`, as [`panel::neon`](crate::panel::neon) has it.
 
 use core::arch::aarch64::{uint8x16_t, vaddq_s16, vandq_u8, vshrq_n_s16, vshrq_n_u8};
 
 use super::super::layout::{STEP_FIELDS, Step};
 use super::super::{Output, Product};
 use crate::panel::neon::mlal::{PRODUCTS, Sums, multiply_add, widen, zero};
-use crate::panel::neon::{BLOCK_VECTORS, TILE_BLOCKS, add_sums, load, splat, splat_word};
+use crate::panel::neon::{
+    BLOCK_VECTORS, TILE_BLOCKS, add_sums, load, splat, splat_word, words_from,
+};
 
 /// Steps of a chunk, after which sums are widened: a lane adds one product of
 /// every field.
 const CHUNK_STEPS: usize = PRODUCTS / STEP_FIELDS;
 
+/// Tokens share nothing but what the caches hold, since multiplying takes long
+/// enough to unpack beside it.
 #[target_feature(enable = "neon")]
-pub(super) fn multiply_one(product: &Product<'_>, out: &mut Output<'_>) {
+pub(super) fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
     for tile in product.tiles() {
         let rows = product.begin(&tile, out);
-        for group in product.groups() {
-            let token = group.bytes.as_chunks::<16>().0;
-            let chunks = tile.steps.chunks(CHUNK_STEPS);
-            for (steps, token) in chunks.zip(token.chunks(CHUNK_STEPS)) {
-                for block in 0..TILE_BLOCKS {
-                    let sums = dot(steps, token, block).map(|sums| widen(sums));
-                    add_sums([sums], block, 0, rows, out);
+        for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
+            for group in product.groups() {
+                for lane in 0..group.num_tokens {
+                    let words = words_from(&group, chunk * PRODUCTS, lane);
+                    for block in 0..TILE_BLOCKS {
+                        let sums = dot(steps, words, group.num_tokens, block);
+                        let sums = sums.map(|sums| widen(sums));
+                        add_sums([sums], block, group.first_token + lane, rows, out);
+                    }
                 }
             }
         }
@@ -35,13 +41,12 @@ pub(super) fn multiply_one(product: &Product<'_>, out: &mut Output<'_>) {
 /// the end of their 16 bits when the others are at three quarters; a quarter
 /// of them is the rest.
 #[target_feature(enable = "neon")]
-fn dot(steps: &[Step], token: &[[u8; 16]], block: usize) -> [Sums; BLOCK_VECTORS] {
+fn dot(steps: &[Step], words: &[[u8; 4]], stride: usize, block: usize) -> [Sums; BLOCK_VECTORS] {
     let [low, high] = [0x03, 0x0c].map(|mask| splat(mask));
     let mut sums = [zero(); BLOCK_VECTORS];
     let mut fourfold = [zero(); BLOCK_VECTORS];
-    for (step, x) in steps.iter().zip(token) {
-        let (words, _) = x.as_chunks();
-        let x: [uint8x16_t; 4] = core::array::from_fn(|f| splat_word(words[f]));
+    for (step, words) in steps.iter().zip(words.chunks(STEP_FIELDS * stride)) {
+        let x: [uint8x16_t; STEP_FIELDS] = core::array::from_fn(|f| splat_word(words[f * stride]));
         let vectors = &step.as_chunks().0[block * BLOCK_VECTORS..][..BLOCK_VECTORS];
         for v in 0..BLOCK_VECTORS {
             let codes = load(&vectors[v]);

@@ -1,6 +1,5 @@
-//! NEON. One token unpacks as it goes. More run over a panel of unpacked bytes:
-//! a loop that unpacked for each of a few tokens would keep the same units as
-//! busy as the panel's loads and stores keep others.
+//! NEON. A few tokens unpack as they go; many run over a panel that was
+//! unpacked once.
 
 mod dotprod;
 mod mlal;
@@ -9,25 +8,34 @@ use core::arch::aarch64::{uint8x16_t, vandq_u8, vshrq_n_u8};
 
 use super::layout::{STEP_BYTES, STEP_FIELDS, Step};
 use super::{Output, Product};
+use crate::panel::activations::GROUP_TOKENS;
 use crate::panel::neon::{Neon, VECTOR, load, splat, store_bytes};
 use crate::panel::{Field, Part};
 
 /// Vectors of a step, each of its own four rows.
 const STEP_VECTORS: usize = STEP_BYTES / VECTOR;
 
+/// Tokens that are few: one group. By llvm-mca's models, unpacking in registers
+/// for one group costs from half of what writing a panel and reading it back
+/// do, with two tokens, to as much, with six.
+const FEW_TOKENS: usize = GROUP_TOKENS;
+
 pub(super) fn multiply(neon: Neon, product: &Product<'_>, mut out: Output<'_>) {
-    match product.activations.batch() {
-        // SAFETY: `neon` is proof of the features.
-        1 if neon.has_dotprod() => unsafe { dotprod::multiply_one(product, &mut out) },
+    let batch = product.activations.batch();
+    if batch > FEW_TOKENS {
+        let fill = |part: &Part, panel: &mut [Field]| {
+            // SAFETY: `neon` is proof of NEON.
+            unsafe { unpack(product.steps(part), panel) }
+        };
+        return neon.multiply(product.tokens(), &product.rows, STEP_FIELDS, &mut out, fill);
+    }
+    match (neon.has_dotprod(), batch) {
+        // SAFETY: `neon` is proof of NEON.
+        (false, _) => unsafe { mlal::multiply_few(product, &mut out) },
+        // SAFETY: `neon` is proof of `dotprod`.
+        (true, 1) => unsafe { dotprod::multiply_one(product, &mut out) },
         // SAFETY: as above.
-        1 => unsafe { mlal::multiply_one(product, &mut out) },
-        _ => {
-            let fill = |part: &Part, panel: &mut [Field]| {
-                // SAFETY: as above.
-                unsafe { unpack(product.steps(part), panel) }
-            };
-            neon.multiply(product.tokens(), &product.rows, STEP_FIELDS, &mut out, fill);
-        }
+        (true, _) => unsafe { dotprod::multiply_few(product, &mut out) },
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Tokens whose sums fit the registers beside a block of weights.
-const TILE_TOKENS: usize = 6;
+pub(crate) const TILE_TOKENS: usize = 6;
 
 /// Adds a panel's sums of a group's tokens to the output.
 #[target_feature(enable = "neon,dotprod")]
@@ -66,36 +66,41 @@ fn dots<const N: usize>(
     let mut sums = [[vdupq_n_s32(0); BLOCK_VECTORS]; N];
     for (field, words) in panel.iter().zip(words.chunks(stride)) {
         let weights = load_block(field, block);
-        let [low, high] = load_words::<N>(words);
-        let (first, others) = sums.split_at_mut(N.min(4));
-        add_products(first, weights, low);
-        add_products(others, weights, high);
+        let x = load_words::<N>(words);
+        for v in 0..BLOCK_VECTORS {
+            add_products(&mut sums, v, weights[v], x);
+        }
     }
     sums
 }
 
-/// Adds a field's products with up to four tokens' activations. Elements are
-/// part of the instruction, so there is no loop over them.
+/// Adds a vector's products with the tokens' activations to its sums. Elements
+/// are part of the instruction, so there is no loop over them.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn add_products(
-    sums: &mut [[int32x4_t; BLOCK_VECTORS]],
-    weights: [uint8x16_t; BLOCK_VECTORS],
-    activations: uint8x16_t,
+pub(crate) fn add_products<const N: usize>(
+    sums: &mut [[int32x4_t; BLOCK_VECTORS]; N],
+    v: usize,
+    weights: uint8x16_t,
+    [low, high]: [uint8x16_t; 2],
 ) {
-    for v in 0..BLOCK_VECTORS {
-        if let Some(sums) = sums.get_mut(0) {
-            sums[v] = sdot::<0>(sums[v], weights[v], activations);
-        }
-        if let Some(sums) = sums.get_mut(1) {
-            sums[v] = sdot::<1>(sums[v], weights[v], activations);
-        }
-        if let Some(sums) = sums.get_mut(2) {
-            sums[v] = sdot::<2>(sums[v], weights[v], activations);
-        }
-        if let Some(sums) = sums.get_mut(3) {
-            sums[v] = sdot::<3>(sums[v], weights[v], activations);
-        }
+    if let Some(sums) = sums.get_mut(0) {
+        sums[v] = sdot::<0>(sums[v], weights, low);
+    }
+    if let Some(sums) = sums.get_mut(1) {
+        sums[v] = sdot::<1>(sums[v], weights, low);
+    }
+    if let Some(sums) = sums.get_mut(2) {
+        sums[v] = sdot::<2>(sums[v], weights, low);
+    }
+    if let Some(sums) = sums.get_mut(3) {
+        sums[v] = sdot::<3>(sums[v], weights, low);
+    }
+    if let Some(sums) = sums.get_mut(4) {
+        sums[v] = sdot::<0>(sums[v], weights, high);
+    }
+    if let Some(sums) = sums.get_mut(5) {
+        sums[v] = sdot::<1>(sums[v], weights, high);
     }
 }
 

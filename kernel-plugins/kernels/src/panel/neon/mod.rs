@@ -22,7 +22,7 @@ use super::{Field, Group, Part, ROWS, Tokens};
 use crate::output::{Output, Rows};
 use crate::panel;
 
-pub(crate) use dotprod::sdot;
+pub(crate) use dotprod::{TILE_TOKENS, add_products, sdot};
 
 /// Bytes of a vector: four columns of four rows.
 pub(crate) const VECTOR: usize = size_of::<uint8x16_t>();
@@ -188,14 +188,14 @@ fn load_block(field: &Field, block: usize) -> [uint8x16_t; BLOCK_VECTORS] {
 }
 
 /// The words of a group from one field and one token of it on.
-fn words_from<'a>(group: &Group<'a>, field: usize, token: usize) -> &'a [[u8; 4]] {
+pub(crate) fn words_from<'a>(group: &Group<'a>, field: usize, token: usize) -> &'a [[u8; 4]] {
     &group.bytes.as_chunks().0[field * group.num_tokens + token..]
 }
 
 /// The first `N` words, up to four in each vector; lanes beyond hold anything.
 #[inline]
 #[target_feature(enable = "neon")]
-fn load_words<const N: usize>(words: &[[u8; 4]]) -> [uint8x16_t; 2] {
+pub(crate) fn load_words<const N: usize>(words: &[[u8; 4]]) -> [uint8x16_t; 2] {
     let words = &words[..N];
     match *words {
         [a] => [splat_word(a); 2],
