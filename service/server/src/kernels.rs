@@ -2,7 +2,9 @@
 //! file that was found and what became of it; for the command, how fast it is
 //! as well.
 
+use anyhow::Context;
 use serde::Serialize;
+use ternion_compute::architecture_of;
 use ternion_kernel_host::{Found, Kernel, State, Survey};
 use ternion_kernels::team::Team;
 use ternion_proto::v1;
@@ -35,11 +37,14 @@ struct Row {
 pub(crate) fn run(arguments: KernelsArguments) -> anyhow::Result<()> {
     let settings = arguments.settings.resolve()?.settings;
     // Plugins are checked on the shapes that they would have to multiply.
-    let model = launch::open_model(settings.model.as_deref())?;
+    let architecture = match &arguments.synthetic {
+        Some(shape) => architecture_of(shape).context("clap checks the name")?,
+        None => launch::open_model(settings.model.as_deref())?.architecture,
+    };
     let team = Team::new(launch::num_threads(settings.threads));
     let cache = cache::open(&settings.cache_dir);
     let mut contest = Contest {
-        architecture: &model.architecture,
+        architecture: &architecture,
         team: &team,
         budget: arguments.budget,
         thorough: true,
@@ -47,7 +52,7 @@ pub(crate) fn run(arguments: KernelsArguments) -> anyhow::Result<()> {
         measured: Measured::default(),
     };
     let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
-    let survey = KernelSearch::of(&settings)?.survey(&model.architecture, &mut choose)?;
+    let survey = KernelSearch::of(&settings)?.survey(&architecture, &mut choose)?;
     // Where there was no choice, the figures are still wanted.
     if contest.measured.kernels.is_empty() && !survey.usable().is_empty() {
         contest.measure(survey.usable());
