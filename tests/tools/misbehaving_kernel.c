@@ -37,7 +37,7 @@
 /* As a wild pointer does it, and not by raise. */
 __attribute__((unused)) static void crash(void)
 {
-    int *volatile nowhere = 0;
+    volatile int *volatile nowhere = (volatile int *)8;
     *nowhere = 1;
 }
 

@@ -2,6 +2,8 @@
 //! file that was found and what became of it; for the command, how fast it is
 //! as well.
 
+use std::io::Write;
+
 use anyhow::Context;
 use serde::Serialize;
 use ternion_compute::architecture_of;
@@ -63,13 +65,14 @@ pub(crate) fn run(arguments: KernelsArguments) -> anyhow::Result<()> {
         .iter()
         .map(|found| row(found, &measured))
         .collect();
-    match arguments.json {
-        true => println!("{}", serde_json::to_string_pretty(&rows)?),
-        false => {
-            print!("{}", table(&HEADER, rows.iter().map(cells)));
-            let timed = rows.iter().flat_map(timing_cells);
-            print!("\n{}", table(&TIMING_HEADER, timed));
-        }
+    // Whoever reads it may have seen enough.
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+    } else {
+        let timed = rows.iter().flat_map(timing_cells);
+        let timed = table(&TIMING_HEADER, timed);
+        write!(out, "{}\n{timed}", table(&HEADER, rows.iter().map(cells)))?;
     }
     survey.selected()?;
     Ok(())
