@@ -14,14 +14,15 @@ const LEAVES: [&str; 6] = [
     "ternion-proto",
 ];
 
-const PLUGINS: [&str; 1] = ["ternion-kernel-i2s"];
+const PLUGINS: [&str; 2] = ["ternion-kernel-i2s", "ternion-kernel-tl1"];
 
 /// Kernels, plugins, the host that calls them, and `model`, which maps
 /// weights in one file.
-const UNSAFE_ALLOWED: [&str; 6] = [
+const UNSAFE_ALLOWED: [&str; 7] = [
     "kernel-plugins/kernels",
     "kernel-plugins/export",
     "kernel-plugins/i2s",
+    "kernel-plugins/tl1",
     "kernel-plugins/host",
     "kernel-plugins/abi",
     "service/model",

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ternion_kernel_abi as abi;
 use ternion_kernel_conformance::{Fault, full, quick};
 use ternion_kernel_host::{
     Choice, Identity, Kernel, PluginFile, Rejection, Search, SearchPath, Sha256, State, Survey,
@@ -85,33 +86,47 @@ fn refused(reason: &str) -> State {
     }
 }
 
-#[test]
-fn i2s_conforms_in_process() {
-    // SAFETY: the table is a static that follows the contract.
-    let kernel = unsafe { Kernel::from_table(ternion_kernel_i2s::ternion_kernel_v1()) };
-    full(&kernel.unwrap()).unwrap_or_else(|mismatch| panic!("{mismatch}"));
+/// Every plugin of ours, by its name and its table.
+fn ours() -> [(&'static str, *const abi::Kernel); 2] {
+    [
+        ("i2s", ternion_kernel_i2s::ternion_kernel_v1()),
+        ("tl1", ternion_kernel_tl1::ternion_kernel_v1()),
+    ]
 }
 
 #[test]
-fn i2s_conforms_as_a_file() {
-    let kernel = Kernel::open(&library("ternion_kernel_i2s")).unwrap();
-    assert_eq!(kernel.name(), "i2s");
-    full(&kernel).unwrap_or_else(|mismatch| panic!("{mismatch}"));
+fn our_plugins_conform_in_process() {
+    for (name, table) in ours() {
+        // SAFETY: the table is a static that follows the contract.
+        let kernel = unsafe { Kernel::from_table(table) }.unwrap();
+        full(&kernel).unwrap_or_else(|mismatch| panic!("{name}: {mismatch}"));
+    }
 }
 
 #[test]
-fn i2s_exports_one_symbol() {
-    let nm = Command::new("nm")
-        .args(["-D", "--defined-only", "--format=posix"])
-        .arg(library("ternion_kernel_i2s"))
-        .output()
-        .unwrap();
-    let symbols = String::from_utf8(nm.stdout).unwrap();
-    let names: Vec<&str> = symbols
-        .lines()
-        .filter_map(|line| line.split(' ').next())
-        .collect();
-    assert_eq!(names, ["ternion_kernel_v1"]);
+fn our_plugins_conform_as_files() {
+    for (name, _) in ours() {
+        let kernel = Kernel::open(&library(&format!("ternion_kernel_{name}"))).unwrap();
+        assert_eq!(kernel.name(), name);
+        full(&kernel).unwrap_or_else(|mismatch| panic!("{name}: {mismatch}"));
+    }
+}
+
+#[test]
+fn our_plugins_export_one_symbol() {
+    for (name, _) in ours() {
+        let nm = Command::new("nm")
+            .args(["-D", "--defined-only", "--format=posix"])
+            .arg(library(&format!("ternion_kernel_{name}")))
+            .output()
+            .unwrap();
+        let symbols = String::from_utf8(nm.stdout).unwrap();
+        let names: Vec<&str> = symbols
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        assert_eq!(names, ["ternion_kernel_v1"], "{name}");
+    }
 }
 
 #[test]

@@ -39,18 +39,6 @@ impl Buffer {
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.start.as_ptr()
     }
-
-    /// # Panics
-    ///
-    /// If the two are not of one length.
-    pub(crate) fn copy_from(&mut self, other: &Buffer) {
-        assert_eq!(self.len(), other.len());
-        // SAFETY: both are so long, and two values' memory doesn't overlap.
-        unsafe {
-            self.as_mut_ptr()
-                .copy_from_nonoverlapping(other.as_ptr(), other.len())
-        };
-    }
 }
 
 impl Drop for Buffer {

@@ -95,12 +95,7 @@ impl CacheDir {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(error) => return Err(io_error(&path, error)),
         };
-        let stat = rustix::fs::fstat(&file).map_err(|error| io_error(&path, error))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(CacheError::NotAFile { path });
-        }
-        check(&path, &stat)?;
-        Ok(Some(file.into()))
+        checked(path, file).map(Some)
     }
 
     /// Puts a file there, in place of the one of that name: whole, as `fill`
@@ -137,6 +132,64 @@ impl CacheDir {
         })
     }
 
+    /// A file for writing, created if it isn't there, which is given its
+    /// final name by [`rename`](CacheDir::rename).
+    pub(crate) fn unfinished(&self, name: &str) -> Result<File, CacheError> {
+        let path = self.path.join(name);
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::openat(&self.dir, name, flags, mode)
+            .map_err(|error| io_error(&path, error))?;
+        checked(path, file)
+    }
+
+    /// Whether the name is this very file's.
+    pub(crate) fn is(&self, name: &str, file: &File) -> bool {
+        let named = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        let same = |a: Stat, b: Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+        named
+            .and_then(|named| Ok(same(named, rustix::fs::fstat(file)?)))
+            .unwrap_or(false)
+    }
+
+    /// Gives a file another name, in place of the file that has it, and waits
+    /// until that is on the disk.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), CacheError> {
+        rustix::fs::renameat(&self.dir, from, &self.dir, to)
+            .and_then(|()| rustix::fs::fsync(&self.dir))
+            .map_err(|error| io_error(&self.path.join(to), error))
+    }
+
+    /// Removes a file, if that can be done.
+    pub(crate) fn remove(&self, name: &str) {
+        let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
+    }
+
+    /// Makes a file the one that was used last, if that can be done.
+    pub(crate) fn touch(&self, name: &str) {
+        let now = rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        let _ = rustix::fs::utimensat(&self.dir, name, &times, AtFlags::SYMLINK_NOFOLLOW);
+    }
+
+    /// The names of all files, as far as they can be read.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let Ok(entries) = rustix::fs::Dir::read_from(&self.dir) else {
+            return Vec::new();
+        };
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
+            .collect()
+    }
+
     /// Removes what processes left that died while they wrote. Whatever can't
     /// be looked at stays.
     fn remove_abandoned(&self) {
@@ -157,6 +210,15 @@ impl CacheDir {
             }
         }
     }
+}
+
+fn checked(path: PathBuf, file: OwnedFd) -> Result<File, CacheError> {
+    let stat = rustix::fs::fstat(&file).map_err(|error| io_error(&path, error))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(CacheError::NotAFile { path });
+    }
+    check(&path, &stat)?;
+    Ok(file.into())
 }
 
 fn check(path: &Path, stat: &Stat) -> Result<(), CacheError> {

@@ -21,7 +21,13 @@ mod cpu_features;
 mod elf;
 mod kernel;
 mod open;
+#[cfg(unix)]
+mod packed_file;
 mod packed_matrix;
+#[cfg(unix)]
+mod packed_plan;
+#[cfg(unix)]
+mod packed_writer;
 mod plugin_file;
 mod prepared;
 mod sha256;
@@ -35,7 +41,13 @@ pub use cpu_features::cpu_features;
 pub use elf::ElfError;
 pub use kernel::{Kernel, KernelError};
 pub use open::{OpenError, Stage};
+#[cfg(unix)]
+pub use packed_file::{Origin, PackedFile, PackedFileError};
 pub use packed_matrix::{PackError, PackedMatrix};
+#[cfg(unix)]
+pub use packed_plan::{PackedPlan, PlanError};
+#[cfg(unix)]
+pub use packed_writer::{PackedWriter, PackedWriterError};
 pub use plugin_file::PluginFile;
 pub use prepared::Prepared;
 pub use sha256::{NotADigest, Sha256};

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use ternion_compute::{LoadedModel, WeightSource, shapes};
+use ternion_compute::{
+    CacheUse, HeadChoice, LoadError, LoadedModel, PackedCache, WeightSource, shapes,
+};
 use ternion_kernel_host::{Choice, Kernel, Search, SearchPath, Sha256, Survey};
 use ternion_kernels::team::Team;
 use ternion_model::{Adapter, Architecture, Model};
@@ -149,13 +151,41 @@ pub(crate) fn num_threads(configured: Option<usize>) -> usize {
     configured.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// Packs the weights for a kernel, with a progress bar on a terminal.
+/// Packs the weights for a kernel and makes the head ready, with a progress bar on a terminal.
 pub(crate) fn pack(
     source: Arc<dyn WeightSource>,
     adapter: Option<&Adapter>,
     kernel: &Kernel,
+    head: HeadChoice,
     team: &Team,
 ) -> anyhow::Result<LoadedModel> {
+    let mut loaded =
+        with_bar(|progress| LoadedModel::load(source, adapter, kernel, team, progress))?;
+    loaded.choose_head(head, team)?;
+    Ok(loaded)
+}
+
+/// Likewise, or finds them in the cache; without one, `None` came of it.
+pub(crate) fn pack_cached(
+    model: &Arc<Model>,
+    cache: Option<PackedCache<'_>>,
+    kernel: &Kernel,
+    head: HeadChoice,
+    team: &Team,
+) -> anyhow::Result<(LoadedModel, Option<CacheUse>)> {
+    let Some(cache) = cache else {
+        return Ok((pack(model.clone(), None, kernel, head, team)?, None));
+    };
+    let (mut loaded, cache_use) = with_bar(|progress| {
+        LoadedModel::load_cached(model.clone(), cache, kernel, team, progress)
+    })?;
+    loaded.choose_head(head, team)?;
+    Ok((loaded, Some(cache_use)))
+}
+
+fn with_bar<T>(
+    load: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> Result<T, LoadError>,
+) -> anyhow::Result<T> {
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::new(0)
     } else {
@@ -164,7 +194,7 @@ pub(crate) fn pack(
     let style = ProgressStyle::with_template("packing weights {bar:40} {pos}/{len} {eta}")
         .context("the template is valid")?;
     bar.set_style(style);
-    let loaded = LoadedModel::load(source, adapter, kernel, team, &|done, total| {
+    let loaded = load(&|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;

@@ -44,6 +44,7 @@ mod kv_size;
 mod launch;
 mod live_requests;
 mod load;
+mod loading;
 mod meter;
 mod metrics;
 mod models;

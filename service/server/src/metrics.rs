@@ -19,8 +19,8 @@ use ternion_kernel_host::{Kernel, State, Survey};
 use tonic::Code;
 
 use crate::{
-    drain::Phase, engine_loop::EngineHandle, kernel_choice::Measured, load::Load, semconv,
-    status::code_name, vitals::Vitals,
+    drain::Phase, engine_loop::EngineHandle, kernel_choice::Measured, load::Load, loading::Loading,
+    semconv, status::code_name, vitals::Vitals,
 };
 
 /// The GenAI conventions' bounds of a request's duration, ...
@@ -443,6 +443,37 @@ pub(crate) fn observe_timing(meter: &Meter, measured: &Measured, model: &str) {
         .with_description("A layer's ternary products, as timed to choose among kernels.")
         .with_callback(move |observer| {
             for (labels, seconds) in &observations {
+                observer.observe(*seconds, labels);
+            }
+        })
+        .build();
+}
+
+/// Describes how the model was loaded.
+pub(crate) fn observe_loading(meter: &Meter, loading: &Loading, model: &str) {
+    let model = KeyValue::new(semconv::MODEL, model.to_owned());
+    let packed = [model.clone(), KeyValue::new("cache", loading.cache())];
+    let bytes = loading.packed_bytes as u64;
+    meter
+        .u64_observable_gauge("ternion.weights.packed")
+        .with_unit("By")
+        .with_description("Packed ternary weights; the label tells what came of the cache.")
+        .with_callback(move |observer| observer.observe(bytes, &packed))
+        .build();
+    let stages: Vec<_> = loading
+        .stages
+        .iter()
+        .map(|(stage, took)| {
+            let stage = KeyValue::new("stage", stage.name());
+            (took.as_secs_f64(), [model.clone(), stage])
+        })
+        .collect();
+    meter
+        .f64_observable_gauge("ternion.load.time")
+        .with_unit("s")
+        .with_description("What loading the model took, by stage.")
+        .with_callback(move |observer| {
+            for (seconds, labels) in &stages {
                 observer.observe(*seconds, labels);
             }
         })

@@ -4,7 +4,7 @@ use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use rustls::ServerConfig;
-use ternion_compute::{CpuExecutor, WeightSource, kv_token_bytes};
+use ternion_compute::{CpuExecutor, PackedCache, WeightSource, kv_token_bytes};
 use ternion_engine::{Limits, Vocabulary};
 use ternion_kernel_host::{Kernel, State};
 use ternion_kernels::team::Team;
@@ -42,6 +42,7 @@ use crate::{
     kv_size::{KvSize, kv_size, memory},
     launch::{self, KernelSearch},
     live_requests::LiveRequests,
+    loading::{Loading, Stage, Stopwatch},
     metrics::{self, KernelInfo, Metrics},
     models::{Models, default_sampling},
     operations,
@@ -169,6 +170,7 @@ struct Launched {
     served: Arc<Served>,
     engine_thread: EngineThread,
     why_kernel: String,
+    loading: Loading,
     threads: usize,
     kv: KvSize,
 }
@@ -179,7 +181,9 @@ fn launch(
     telemetry: &Telemetry,
     vitals: &Vitals,
 ) -> anyhow::Result<Launched> {
+    let mut stopwatch = Stopwatch::start();
     let model = Arc::new(launch::open_model(settings.model.as_deref())?);
+    stopwatch.lap(Stage::Model);
     let context_limit = context_limit(settings, &model)?;
     let threads = launch::num_threads(settings.threads);
     let team = Arc::new(Team::new(threads));
@@ -211,6 +215,7 @@ fn launch(
         State::Selected { why } => Some(why.clone()),
         _ => None,
     });
+    stopwatch.lap(Stage::Kernel);
     let kv = kv_size(
         &settings.kv,
         &settings.scheduler,
@@ -219,7 +224,22 @@ fn launch(
         memory(),
     )?;
 
-    let packed = launch::pack(model.clone(), None, &kernel, &team)?;
+    let packed_cache = cache.as_ref().map(|dir| PackedCache {
+        dir,
+        limit: settings.packed_cache_bytes,
+        model: &model,
+    });
+    let (packed, cache_use) =
+        launch::pack_cached(&model, packed_cache, &kernel, settings.head, &team)?;
+    stopwatch.lap(Stage::Weights);
+    let loading = Loading::new(stopwatch, packed.ternary_bytes(), cache_use);
+    loading.log();
+    tracing::info!(
+        head = %packed.head(),
+        isa = packed.head_variant().unwrap_or("float"),
+        bytes = packed.head_state_bytes(),
+        "output head is ready"
+    );
     let executor = CpuExecutor::new(Arc::new(packed), team, kv.config, context_limit);
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
     let scheduler = &settings.scheduler;
@@ -240,6 +260,7 @@ fn launch(
         .unwrap_or_else(|| model.name.clone());
     let meter = telemetry.meter();
     metrics::observe_load(&meter, &engine, &name);
+    metrics::observe_loading(&meter, &loading, &name);
     metrics::observe_kernel(
         &meter,
         &KernelInfo {
@@ -277,6 +298,7 @@ fn launch(
         served: Arc::new(served),
         engine_thread,
         why_kernel: why_kernel.unwrap_or_default(),
+        loading,
         threads,
         kv,
     })
@@ -448,6 +470,7 @@ fn announce(settings: &Settings, launched: &Launched, watched: &Watched, address
     let banner = Banner {
         served: &launched.served,
         why: &launched.why_kernel,
+        loading: &launched.loading,
         threads: launched.threads,
         kv: launched.kv,
         address,

@@ -24,6 +24,8 @@ impl Kernel for Variant {
             Instructions::AvxVnni { .. } => c"avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(_) => c"avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(neon) => neon.isa(),
         }
     }
 
@@ -36,6 +38,8 @@ impl Kernel for Variant {
             Instructions::AvxVnni { .. } => 250,
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(_) => 300,
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(neon) => neon.score(),
         }
     }
 

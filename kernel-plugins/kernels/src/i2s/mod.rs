@@ -9,6 +9,8 @@
 mod avx2;
 mod kernel;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -22,6 +24,8 @@ use crate::kernel::Kernel;
 pub use crate::output::Output;
 use crate::output::Rows;
 pub use crate::panel::Activations;
+#[cfg(target_arch = "aarch64")]
+use crate::panel::neon::Neon;
 use crate::panel::{Part, Tokens, activations};
 
 /// Alignment in bytes at which packed and prepared buffers are fastest: a
@@ -46,6 +50,8 @@ enum Instructions {
     },
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(vnni::avx512::Vnni),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 impl Variant {
@@ -67,6 +73,11 @@ impl Variant {
             ];
             all.extend(instructions.into_iter().flatten().map(Variant));
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            let instructions = Neon::available().into_iter().map(Instructions::Neon);
+            all.extend(instructions.map(Variant));
+        }
         all
     }
 
@@ -77,7 +88,7 @@ impl Variant {
     }
 
     /// What it needs of the CPU: `portable`, `avx2`, `avx-vnni`,
-    /// `avx512-vnni`.
+    /// `avx512-vnni`, `neon`, `neon-dotprod`, `neon-i8mm`.
     pub fn name(self) -> &'static str {
         self.isa().to_str().expect("names are ASCII")
     }
@@ -105,6 +116,8 @@ impl Variant {
             },
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(vnni) => vnni.multiply(product, out),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(neon) => neon::multiply(neon, product, out),
         }
     }
 }

@@ -21,6 +21,8 @@
 pub(crate) mod activations;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod vnni;
@@ -100,7 +102,7 @@ impl<'a> Tokens<'a> {
 }
 
 /// The tiles of some rows that begin with one, and where their results go.
-fn tiles(rows: &Range<usize>) -> impl Iterator<Item = (usize, Rows)> + use<> {
+pub(crate) fn tiles(rows: &Range<usize>) -> impl Iterator<Item = (usize, Rows)> + use<> {
     let Range { start, end } = *rows;
     (start..end).step_by(ROWS).map(move |first_row| {
         let rows = Rows {
