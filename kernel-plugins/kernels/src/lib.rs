@@ -5,6 +5,7 @@ pub mod float;
 pub mod head;
 pub mod i2s;
 pub mod kernel;
+pub mod limits;
 mod output;
 mod panel;
 pub mod scalar;

@@ -11,7 +11,9 @@
 //! in vectors of 256 bits on CPUs that have no AVX-512. One body is both: all
 //! work is done in pairs of vectors, of which a step has one or two.
 
-use super::activations::GROUP_TOKENS;
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+use super::layout::Step;
 
 /// Steps of one token between two joinings of its four sums. The largest code
 /// of the field that is used at its place in the byte is 128, so that a step
@@ -19,9 +21,16 @@ use super::activations::GROUP_TOKENS;
 /// steps 2^30.
 const JOINED_STEPS: usize = 1 << 14;
 
-/// Tokens that are few: unpacking again for each group of tokens costs less
-/// than writing and reading what was unpacked, as long as there are two groups.
-const FEW_TOKENS: usize = 2 * GROUP_TOKENS;
+/// Asks for what the loop reads soon, beyond the end of a tile too.
+#[inline]
+fn prefetch_beyond(step: &Step) {
+    const AHEAD: usize = 1024;
+    for line in [AHEAD, AHEAD + 64] {
+        // SAFETY: every x86-64 CPU has the instruction, and it reads nothing:
+        // where there is no memory it does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(step.as_ptr().wrapping_add(line).cast()) }
+    }
+}
 
 macro_rules! vnni {
     (
@@ -29,22 +38,29 @@ macro_rules! vnni {
         $vector:ident {
             $zero:ident, $broadcast8:ident,
             $and:ident, $add:ident, $shift_codes:ident, $shift_sums:ident, $multiply_add:ident
-        }
+        },
+        few up to $few:literal,
+        $($tokens:literal: $vectors:literal vectors $shares:literal sums),*
     ) => {
         pub(super) mod $module {
+            use core::array;
             use core::arch::x86_64::{
                 $add, $and, $broadcast8, $multiply_add, $shift_codes, $shift_sums, $vector, $zero,
             };
 
             use super::super::activations::{GROUP_TOKENS, Group};
-            use super::super::layout::{STEP_BYTES, STEP_FIELDS, Step, Tile};
+            use super::super::layout::{STEP_BYTES, STEP_FIELDS, Step};
             use super::super::{Output, Product, Rows};
-            use super::{FEW_TOKENS, JOINED_STEPS};
-            use crate::panel::vnni::$module::{VECTOR, add_sums, broadcast, load, store_bytes};
+            use super::{JOINED_STEPS, prefetch_beyond};
+            use crate::panel::vnni::$module::{LANES, VECTOR, add_sums, broadcast, load, store_bytes};
             use crate::panel::{self, Field};
 
             /// Vectors of a step, each of its own rows.
             const STEP_VECTORS: usize = STEP_BYTES / VECTOR;
+
+            /// Tokens that are few: unpacking again for each group of tokens
+            /// costs less than writing and reading what was unpacked.
+            const FEW_TOKENS: usize = $few;
 
             /// The CPU has what is needed here: only then is there a value.
             #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,74 +80,23 @@ macro_rules! vnni {
             #[target_feature(enable = $features)]
             fn multiply(product: &Product<'_>, mut out: Output<'_>) {
                 match product.activations.batch() {
-                    1 => multiply_one(product, &mut out),
-                    2..=FEW_TOKENS => multiply_few(product, &mut out),
+                    ..=FEW_TOKENS => multiply_few(product, &mut out),
                     _ => multiply_many(product, &mut out),
                 }
             }
 
-            #[target_feature(enable = $features)]
-            fn multiply_one(product: &Product<'_>, out: &mut Output<'_>) {
-                for tile in product.tiles() {
-                    for group in product.groups() {
-                        let (words, _) = group.bytes.as_chunks();
-                        let token = words.as_chunks().0;
-                        let rows = product.begin(&tile, out);
-                        for pair in 0..STEP_VECTORS / 2 {
-                            let sums = dot(&tile, token, pair);
-                            add_sums([sums], pair, 0, rows, out);
-                        }
-                    }
-                }
-            }
-
-            /// A pair of vectors' rows times one token.
-            ///
-            /// The four fields of a vector are used where they stand in the
-            /// byte, as 1, 4, 16 and 64 times the code, with a sum for each:
-            /// two instructions for a vector's worth of weights. The sums are
-            /// multiples of those factors, so shifting them back is exact.
-            #[target_feature(enable = $features)]
-            fn dot(tile: &Tile<'_>, token: &[[[u8; 4]; 4]], pair: usize) -> [$vector; 2] {
-                let masks = [0x03, 0x0c, 0x30, 0xc0_u8].map(|mask| $broadcast8(mask.cast_signed()));
-                let mut total = [$zero(); 2];
-                let chunks = tile.steps.chunks(JOINED_STEPS);
-                for (steps, token) in chunks.zip(token.chunks(JOINED_STEPS)) {
-                    let mut sums = [[$zero(); 4]; 2];
-                    for (step, words) in steps.iter().zip(token) {
-                        let (vectors, _) = step.as_chunks();
-                        for v in 0..2 {
-                            let codes = load(&vectors[2 * pair + v]);
-                            for f in 0..4 {
-                                let field = $and(codes, masks[f]);
-                                sums[v][f] = $multiply_add(sums[v][f], field, broadcast(words[f]));
-                            }
-                        }
-                    }
-                    for (total, [ones, fours, sixteens, sixty_fours]) in total.iter_mut().zip(sums)
-                    {
-                        let low = $add(ones, $shift_sums::<2>(fours));
-                        let high = $add($shift_sums::<4>(sixteens), $shift_sums::<6>(sixty_fours));
-                        *total = $add(*total, $add(low, high));
-                    }
-                }
-                total
-            }
-
-            /// All columns at once: the sums of a pair's rows and six tokens
-            /// stay in registers from the first to the last.
+            /// All columns at once: the sums stay in registers from the first to
+            /// the last.
             #[target_feature(enable = $features)]
             fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
                 for tile in product.tiles() {
                     let rows = product.begin(&tile, out);
                     for group in product.groups() {
                         match group.num_tokens {
-                            1 => add_packed::<1>(tile.steps, &group, rows, out),
-                            2 => add_packed::<2>(tile.steps, &group, rows, out),
-                            3 => add_packed::<3>(tile.steps, &group, rows, out),
-                            4 => add_packed::<4>(tile.steps, &group, rows, out),
-                            5 => add_packed::<5>(tile.steps, &group, rows, out),
-                            _ => add_packed::<GROUP_TOKENS>(tile.steps, &group, rows, out),
+                            $($tokens => add_packed::<$tokens, $vectors, $shares>(
+                                tile.steps, &group, rows, out,
+                            ),)*
+                            _ => unreachable!("a group has at most {GROUP_TOKENS} tokens"),
                         }
                     }
                 }
@@ -169,51 +134,84 @@ macro_rules! vnni {
 
             /// Adds a tile's sums of `N` tokens to the output.
             #[target_feature(enable = $features)]
-            fn add_packed<const N: usize>(
+            fn add_packed<const N: usize, const V: usize, const S: usize>(
                 steps: &[Step],
                 group: &Group<'_>,
                 rows: Rows,
                 out: &mut Output<'_>,
             ) {
                 let (words, _) = group.bytes.as_chunks::<4>();
-                let words = &words.as_chunks::<N>().0[..4 * steps.len()];
-                for pair in 0..STEP_VECTORS / 2 {
-                    add_sums(
-                        packed_dots(steps, words, pair),
-                        pair,
-                        group.first_token,
-                        rows,
-                        out,
-                    );
+                let words = words.as_chunks::<N>().0.as_chunks::<4>().0;
+                for block in 0..STEP_VECTORS / V {
+                    let mut total = [[$zero(); V]; N];
+                    let chunks = steps.chunks(JOINED_STEPS).zip(words.chunks(JOINED_STEPS));
+                    for (steps, words) in chunks {
+                        let sums = packed_dots::<N, V, S>(steps, words, block);
+                        for (total, sums) in total.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
+                            *total = $add(*total, join(*sums));
+                        }
+                    }
+                    add_sums(total, block * V * LANES, group.first_token, rows, out);
                 }
             }
 
-            /// A pair's rows times `N` tokens over a whole tile, unpacking in
-            /// registers: `2 N` sums stay there.
+            /// `V` vectors' rows times `N` tokens, with `S` sums of each.
+            ///
+            /// Fields are used where they stand in the byte, as far as there
+            /// are sums for it: with four, as 1, 4, 16 and 64 times the code.
+            /// With two, a shift by four bits brings the upper fields to the
+            /// place of the lower; with one, all come to the lowest. More sums
+            /// are fewer shifts, and more work at a time for an instruction
+            /// that takes long to end.
+            #[inline]
             #[target_feature(enable = $features)]
-            fn packed_dots<const N: usize>(
+            fn packed_dots<const N: usize, const V: usize, const S: usize>(
                 steps: &[Step],
-                words: &[[[u8; 4]; N]],
-                pair: usize,
-            ) -> [[$vector; 2]; N] {
-                let mask = $broadcast8(0x03);
-                let mut sums = [[$zero(); 2]; N];
-                for (step, words) in steps.iter().zip(words.as_chunks::<4>().0) {
+                words: &[[[[u8; 4]; N]; 4]],
+                block: usize,
+            ) -> [[[$vector; S]; V]; N] {
+                let masks: [$vector; S] =
+                    array::from_fn(|place| $broadcast8((0x03_u8 << (2 * place)).cast_signed()));
+                let mut sums = [[[$zero(); S]; V]; N];
+                for (step, words) in steps.iter().zip(words) {
+                    prefetch_beyond(step);
                     let (vectors, _) = step.as_chunks();
-                    let mut low = load(&vectors[2 * pair]);
-                    let mut high = load(&vectors[2 * pair + 1]);
-                    for words in words {
-                        let codes = [$and(low, mask), $and(high, mask)];
-                        for (sums, word) in sums.iter_mut().zip(words) {
-                            let x = broadcast(*word);
-                            sums[0] = $multiply_add(sums[0], codes[0], x);
-                            sums[1] = $multiply_add(sums[1], codes[1], x);
+                    let mut codes: [$vector; V] = array::from_fn(|v| load(&vectors[block * V + v]));
+                    for words in words.as_chunks::<S>().0 {
+                        for place in 0..S {
+                            let field = codes.map(|codes| $and(codes, masks[place]));
+                            for (sums, word) in sums.iter_mut().zip(&words[place]) {
+                                let x = broadcast(*word);
+                                for v in 0..V {
+                                    sums[v][place] = $multiply_add(sums[v][place], field[v], x);
+                                }
+                            }
                         }
-                        low = $shift_codes::<2>(low);
-                        high = $shift_codes::<2>(high);
+                        codes = codes.map(|codes| match S {
+                            1 => $shift_codes::<2>(codes),
+                            2 => $shift_codes::<4>(codes),
+                            _ => codes,
+                        });
                     }
                 }
                 sums
+            }
+
+            /// The sum of all places. Each is a multiple of its place's factor,
+            /// so that shifting it back is exact.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn join<const S: usize>(sums: [$vector; S]) -> $vector {
+                let mut total = $zero();
+                for (place, sum) in sums.into_iter().enumerate() {
+                    total = $add(total, match place {
+                        0 => sum,
+                        1 => $shift_sums::<2>(sum),
+                        2 => $shift_sums::<4>(sum),
+                        _ => $shift_sums::<6>(sum),
+                    });
+                }
+                total
             }
         }
     };
@@ -227,7 +225,10 @@ vnni! {
     __m512i {
         _mm512_setzero_si512, _mm512_set1_epi8, _mm512_and_si512, _mm512_add_epi32, _mm512_srli_epi16,
         _mm512_srai_epi32, _mm512_dpbusd_epi32
-    }
+    },
+    few up to 16,
+    1: 2 vectors 4 sums, 2: 2 vectors 4 sums, 3: 2 vectors 2 sums,
+    4: 2 vectors 2 sums, 5: 2 vectors 2 sums, 6: 2 vectors 2 sums
 }
 
 vnni! {
@@ -236,5 +237,8 @@ vnni! {
     __m256i {
         _mm256_setzero_si256, _mm256_set1_epi8, _mm256_and_si256, _mm256_add_epi32, _mm256_srli_epi16,
         _mm256_srai_epi32, _mm256_dpbusd_avx_epi32
-    }
+    },
+    few up to 12,
+    1: 4 vectors 2 sums, 2: 4 vectors 1 sums, 3: 2 vectors 1 sums,
+    4: 2 vectors 1 sums, 5: 2 vectors 1 sums, 6: 2 vectors 1 sums
 }

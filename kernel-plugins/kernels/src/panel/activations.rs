@@ -5,10 +5,12 @@
 //! at this number. Then the activations, in groups of up to [`GROUP_TOKENS`]
 //! tokens: four columns of the first token, the same four of the second, and
 //! so on, so that a kernel that runs a group against a vector of weights walks
-//! through one stream. A group takes its true number of tokens: one token
-//! alone lies as it came.
+//! through one stream. Groups are as few as can be and as even as can be: seven
+//! tokens are four and three. One token alone lies as it came.
 //!
 //! Columns beyond the last, up to a multiple of [`COLS_MULTIPLE`], are zero.
+
+use core::ops::Range;
 
 use super::FIELD_COLS;
 
@@ -76,9 +78,13 @@ impl Activations {
             let total: i32 = token.iter().map(|&x| i32::from(x)).sum();
             *sum = (-total).to_ne_bytes();
         }
-        let tokens = activations.chunks(GROUP_TOKENS * self.cols);
-        for (tokens, group) in tokens.zip(groups.chunks_mut(GROUP_TOKENS * self.padded_cols())) {
-            self.interleave(tokens, group);
+        for index in 0..self.num_groups() {
+            let tokens = self.tokens_of(index);
+            let group = &mut groups[tokens.start * self.padded_cols()..];
+            self.interleave(
+                &activations[tokens.start * self.cols..tokens.end * self.cols],
+                &mut group[..tokens.len() * self.padded_cols()],
+            );
         }
     }
 
@@ -109,13 +115,22 @@ impl Activations {
         self.batch.div_ceil(GROUP_TOKENS)
     }
 
+    /// Groups differ by one token at most: a kernel's cost of a group has a
+    /// fixed part, and a group of one or two has too little work at a time.
+    fn tokens_of(self, index: usize) -> Range<usize> {
+        let num_groups = self.num_groups();
+        let (least, rest) = (self.batch / num_groups, self.batch % num_groups);
+        let first = index * least + index.min(rest);
+        first..first + least + usize::from(index < rest)
+    }
+
     /// A group of tokens, as bytes whose order the module's text gives.
     pub(crate) fn group(self, prepared: &[u8], index: usize) -> Group<'_> {
-        let first_token = index * GROUP_TOKENS;
-        let num_tokens = GROUP_TOKENS.min(self.batch - first_token);
-        let start = self.sums_bytes() + first_token * self.padded_cols();
+        let tokens = self.tokens_of(index);
+        let num_tokens = tokens.len();
+        let start = self.sums_bytes() + tokens.start * self.padded_cols();
         Group {
-            first_token,
+            first_token: tokens.start,
             num_tokens,
             bytes: &prepared[start..][..num_tokens * self.padded_cols()],
         }
@@ -165,16 +180,28 @@ mod tests {
 
     #[test]
     fn tokens_of_a_group_take_turns() {
-        for (cols, batch) in [(1, 2), (5, 6), (16, 7), (21, 13)] {
+        let cases: [(usize, usize, &[(usize, usize)]); 4] = [
+            (1, 2, &[(0, 2)]),
+            (5, 6, &[(0, 6)]),
+            (16, 7, &[(0, 4), (4, 3)]),
+            (21, 13, &[(0, 5), (5, 4), (9, 4)]),
+        ];
+        for (cols, batch, groups) in cases {
             let (x, bytes) = prepared(cols, batch);
             let padded = cols.next_multiple_of(16);
             let start = (4 * batch).next_multiple_of(64);
             assert_eq!(bytes.len(), start + batch * padded);
             for token in 0..batch {
-                let first = token / 6 * 6;
-                let width = 6.min(batch - first);
+                let (first, width) = *groups
+                    .iter()
+                    .find(|(first, width)| (*first..first + width).contains(&token))
+                    .unwrap();
                 for col in 0..padded {
-                    let at = start + first * padded + col / 4 * 4 * width + token % 6 * 4 + col % 4;
+                    let at = start
+                        + first * padded
+                        + col / 4 * 4 * width
+                        + (token - first) * 4
+                        + col % 4;
                     let want = if col < cols { x[token * cols + col] } else { 0 };
                     assert_eq!(bytes[at] as i8, want, "{batch} x {cols} at {token},{col}");
                 }

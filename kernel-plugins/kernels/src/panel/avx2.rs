@@ -43,7 +43,7 @@ pub(crate) fn multiply(
     mut fill: impl FnMut(&Part, &mut [Field]),
 ) {
     let mut panel = [Field::ZERO; CHUNK_FIELDS];
-    for (tile, rows) in panel::tiles(rows) {
+    for (tile, rows) in panel::blocks(rows, 1) {
         tokens.begin(rows, out);
         for fields in tokens.chunks(unit, CHUNK_FIELDS) {
             let first_field = fields.start;

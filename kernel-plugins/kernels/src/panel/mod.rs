@@ -103,11 +103,16 @@ impl<'a> Tokens<'a> {
 
 /// The tiles of some rows that begin with one, and where their results go.
 pub(crate) fn tiles(rows: &Range<usize>) -> impl Iterator<Item = (usize, Rows)> + use<> {
+    blocks(rows, 1)
+}
+
+/// The rows in blocks of so many tiles, each with its first tile.
+fn blocks(rows: &Range<usize>, tiles: usize) -> impl Iterator<Item = (usize, Rows)> + use<> {
     let Range { start, end } = *rows;
-    (start..end).step_by(ROWS).map(move |first_row| {
+    (start..end).step_by(tiles * ROWS).map(move |first_row| {
         let rows = Rows {
             first: first_row - start,
-            num: ROWS.min(end - first_row),
+            num: (tiles * ROWS).min(end - first_row),
         };
         (first_row / ROWS, rows)
     })

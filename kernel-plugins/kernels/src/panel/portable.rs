@@ -37,7 +37,7 @@ pub(crate) fn multiply(
 ) {
     let mut panel = [Field::ZERO; CHUNK_FIELDS];
     let mut wide = [[0; FIELD_BYTES]; CHUNK_FIELDS];
-    for (tile, rows) in panel::tiles(rows) {
+    for (tile, rows) in panel::blocks(rows, 1) {
         tokens.begin(rows, out);
         for fields in tokens.chunks(unit, CHUNK_FIELDS) {
             let first_field = fields.start;
