@@ -8,6 +8,7 @@ mod collector;
 mod http;
 mod load;
 mod matrix;
+mod misbehaving_kernel;
 mod programs;
 mod prometheus;
 mod relay;
@@ -21,7 +22,10 @@ pub use collector::{Collector, Exported, Span};
 pub use http::{Page, http_get};
 pub use load::{Load, LoadReport};
 pub use matrix::{Comparison, Matrix, argmax};
-pub use programs::{Ran, emulated, program, server_tool, signal, ternion};
+pub use misbehaving_kernel::misbehaving_kernel;
+pub use programs::{
+    Ran, emulated, program, server_tool, shipped_kernel, signal, ternion, ternion_server,
+};
 pub use prometheus::{Prometheus, check_metrics};
 pub use relay::Relay;
 pub use server::Server;

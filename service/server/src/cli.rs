@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
+use ternion_compute::shape_names;
+
 use crate::{
     bench::BenchArguments,
     inspect::InspectArguments,
@@ -59,6 +61,9 @@ pub(crate) struct ConfigArguments {
 pub(crate) struct KernelsArguments {
     #[command(flatten)]
     pub(crate) settings: SettingFlags,
+    /// Check and time on the matrices of a model of this shape, without a file
+    #[arg(long, value_name = "SHAPE", value_parser = shape_names().collect::<Vec<_>>())]
+    pub(crate) synthetic: Option<String>,
     /// How long the kernels may be timed, all together; what is found is kept
     /// in cache_dir for the server's next start
     #[arg(long, default_value = "3s", value_name = "TIME", value_parser = time)]

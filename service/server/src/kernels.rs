@@ -2,9 +2,13 @@
 //! file that was found and what became of it; for the command, how fast it is
 //! as well.
 
+use std::{io::Write, time::Duration};
+
+use anyhow::Context;
 use serde::Serialize;
+use ternion_compute::architecture_of;
 use ternion_kernel_host::{Found, Kernel, State, Survey};
-use ternion_kernels::team::Team;
+use ternion_kernels::{limits::ReadBandwidth, team::Team};
 use ternion_proto::v1;
 
 use crate::{
@@ -30,16 +34,21 @@ struct Row {
     /// How many times longer than the best it takes, all in all.
     cost: Option<f64>,
     timings: Vec<MeasuredPart>,
+    /// What the same threads read from memory, of anything.
+    read_gb_per_second: Option<f64>,
 }
 
 pub(crate) fn run(arguments: KernelsArguments) -> anyhow::Result<()> {
     let settings = arguments.settings.resolve()?.settings;
     // Plugins are checked on the shapes that they would have to multiply.
-    let model = launch::open_model(settings.model.as_deref())?;
+    let architecture = match &arguments.synthetic {
+        Some(shape) => architecture_of(shape).context("clap checks the name")?,
+        None => launch::open_model(settings.model.as_deref())?.architecture,
+    };
     let team = Team::new(launch::num_threads(settings.threads));
     let cache = cache::open(&settings.cache_dir);
     let mut contest = Contest {
-        architecture: &model.architecture,
+        architecture: &architecture,
         team: &team,
         budget: arguments.budget,
         thorough: true,
@@ -47,27 +56,46 @@ pub(crate) fn run(arguments: KernelsArguments) -> anyhow::Result<()> {
         measured: Measured::default(),
     };
     let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
-    let survey = KernelSearch::of(&settings)?.survey(&model.architecture, &mut choose)?;
+    let survey = KernelSearch::of(&settings)?.survey(&architecture, &mut choose)?;
     // Where there was no choice, the figures are still wanted.
     if contest.measured.kernels.is_empty() && !survey.usable().is_empty() {
         contest.measure(survey.usable());
     }
     let measured = contest.measured;
-    let rows: Vec<Row> = survey
+    let mut rows: Vec<Row> = survey
         .found
         .iter()
         .map(|found| row(found, &measured))
         .collect();
-    match arguments.json {
-        true => println!("{}", serde_json::to_string_pretty(&rows)?),
-        false => {
-            print!("{}", table(&HEADER, rows.iter().map(cells)));
-            let timed = rows.iter().flat_map(timing_cells);
-            print!("\n{}", table(&TIMING_HEADER, timed));
+    let limit = read_limit(&team, arguments.budget);
+    for row in rows.iter_mut().filter(|row| !row.timings.is_empty()) {
+        row.read_gb_per_second = limit;
+    }
+    // Whoever reads it may have seen enough.
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+    } else {
+        let timed = rows.iter().flat_map(timing_cells);
+        let timed = table(&TIMING_HEADER, timed);
+        write!(out, "{}\n{timed}", table(&HEADER, rows.iter().map(cells)))?;
+        if let Some(limit) = limit {
+            let threads = team.size();
+            writeln!(
+                out,
+                "\nread from memory by {threads} threads: {limit:.2} GB/s"
+            )?;
         }
     }
     survey.selected()?;
     Ok(())
+}
+
+/// Gigabytes a second, in the same minute as the kernels. None where there is
+/// not the memory to measure it with.
+fn read_limit(team: &Team, budget: Duration) -> Option<f64> {
+    let bandwidth = ReadBandwidth::new().ok()?;
+    Some(bandwidth.measure(team, budget / 4) / 1e9)
 }
 
 /// What AdminService says.
@@ -121,6 +149,7 @@ fn row(found: &Found, measured: &Measured) -> Row {
         reason: found.state.reason().to_owned(),
         sha256,
         cost: measured.and_then(|kernel| kernel.cost),
+        read_gb_per_second: None,
         timings: measured
             .map(|kernel| kernel.timings.clone())
             .unwrap_or_default(),
@@ -145,9 +174,11 @@ fn cells(row: &Row) -> [String; 8] {
     ]
 }
 
-const TIMING_HEADER: [&str; 7] = ["NAME", "BATCH", "PART", "SHAPE", "MS", "TOKENS/S", "GB/S"];
+const TIMING_HEADER: [&str; 8] = [
+    "NAME", "BATCH", "PART", "SHAPE", "MS", "TOKENS/S", "GB/S", "OF READ",
+];
 
-fn timing_cells(row: &Row) -> impl Iterator<Item = [String; 7]> {
+fn timing_cells(row: &Row) -> impl Iterator<Item = [String; 8]> {
     row.timings.iter().map(|timing| {
         [
             row.name.clone(),
@@ -157,6 +188,9 @@ fn timing_cells(row: &Row) -> impl Iterator<Item = [String; 7]> {
             format!("{:.3}", timing.seconds * 1e3),
             format!("{:.0}", timing.tokens_per_second),
             format!("{:.2}", timing.gb_per_second),
+            row.read_gb_per_second.map_or_else(String::new, |limit| {
+                format!("{:.0} %", timing.gb_per_second / limit * 100.0)
+            }),
         ]
     })
 }

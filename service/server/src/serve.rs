@@ -199,7 +199,12 @@ fn launch(
     let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
     let survey = KernelSearch::of(settings)?.survey(&model.architecture, &mut choose)?;
     for found in &survey.found {
-        tracing::info!("kernel plugin {found}");
+        match found.state {
+            State::Refused { .. } | State::Failed { .. } => {
+                tracing::warn!("kernel plugin {found}");
+            }
+            _ => tracing::info!("kernel plugin {found}"),
+        }
     }
     let measured = contest.measured;
     for kernel in &measured.kernels {
