@@ -11,6 +11,7 @@ use ternion_proto::v1::inference_service_client::InferenceServiceClient;
 use ternion_proto::v1::{FinishReason, GenerateRequest, GenerateResponse};
 use ternion_tests::{
     Collector, Exported, Prometheus, Server, Span, StallingKernel, check_metrics, greedy, http_get,
+    misbehaving_kernel, shipped_kernel,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
@@ -429,7 +430,19 @@ fn value(scrape: &str, series: &str) -> f64 {
 
 #[tokio::test]
 async fn what_is_exposed_is_what_is_listed() {
-    let server = Server::start(&["--kv-pages", FEW_PAGES, "--max-num-seqs", "2"]);
+    // Where there is a choice among kernels, what it is made by is seen as well.
+    let plugins = tempfile::tempdir().expect("a directory for plugins");
+    std::fs::copy(shipped_kernel("i2s"), plugins.path().join("i2s.so")).expect("it ships");
+    misbehaving_kernel(plugins.path(), "other", &[]);
+    misbehaving_kernel(plugins.path(), "bad", &[("AT_LOAD", "abort()")]);
+    let server = Server::start(&[
+        "--kv-pages",
+        FEW_PAGES,
+        "--max-num-seqs",
+        "2",
+        "--plugin-dir",
+        plugins.path().to_str().expect("UTF-8"),
+    ]);
     send_all(&server).await;
     let mut unknown = tonic::client::Grpc::new(
         Channel::from_shared(server.endpoint().to_owned())
@@ -455,6 +468,23 @@ async fn what_is_exposed_is_what_is_listed() {
     assert_eq!(exposed(&text), listed("## Metrics"), "{text}");
     assert!(!text.contains("MadeThisUp"), "{text}");
     let model = r#"model="ternion-demo""#;
+    for (state, count) in [
+        ("selected", 1.0),
+        ("usable", 1.0),
+        ("refused", 1.0),
+        ("failed", 0.0),
+    ] {
+        let series = format!("ternion_kernel_plugins{{state=\"{state}\"}}");
+        assert_eq!(value(&text, &series), count, "{state}");
+    }
+    let layer = |kernel: &str| {
+        let labels = format!(r#"batch="1",kernel="{kernel}",{model}"#);
+        value(
+            &text,
+            &format!("ternion_kernel_layer_time_seconds{{{labels}}}"),
+        )
+    };
+    assert!(0.0 < layer("i2s") && layer("i2s") < layer("other"));
     // 5 of the first, all of the two long ones, some of the one abandoned, and 2.
     let tokens = value(&text, &format!("ternion_output_tokens_total{{{model}}}"));
     let told = f64::from(5 + 2 * MANY_TOKENS + 2);

@@ -51,6 +51,11 @@ pub fn ternion() -> Command {
     program("ternion")
 }
 
+/// The server's executable.
+pub fn ternion_server() -> Command {
+    program("ternion-server")
+}
+
 /// Runs `ternion-server` with arguments other than `serve`.
 pub fn server_tool(arguments: &[&str]) -> Ran {
     let output = program("ternion-server").args(arguments).output();
@@ -74,7 +79,16 @@ pub(crate) fn program(name: &str) -> Command {
             command.env_remove(&name);
         }
     }
+    // What one test measured is no other's to remember.
+    if name == "ternion-server" {
+        command.env("TERNION_CACHE_DIR", "off");
+    }
     command
+}
+
+/// File of a kernel plugin that ships.
+pub fn shipped_kernel(name: &str) -> PathBuf {
+    release_dir().join(format!("libternion_kernel_{name}.so"))
 }
 
 /// Directory of the release build, which holds the programs and the plugins.

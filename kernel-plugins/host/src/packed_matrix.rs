@@ -128,6 +128,19 @@ impl PackedMatrix {
         &self.kernel
     }
 
+    /// The same in other memory: what a benchmark needs that is to read
+    /// weights from beyond the caches.
+    pub fn try_clone(&self) -> Result<PackedMatrix, KernelError> {
+        let mut memory = self.kernel.memory(self.rows, self.cols)?;
+        memory.copy_from_slice(self.as_bytes());
+        Ok(PackedMatrix {
+            rows: self.rows,
+            cols: self.cols,
+            bytes: Bytes::Own(memory),
+            kernel: self.kernel.clone(),
+        })
+    }
+
     /// What was packed before, by this kernel for this shape.
     pub(crate) fn mapped(
         kernel: &Kernel,

@@ -27,9 +27,11 @@ mod packing;
 mod rope;
 mod source;
 mod synthetic;
+pub mod timing;
 
 pub use dialect::Dialect;
 pub use forward::{CpuExecutor, kv_token_bytes};
+pub use head::{Candidates, HeadChoice};
 pub use kv_cache::{KvConfig, KvPrecision};
 pub use loaded::{LoadError, LoadedModel, shapes};
 pub use packed_cache::{CacheUse, PackedCache};

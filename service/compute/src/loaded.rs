@@ -6,6 +6,7 @@ use ternion_kernel_host::Kernel;
 use ternion_kernels::team::Team;
 use ternion_model::{Adapter, Architecture, Model, ModelError, Norm, Projection};
 
+use crate::head::{Head, HeadChoice};
 use crate::linear::{Linear, LinearGroup, Lora};
 use crate::packed_cache::{CacheUse, PackedCache};
 use crate::packing::{Packed, Packing};
@@ -39,6 +40,14 @@ pub enum LoadError {
         /// What the kernel said.
         reason: String,
     },
+    /// The output head holds what can't be rounded.
+    #[error("output head as {choice}: {reason}; f16 computes it as it is")]
+    Head {
+        /// How it was to be computed.
+        choice: HeadChoice,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// A model's weights, packed for a kernel and ready to run.
@@ -47,6 +56,7 @@ pub struct LoadedModel {
     pub(crate) kernel: Kernel,
     pub(crate) layers: Vec<Layer>,
     pub(crate) output_norm: Vec<f32>,
+    pub(crate) head: Head,
 }
 
 pub(crate) struct Layer {
@@ -159,8 +169,32 @@ impl LoadedModel {
             output_norm: source.output_norm(),
             layers,
             kernel: kernel.clone(),
+            head: Head::Exact,
             source,
         }
+    }
+
+    /// Makes the output head ready to be computed in another way than
+    /// [`HeadChoice::F16`].
+    ///
+    /// # Errors
+    ///
+    /// If it holds what can't be rounded.
+    pub fn choose_head(&mut self, choice: HeadChoice, team: &Team) -> Result<(), LoadError> {
+        let matrix = self.source.head();
+        self.head = Head::new(choice, &matrix, team)
+            .map_err(|reason| LoadError::Head { choice, reason })?;
+        Ok(())
+    }
+
+    /// How the output head is computed: what became of the choice.
+    pub fn head(&self) -> HeadChoice {
+        self.head.choice()
+    }
+
+    /// Instruction set of the head's integer products, if it has any.
+    pub fn head_variant(&self) -> Option<&'static str> {
+        self.head.variant()
     }
 
     /// Shapes and choices of the forward pass.
@@ -177,9 +211,14 @@ impl LoadedModel {
             .sum()
     }
 
-    /// Bytes of the output head: what a step with logits reads of it.
+    /// Bytes of the output head as it is stored.
     pub fn head_bytes(&self) -> usize {
         self.source.head().bytes().len()
+    }
+
+    /// Bytes of memory that the head takes besides.
+    pub fn head_state_bytes(&self) -> usize {
+        self.head.bytes()
     }
 }
 

@@ -37,6 +37,7 @@ mod heartbeat;
 mod inference;
 mod inspect;
 mod json_log;
+mod kernel_choice;
 mod kernels;
 mod keygen;
 mod kv_size;
@@ -71,6 +72,8 @@ mod settings;
 mod status;
 mod telemetry;
 mod tls;
+mod trial;
+mod trial_command;
 mod vitals;
 mod vocabulary;
 
@@ -135,5 +138,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Score(arguments) => score::run(&arguments),
         Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::TryPlugin(arguments) => trial_command::run(&arguments),
     }
 }

@@ -1,6 +1,8 @@
 //! Every setting of the server, as data: the configuration file, environment,
 //! flags, `--help` and `ternion-server config` all read this list.
 
+use ternion_compute::HeadChoice;
+
 use crate::setting_kind::Kind;
 
 /// One setting.
@@ -112,6 +114,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: Some("16GiB"),
         help: "Most bytes of packed weights in cache_dir, of all models and kernels: those used \
                longest ago are removed for new ones. 0 keeps none",
+    },
+    Setting {
+        key: "head",
+        flag: "head",
+        kind: Kind::Choice(&HeadChoice::NAMES),
+        default: Some("auto"),
+        help: "Output head: f16 computes it as the model has it; screened gives the same answers \
+               from fewer bytes; auto is the faster of the two; int8 rounds it, and answers \
+               differently",
     },
     Setting {
         key: "threads",

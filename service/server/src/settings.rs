@@ -12,6 +12,7 @@ use std::{
 use config::{Config, Environment, File, Source, Value, ValueKind};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value as Json};
+use ternion_compute::HeadChoice;
 
 use crate::{
     setting_kind::{OFF, parse_duration},
@@ -36,6 +37,8 @@ pub(crate) struct Settings {
     #[serde(default, deserialize_with = "directory_or_off")]
     pub(crate) cache_dir: CacheDirectory,
     pub(crate) packed_cache_bytes: u64,
+    #[serde(deserialize_with = "head_choice")]
+    pub(crate) head: HeadChoice,
     pub(crate) threads: Option<usize>,
     pub(crate) context_limit: Option<usize>,
     #[serde(deserialize_with = "duration")]
@@ -563,6 +566,11 @@ fn address_or_off<'de, D: Deserializer<'de>>(
         OFF => Ok(None),
         text => text.parse().map(Some).map_err(serde::de::Error::custom),
     }
+}
+
+fn head_choice<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HeadChoice, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    name.parse().map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

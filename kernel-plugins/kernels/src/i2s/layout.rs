@@ -24,16 +24,21 @@
 
 use core::ops::Range;
 
+pub use crate::panel::MAX_COLS;
+use crate::panel::{self, COLS_MULTIPLE, FIELD_BYTES, FIELD_COLS, Part};
 use crate::trits::{self, NotATrit};
 
 /// Rows of a tile: row ranges begin at multiples of it.
-pub const ROW_TILE: usize = 32;
+pub const ROW_TILE: usize = panel::ROWS;
 /// Columns of a step.
 pub(super) const STEP_COLS: usize = 16;
-/// Bytes of a step.
-pub(super) const STEP_BYTES: usize = ROW_TILE * 4;
-/// Largest `cols`: `128 * 2^23` is `2^30`, so that no sum leaves `i32`.
-pub const MAX_COLS: usize = 1 << 23;
+/// Fields of a step.
+pub(super) const STEP_FIELDS: usize = STEP_COLS / FIELD_COLS;
+/// Bytes of a step: as many as one of its four fields has when unpacked.
+pub(super) const STEP_BYTES: usize = FIELD_BYTES;
+
+// Activations end with a whole step.
+const _: () = assert!(COLS_MULTIPLE.is_multiple_of(STEP_COLS));
 
 /// Steps that are packed for all rows of a tile before the next: what is
 /// written then stays in the first-level cache until it is complete.
@@ -139,6 +144,13 @@ impl Layout {
     /// Steps of a tile.
     pub(super) fn num_steps(self) -> usize {
         self.cols.div_ceil(STEP_COLS)
+    }
+
+    /// The steps that unpack to a part of a panel.
+    pub(super) fn steps<'a>(self, packed: &'a [u8], part: &Part) -> &'a [Step] {
+        let (steps, _) = packed.as_chunks();
+        let tile = &steps[part.tile * self.num_steps()..][..self.num_steps()];
+        &tile[part.fields.start / STEP_FIELDS..part.fields.end.div_ceil(STEP_FIELDS)]
     }
 
     fn tile_bytes(self) -> usize {

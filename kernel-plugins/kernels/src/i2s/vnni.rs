@@ -1,17 +1,19 @@
-//! VNNI: `vpdpbusd` multiplies unsigned codes with signed activations and adds
-//! the four products of a row's word to 32 bits, in one instruction and
-//! without a step in 16 bits. So nothing has to be widened, and sums wrap only
-//! as 32-bit sums do: the offset is removed by adding, and the result fits.
+//! VNNI: four products and their sum in one instruction, as [`panel::vnni`]
+//! says.
+//!
+//! [`panel::vnni`]: crate::panel::vnni
 //!
 //! As for AVX2, one token is bound by memory and spends as little as possible
 //! on a weight (`dot`); many tokens are bound by `vpdpbusd`, and share weights
-//! that were unpacked once (`dots`); a few unpack as they go (`packed_dots`).
+//! that were unpacked once to a panel; a few unpack as they go (`packed_dots`).
 //!
 //! The instruction comes with AVX-512 in vectors of 512 bits, and as AVX-VNNI
 //! in vectors of 256 bits on CPUs that have no AVX-512. One body is both: all
 //! work is done in pairs of vectors, of which a step has one or two.
 
-use super::activations::GROUP_TOKENS;
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+use super::layout::Step;
 
 /// Steps of one token between two joinings of its four sums. The largest code
 /// of the field that is used at its place in the byte is 128, so that a step
@@ -19,46 +21,46 @@ use super::activations::GROUP_TOKENS;
 /// steps 2^30.
 const JOINED_STEPS: usize = 1 << 14;
 
-/// Steps unpacked at a time, for many tokens: 16 KiB, half of the smallest
-/// first-level cache.
-const CHUNK_STEPS: usize = 32;
-/// Column groups of four in a chunk.
-const CHUNK_FIELDS: usize = 4 * CHUNK_STEPS;
-
-/// Tokens that are few: unpacking again for each group of tokens costs less
-/// than writing and reading what was unpacked, as long as there are two groups.
-const FEW_TOKENS: usize = 2 * GROUP_TOKENS;
+/// Asks for what the loop reads soon, beyond the end of a tile too.
+#[inline]
+fn prefetch_beyond(step: &Step) {
+    const AHEAD: usize = 1024;
+    for line in [AHEAD, AHEAD + 64] {
+        // SAFETY: every x86-64 CPU has the instruction, and it reads nothing:
+        // where there is no memory it does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(step.as_ptr().wrapping_add(line).cast()) }
+    }
+}
 
 macro_rules! vnni {
     (
         $module:ident, $features:literal, detected by $detected:expr,
         $vector:ident {
-            $load:ident, $store:ident, $zero:ident, $broadcast8:ident, $broadcast32:ident,
+            $zero:ident, $broadcast8:ident,
             $and:ident, $add:ident, $shift_codes:ident, $shift_sums:ident, $multiply_add:ident
-        }
+        },
+        few up to $few:literal,
+        $($tokens:literal: $vectors:literal vectors $shares:literal sums),*
     ) => {
         pub(super) mod $module {
+            use core::array;
             use core::arch::x86_64::{
-                $add, $and, $broadcast8, $broadcast32, $load, $multiply_add, $shift_codes,
-                $shift_sums, $store, $vector, $zero,
+                $add, $and, $broadcast8, $multiply_add, $shift_codes, $shift_sums, $vector, $zero,
             };
 
             use super::super::activations::{GROUP_TOKENS, Group};
-            use super::super::layout::{STEP_BYTES, Step, Tile};
+            use super::super::layout::{STEP_BYTES, STEP_FIELDS, Step};
             use super::super::{Output, Product, Rows};
-            use super::{CHUNK_FIELDS, CHUNK_STEPS, FEW_TOKENS, JOINED_STEPS};
+            use super::{JOINED_STEPS, prefetch_beyond};
+            use crate::panel::vnni::$module::{LANES, VECTOR, add_sums, broadcast, load, store_bytes};
+            use crate::panel::{self, Field};
 
-            /// Bytes of a vector: four columns of a quarter as many rows.
-            const VECTOR: usize = size_of::<$vector>();
-            /// Rows of a vector.
-            const LANES: usize = VECTOR / 4;
             /// Vectors of a step, each of its own rows.
             const STEP_VECTORS: usize = STEP_BYTES / VECTOR;
 
-            /// Four columns of 32 rows, one code a byte.
-            #[derive(Clone, Copy)]
-            #[repr(C, align(64))]
-            struct Field([[u8; VECTOR]; STEP_VECTORS]);
+            /// Tokens that are few: unpacking again for each group of tokens
+            /// costs less than writing and reading what was unpacked.
+            const FEW_TOKENS: usize = $few;
 
             /// The CPU has what is needed here: only then is there a value.
             #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,74 +80,23 @@ macro_rules! vnni {
             #[target_feature(enable = $features)]
             fn multiply(product: &Product<'_>, mut out: Output<'_>) {
                 match product.activations.batch() {
-                    1 => multiply_one(product, &mut out),
-                    2..=FEW_TOKENS => multiply_few(product, &mut out),
+                    ..=FEW_TOKENS => multiply_few(product, &mut out),
                     _ => multiply_many(product, &mut out),
                 }
             }
 
-            #[target_feature(enable = $features)]
-            fn multiply_one(product: &Product<'_>, out: &mut Output<'_>) {
-                for tile in product.tiles() {
-                    for group in product.groups() {
-                        let (words, _) = group.bytes.as_chunks();
-                        let token = words.as_chunks().0;
-                        let rows = product.begin(&tile, out);
-                        for pair in 0..STEP_VECTORS / 2 {
-                            let sums = dot(&tile, token, pair);
-                            add_sums([sums], pair, 0, rows, out);
-                        }
-                    }
-                }
-            }
-
-            /// A pair of vectors' rows times one token.
-            ///
-            /// The four fields of a vector are used where they stand in the
-            /// byte, as 1, 4, 16 and 64 times the code, with a sum for each:
-            /// two instructions for a vector's worth of weights. The sums are
-            /// multiples of those factors, so shifting them back is exact.
-            #[target_feature(enable = $features)]
-            fn dot(tile: &Tile<'_>, token: &[[[u8; 4]; 4]], pair: usize) -> [$vector; 2] {
-                let masks = [0x03, 0x0c, 0x30, 0xc0_u8].map(|mask| $broadcast8(mask.cast_signed()));
-                let mut total = [$zero(); 2];
-                let chunks = tile.steps.chunks(JOINED_STEPS);
-                for (steps, token) in chunks.zip(token.chunks(JOINED_STEPS)) {
-                    let mut sums = [[$zero(); 4]; 2];
-                    for (step, words) in steps.iter().zip(token) {
-                        let (vectors, _) = step.as_chunks();
-                        for v in 0..2 {
-                            let codes = load(&vectors[2 * pair + v]);
-                            for f in 0..4 {
-                                let field = $and(codes, masks[f]);
-                                sums[v][f] = $multiply_add(sums[v][f], field, broadcast(words[f]));
-                            }
-                        }
-                    }
-                    for (total, [ones, fours, sixteens, sixty_fours]) in total.iter_mut().zip(sums)
-                    {
-                        let low = $add(ones, $shift_sums::<2>(fours));
-                        let high = $add($shift_sums::<4>(sixteens), $shift_sums::<6>(sixty_fours));
-                        *total = $add(*total, $add(low, high));
-                    }
-                }
-                total
-            }
-
-            /// All columns at once: the sums of a pair's rows and six tokens
-            /// stay in registers from the first to the last.
+            /// All columns at once: the sums stay in registers from the first to
+            /// the last.
             #[target_feature(enable = $features)]
             fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
                 for tile in product.tiles() {
                     let rows = product.begin(&tile, out);
                     for group in product.groups() {
                         match group.num_tokens {
-                            1 => add_packed::<1>(tile.steps, &group, rows, out),
-                            2 => add_packed::<2>(tile.steps, &group, rows, out),
-                            3 => add_packed::<3>(tile.steps, &group, rows, out),
-                            4 => add_packed::<4>(tile.steps, &group, rows, out),
-                            5 => add_packed::<5>(tile.steps, &group, rows, out),
-                            _ => add_packed::<GROUP_TOKENS>(tile.steps, &group, rows, out),
+                            $($tokens => add_packed::<$tokens, $vectors, $shares>(
+                                tile.steps, &group, rows, out,
+                            ),)*
+                            _ => unreachable!("a group has at most {GROUP_TOKENS} tokens"),
                         }
                     }
                 }
@@ -153,25 +104,16 @@ macro_rules! vnni {
 
             #[target_feature(enable = $features)]
             fn multiply_many(product: &Product<'_>, out: &mut Output<'_>) {
-                let mut panel = [Field([[0; VECTOR]; STEP_VECTORS]); CHUNK_FIELDS];
-                for tile in product.tiles() {
-                    let rows = product.begin(&tile, out);
-                    for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
-                        let panel = &mut panel[..4 * steps.len()];
-                        unpack(steps, panel);
-                        for group in product.groups() {
-                            let at = chunk * CHUNK_FIELDS;
-                            match group.num_tokens {
-                                1 => add_unpacked::<1>(panel, &group, at, rows, out),
-                                2 => add_unpacked::<2>(panel, &group, at, rows, out),
-                                3 => add_unpacked::<3>(panel, &group, at, rows, out),
-                                4 => add_unpacked::<4>(panel, &group, at, rows, out),
-                                5 => add_unpacked::<5>(panel, &group, at, rows, out),
-                                _ => add_unpacked::<GROUP_TOKENS>(panel, &group, at, rows, out),
-                            }
-                        }
-                    }
-                }
+                let fill = |part: &panel::Part, panel: &mut [Field]| {
+                    unpack(product.steps(part), panel);
+                };
+                panel::vnni::$module::multiply(
+                    product.tokens(),
+                    &product.rows,
+                    STEP_FIELDS,
+                    out,
+                    fill,
+                );
             }
 
             #[target_feature(enable = $features)]
@@ -184,7 +126,7 @@ macro_rules! vnni {
                         let f2 = $shift_codes::<4>(f0);
                         let f3 = $shift_codes::<6>(f0);
                         for (field, x) in fields.iter_mut().zip([f0, f1, f2, f3]) {
-                            store_bytes(&mut field.0[v], $and(x, low));
+                            store_bytes(&mut field.0.as_chunks_mut().0[v], $and(x, low));
                         }
                     }
                 }
@@ -192,149 +134,84 @@ macro_rules! vnni {
 
             /// Adds a tile's sums of `N` tokens to the output.
             #[target_feature(enable = $features)]
-            fn add_packed<const N: usize>(
+            fn add_packed<const N: usize, const V: usize, const S: usize>(
                 steps: &[Step],
                 group: &Group<'_>,
                 rows: Rows,
                 out: &mut Output<'_>,
             ) {
                 let (words, _) = group.bytes.as_chunks::<4>();
-                let words = &words.as_chunks::<N>().0[..4 * steps.len()];
-                for pair in 0..STEP_VECTORS / 2 {
-                    add_sums(
-                        packed_dots(steps, words, pair),
-                        pair,
-                        group.first_token,
-                        rows,
-                        out,
-                    );
-                }
-            }
-
-            /// Adds an unpacked chunk's sums of `N` tokens to the output.
-            #[target_feature(enable = $features)]
-            fn add_unpacked<const N: usize>(
-                panel: &[Field],
-                group: &Group<'_>,
-                first_field: usize,
-                rows: Rows,
-                out: &mut Output<'_>,
-            ) {
-                let (words, _) = group.bytes.as_chunks::<4>();
-                let words = &words.as_chunks::<N>().0[first_field..][..panel.len()];
-                for pair in 0..STEP_VECTORS / 2 {
-                    add_sums(dots(panel, words, pair), pair, group.first_token, rows, out);
-                }
-            }
-
-            #[target_feature(enable = $features)]
-            fn add_sums<const N: usize>(
-                sums: [[$vector; 2]; N],
-                pair: usize,
-                first_token: usize,
-                rows: Rows,
-                out: &mut Output<'_>,
-            ) {
-                let first_row = pair * 2 * LANES;
-                for (lane, sums) in sums.into_iter().enumerate() {
-                    let num_rows = rows.num.saturating_sub(first_row).min(2 * LANES);
-                    let first = rows.first + first_row.min(rows.num);
-                    let out = out.of_token(first_token + lane, first, num_rows);
-                    if let Ok(out) = <&mut [i32; 2 * LANES]>::try_from(&mut *out) {
-                        let (vectors, _) = out.as_chunks_mut();
-                        for v in 0..2 {
-                            add_to(&mut vectors[v], sums[v]);
-                        }
-                    } else {
-                        let mut all = [0; 2 * LANES];
-                        let (vectors, _) = all.as_chunks_mut();
-                        for v in 0..2 {
-                            store(&mut vectors[v], sums[v]);
-                        }
-                        for (out, sum) in out.iter_mut().zip(all) {
-                            *out = out.wrapping_add(sum);
+                let words = words.as_chunks::<N>().0.as_chunks::<4>().0;
+                for block in 0..STEP_VECTORS / V {
+                    let mut total = [[$zero(); V]; N];
+                    let chunks = steps.chunks(JOINED_STEPS).zip(words.chunks(JOINED_STEPS));
+                    for (steps, words) in chunks {
+                        let sums = packed_dots::<N, V, S>(steps, words, block);
+                        for (total, sums) in total.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
+                            *total = $add(*total, join(*sums));
                         }
                     }
+                    add_sums(total, block * V * LANES, group.first_token, rows, out);
                 }
             }
 
-            /// A pair's rows times `N` tokens over one chunk: two vectors of
-            /// weights, `2 N` sums and a broadcast stay in registers.
+            /// `V` vectors' rows times `N` tokens, with `S` sums of each.
+            ///
+            /// Fields are used where they stand in the byte, as far as there
+            /// are sums for it: with four, as 1, 4, 16 and 64 times the code.
+            /// With two, a shift by four bits brings the upper fields to the
+            /// place of the lower; with one, all come to the lowest. More sums
+            /// are fewer shifts, and more work at a time for an instruction
+            /// that takes long to end.
+            #[inline]
             #[target_feature(enable = $features)]
-            fn dots<const N: usize>(
-                panel: &[Field],
-                words: &[[[u8; 4]; N]],
-                pair: usize,
-            ) -> [[$vector; 2]; N] {
-                let mut sums = [[$zero(); 2]; N];
-                for (field, words) in panel.iter().zip(words) {
-                    let low = load(&field.0[2 * pair]);
-                    let high = load(&field.0[2 * pair + 1]);
-                    for (sums, word) in sums.iter_mut().zip(words) {
-                        let x = broadcast(*word);
-                        sums[0] = $multiply_add(sums[0], low, x);
-                        sums[1] = $multiply_add(sums[1], high, x);
-                    }
-                }
-                sums
-            }
-
-            /// The same of a whole tile, unpacking in registers.
-            #[target_feature(enable = $features)]
-            fn packed_dots<const N: usize>(
+            fn packed_dots<const N: usize, const V: usize, const S: usize>(
                 steps: &[Step],
-                words: &[[[u8; 4]; N]],
-                pair: usize,
-            ) -> [[$vector; 2]; N] {
-                let mask = $broadcast8(0x03);
-                let mut sums = [[$zero(); 2]; N];
-                for (step, words) in steps.iter().zip(words.as_chunks::<4>().0) {
+                words: &[[[[u8; 4]; N]; 4]],
+                block: usize,
+            ) -> [[[$vector; S]; V]; N] {
+                let masks: [$vector; S] =
+                    array::from_fn(|place| $broadcast8((0x03_u8 << (2 * place)).cast_signed()));
+                let mut sums = [[[$zero(); S]; V]; N];
+                for (step, words) in steps.iter().zip(words) {
+                    prefetch_beyond(step);
                     let (vectors, _) = step.as_chunks();
-                    let mut low = load(&vectors[2 * pair]);
-                    let mut high = load(&vectors[2 * pair + 1]);
-                    for words in words {
-                        let codes = [$and(low, mask), $and(high, mask)];
-                        for (sums, word) in sums.iter_mut().zip(words) {
-                            let x = broadcast(*word);
-                            sums[0] = $multiply_add(sums[0], codes[0], x);
-                            sums[1] = $multiply_add(sums[1], codes[1], x);
+                    let mut codes: [$vector; V] = array::from_fn(|v| load(&vectors[block * V + v]));
+                    for words in words.as_chunks::<S>().0 {
+                        for place in 0..S {
+                            let field = codes.map(|codes| $and(codes, masks[place]));
+                            for (sums, word) in sums.iter_mut().zip(&words[place]) {
+                                let x = broadcast(*word);
+                                for v in 0..V {
+                                    sums[v][place] = $multiply_add(sums[v][place], field[v], x);
+                                }
+                            }
                         }
-                        low = $shift_codes::<2>(low);
-                        high = $shift_codes::<2>(high);
+                        codes = codes.map(|codes| match S {
+                            1 => $shift_codes::<2>(codes),
+                            2 => $shift_codes::<4>(codes),
+                            _ => codes,
+                        });
                     }
                 }
                 sums
             }
 
+            /// The sum of all places. Each is a multiple of its place's factor,
+            /// so that shifting it back is exact.
+            #[inline]
             #[target_feature(enable = $features)]
-            fn broadcast(word: [u8; 4]) -> $vector {
-                $broadcast32(i32::from_ne_bytes(word))
-            }
-
-            #[target_feature(enable = $features)]
-            fn load(bytes: &[u8; VECTOR]) -> $vector {
-                // SAFETY: the reference is to as many bytes as a vector has,
-                // and this load needs no alignment.
-                unsafe { $load(bytes.as_ptr().cast()) }
-            }
-
-            #[target_feature(enable = $features)]
-            fn store_bytes(bytes: &mut [u8; VECTOR], vector: $vector) {
-                // SAFETY: as for `load`, and the reference is exclusive.
-                unsafe { $store(bytes.as_mut_ptr().cast(), vector) }
-            }
-
-            #[target_feature(enable = $features)]
-            fn store(lanes: &mut [i32; LANES], vector: $vector) {
-                // SAFETY: as for `load`, and the reference is exclusive.
-                unsafe { $store(lanes.as_mut_ptr().cast(), vector) }
-            }
-
-            #[target_feature(enable = $features)]
-            fn add_to(lanes: &mut [i32; LANES], vector: $vector) {
-                // SAFETY: as for `load`.
-                let old = unsafe { $load(lanes.as_ptr().cast()) };
-                store(lanes, $add(old, vector));
+            fn join<const S: usize>(sums: [$vector; S]) -> $vector {
+                let mut total = $zero();
+                for (place, sum) in sums.into_iter().enumerate() {
+                    total = $add(total, match place {
+                        0 => sum,
+                        1 => $shift_sums::<2>(sum),
+                        2 => $shift_sums::<4>(sum),
+                        _ => $shift_sums::<6>(sum),
+                    });
+                }
+                total
             }
         }
     };
@@ -346,18 +223,22 @@ vnni! {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vnni"),
     __m512i {
-        _mm512_loadu_si512, _mm512_storeu_si512, _mm512_setzero_si512, _mm512_set1_epi8,
-        _mm512_set1_epi32, _mm512_and_si512, _mm512_add_epi32, _mm512_srli_epi16,
+        _mm512_setzero_si512, _mm512_set1_epi8, _mm512_and_si512, _mm512_add_epi32, _mm512_srli_epi16,
         _mm512_srai_epi32, _mm512_dpbusd_epi32
-    }
+    },
+    few up to 16,
+    1: 2 vectors 4 sums, 2: 2 vectors 4 sums, 3: 2 vectors 2 sums,
+    4: 2 vectors 2 sums, 5: 2 vectors 2 sums, 6: 2 vectors 2 sums
 }
 
 vnni! {
     avx, "avx2,avxvnni",
     detected by is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
     __m256i {
-        _mm256_loadu_si256, _mm256_storeu_si256, _mm256_setzero_si256, _mm256_set1_epi8,
-        _mm256_set1_epi32, _mm256_and_si256, _mm256_add_epi32, _mm256_srli_epi16,
+        _mm256_setzero_si256, _mm256_set1_epi8, _mm256_and_si256, _mm256_add_epi32, _mm256_srli_epi16,
         _mm256_srai_epi32, _mm256_dpbusd_avx_epi32
-    }
+    },
+    few up to 12,
+    1: 4 vectors 2 sums, 2: 4 vectors 1 sums, 3: 2 vectors 1 sums,
+    4: 2 vectors 1 sums, 5: 2 vectors 1 sums, 6: 2 vectors 1 sums
 }

@@ -5,16 +5,23 @@
 //! at this number. Then the activations, in groups of up to [`GROUP_TOKENS`]
 //! tokens: four columns of the first token, the same four of the second, and
 //! so on, so that a kernel that runs a group against a vector of weights walks
-//! through one stream. A group takes its true number of tokens: one token
-//! alone lies as it came.
+//! through one stream. Groups are as few as can be and as even as can be: seven
+//! tokens are four and three. One token alone lies as it came.
 //!
-//! Columns beyond the last, up to a whole step of weights, are zero.
+//! Columns beyond the last, up to a multiple of [`COLS_MULTIPLE`], are zero.
 
-use super::layout::{MAX_COLS, STEP_COLS};
+use core::ops::Range;
+
+use super::FIELD_COLS;
+
+/// Largest `cols`: `128 * 2^23` is `2^30`, so that no sum leaves `i32`.
+pub const MAX_COLS: usize = 1 << 23;
+/// Activations end at a multiple of so many columns.
+pub(crate) const COLS_MULTIPLE: usize = 16;
 
 /// Tokens whose sums fit the registers of an AVX2 core beside two vectors of
 /// weights, which makes it the width of a group.
-pub(super) const GROUP_TOKENS: usize = 6;
+pub(crate) const GROUP_TOKENS: usize = 6;
 
 /// The sums take whole cache lines, so that the activations begin with one.
 const CACHE_LINE: usize = 64;
@@ -71,9 +78,13 @@ impl Activations {
             let total: i32 = token.iter().map(|&x| i32::from(x)).sum();
             *sum = (-total).to_ne_bytes();
         }
-        let tokens = activations.chunks(GROUP_TOKENS * self.cols);
-        for (tokens, group) in tokens.zip(groups.chunks_mut(GROUP_TOKENS * self.padded_cols())) {
-            self.interleave(tokens, group);
+        for index in 0..self.num_groups() {
+            let tokens = self.tokens_of(index);
+            let group = &mut groups[tokens.start * self.padded_cols()..];
+            self.interleave(
+                &activations[tokens.start * self.cols..tokens.end * self.cols],
+                &mut group[..tokens.len() * self.padded_cols()],
+            );
         }
     }
 
@@ -85,7 +96,10 @@ impl Activations {
             let mut last = [0; 4];
             last[..rest.len()].copy_from_slice(rest);
             let places = words[lane..].iter_mut().step_by(num_tokens);
-            let columns = whole.iter().chain([&last]).chain([&[0; 4]; STEP_COLS / 4]);
+            let columns = whole
+                .iter()
+                .chain([&last])
+                .chain([&[0; 4]; COLS_MULTIPLE / 4]);
             for (place, columns) in places.zip(columns) {
                 *place = columns.map(|x| x as u8);
             }
@@ -93,28 +107,42 @@ impl Activations {
     }
 
     /// What a kernel starts token `token` at: minus the sum of its activations.
-    pub(super) fn offset(self, prepared: &[u8], token: usize) -> i32 {
+    pub(crate) fn offset(self, prepared: &[u8], token: usize) -> i32 {
         i32::from_ne_bytes(prepared.as_chunks().0[token])
     }
 
-    pub(super) fn num_groups(self) -> usize {
+    pub(crate) fn num_groups(self) -> usize {
         self.batch.div_ceil(GROUP_TOKENS)
     }
 
+    /// Groups differ by one token at most: a kernel's cost of a group has a
+    /// fixed part, and a group of one or two has too little work at a time.
+    fn tokens_of(self, index: usize) -> Range<usize> {
+        let num_groups = self.num_groups();
+        let (least, rest) = (self.batch / num_groups, self.batch % num_groups);
+        let first = index * least + index.min(rest);
+        first..first + least + usize::from(index < rest)
+    }
+
     /// A group of tokens, as bytes whose order the module's text gives.
-    pub(super) fn group(self, prepared: &[u8], index: usize) -> Group<'_> {
-        let first_token = index * GROUP_TOKENS;
-        let num_tokens = GROUP_TOKENS.min(self.batch - first_token);
-        let start = self.sums_bytes() + first_token * self.padded_cols();
+    pub(crate) fn group(self, prepared: &[u8], index: usize) -> Group<'_> {
+        let tokens = self.tokens_of(index);
+        let num_tokens = tokens.len();
+        let start = self.sums_bytes() + tokens.start * self.padded_cols();
         Group {
-            first_token,
+            first_token: tokens.start,
             num_tokens,
             bytes: &prepared[start..][..num_tokens * self.padded_cols()],
         }
     }
 
+    /// Column groups of four.
+    pub(crate) fn num_fields(self) -> usize {
+        self.padded_cols() / FIELD_COLS
+    }
+
     fn padded_cols(self) -> usize {
-        self.cols.next_multiple_of(STEP_COLS)
+        self.cols.next_multiple_of(COLS_MULTIPLE)
     }
 
     fn sums_bytes(self) -> usize {
@@ -124,10 +152,10 @@ impl Activations {
 
 /// Up to [`GROUP_TOKENS`] tokens, four columns of each in turn.
 #[derive(Clone, Copy)]
-pub(super) struct Group<'a> {
-    pub(super) first_token: usize,
-    pub(super) num_tokens: usize,
-    pub(super) bytes: &'a [u8],
+pub(crate) struct Group<'a> {
+    pub(crate) first_token: usize,
+    pub(crate) num_tokens: usize,
+    pub(crate) bytes: &'a [u8],
 }
 
 #[cfg(test)]
@@ -152,16 +180,28 @@ mod tests {
 
     #[test]
     fn tokens_of_a_group_take_turns() {
-        for (cols, batch) in [(1, 2), (5, 6), (16, 7), (21, 13)] {
+        let cases: [(usize, usize, &[(usize, usize)]); 4] = [
+            (1, 2, &[(0, 2)]),
+            (5, 6, &[(0, 6)]),
+            (16, 7, &[(0, 4), (4, 3)]),
+            (21, 13, &[(0, 5), (5, 4), (9, 4)]),
+        ];
+        for (cols, batch, groups) in cases {
             let (x, bytes) = prepared(cols, batch);
             let padded = cols.next_multiple_of(16);
             let start = (4 * batch).next_multiple_of(64);
             assert_eq!(bytes.len(), start + batch * padded);
             for token in 0..batch {
-                let first = token / 6 * 6;
-                let width = 6.min(batch - first);
+                let (first, width) = *groups
+                    .iter()
+                    .find(|(first, width)| (*first..first + width).contains(&token))
+                    .unwrap();
                 for col in 0..padded {
-                    let at = start + first * padded + col / 4 * 4 * width + token % 6 * 4 + col % 4;
+                    let at = start
+                        + first * padded
+                        + col / 4 * 4 * width
+                        + (token - first) * 4
+                        + col % 4;
                     let want = if col < cols { x[token * cols + col] } else { 0 };
                     assert_eq!(bytes[at] as i8, want, "{batch} x {cols} at {token},{col}");
                 }
