@@ -16,7 +16,7 @@ import yaml
 
 # What the chart sets from other values.
 DECIDED = {
-    "listen", "model", "plugin_dirs", "drain_timeout", "drain_delay", "operations.listen", "tenants", "anonymous",
+    "listen", "model", "plugin_dirs", "cache_dir", "drain_timeout", "drain_delay", "operations.listen", "tenants", "anonymous",
     "tls.certificate", "tls.key", "tls.client_ca", "tls.client_auth",
 }
 

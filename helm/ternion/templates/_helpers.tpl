@@ -109,6 +109,23 @@ image:
 {{- include "ternion.volumeSource" (dict "from" .Values.plugins "name" "plugins") | trim }}
 {{- end }}
 
+{{- /* Source of the cache's volume. */}}
+{{- define "ternion.cacheVolume" -}}
+{{- if and .Values.cache.existingClaim .Values.cache.hostPath }}
+{{- fail "cache: only one of existingClaim, hostPath can be set" }}
+{{- end }}
+{{- if .Values.cache.existingClaim }}
+persistentVolumeClaim:
+  claimName: {{ .Values.cache.existingClaim }}
+{{- else if .Values.cache.hostPath }}
+hostPath:
+  path: {{ .Values.cache.hostPath }}
+  type: Directory
+{{- else }}
+emptyDir: {}
+{{- end }}
+{{- end }}
+
 {{- /* The server's configuration file: what the chart decides over config. */}}
 {{- define "ternion.config" -}}
 {{- $config := deepCopy .Values.config }}
@@ -123,6 +140,8 @@ image:
 {{- if include "ternion.pluginVolume" . }}
 {{- $_ := set $config "plugin_dirs" (list "/opt/ternion/plugins" "/plugins") }}
 {{- end }}
+{{- /* Below the volume's root: that one is not the server's own. */}}
+{{- $_ := set $config "cache_dir" (ternary "/cache/ternion" "off" .Values.cache.enabled) }}
 {{- if .Values.anonymous }}
 {{- if .Values.tenants.existingSecret }}
 {{- fail "anonymous: with tenants.existingSecret every call needs a credential; set one of the two" }}
