@@ -14,11 +14,15 @@ const LEAVES: [&str; 6] = [
     "ternion-proto",
 ];
 
+const PLUGINS: [&str; 2] = ["ternion-kernel-i2s", "ternion-kernel-tl1"];
+
 /// Kernels, plugins, the host that calls them, and `model`, which maps
 /// weights in one file.
-const UNSAFE_ALLOWED: [&str; 5] = [
+const UNSAFE_ALLOWED: [&str; 7] = [
     "kernel-plugins/kernels",
+    "kernel-plugins/export",
     "kernel-plugins/i2s",
+    "kernel-plugins/tl1",
     "kernel-plugins/host",
     "kernel-plugins/abi",
     "service/model",
@@ -44,6 +48,22 @@ fn the_client_knows_the_protocol_only() {
 fn leaves_depend_on_none_of_ours() {
     for leaf in LEAVES {
         assert!(ours(leaf).is_empty(), "{leaf} depends on {:?}", ours(leaf));
+    }
+}
+
+#[test]
+fn a_plugin_is_a_kernel_behind_the_table() {
+    for plugin in PLUGINS {
+        assert!(is_plugin(plugin));
+        assert_eq!(
+            ours(plugin),
+            [
+                "ternion-kernel-abi",
+                "ternion-kernel-export",
+                "ternion-kernels"
+            ],
+            "{plugin}",
+        );
     }
 }
 
@@ -126,6 +146,7 @@ fn ours(package: &str) -> Vec<String> {
 fn is_plugin(name: &str) -> bool {
     let rooms = [
         "ternion-kernel-abi",
+        "ternion-kernel-export",
         "ternion-kernel-host",
         "ternion-kernel-conformance",
     ];

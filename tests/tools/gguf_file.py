@@ -46,15 +46,18 @@ def write(path, metadata, tensors):
     out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
     for key, (kind, value) in metadata:
         out += string(key) + struct.pack("<I", kind) + value
-    data = bytearray()
+    place = 0
     for name, dims, kind, raw in tensors:
         out += string(name) + struct.pack("<I", len(dims))
         out += b"".join(struct.pack("<Q", d) for d in dims)
-        out += struct.pack("<IQ", kind, len(data))
-        data += raw + bytes(-len(raw) % ALIGNMENT)
+        out += struct.pack("<IQ", kind, place)
+        place += len(raw) + -len(raw) % ALIGNMENT
     out += bytes(-len(out) % ALIGNMENT)
     with open(path, "wb") as file:
-        file.write(out + data)
+        file.write(out)
+        for _, _, _, raw in tensors:
+            file.write(raw)
+            file.write(bytes(-len(raw) % ALIGNMENT))
 
 
 def i2s(trits, scale):

@@ -9,7 +9,17 @@
  *
  * What crosses the boundary: plain pointers, lengths and integer status
  * codes. No Rust type, no allocation, no panic, no thread. The host owns all
- * memory and all threads.
+ * memory and all threads. A plugin writes nothing to standard output, which
+ * is the host's, and doesn't end the process.
+ *
+ * Before it is loaded. A host reads the file first: its machine, and the
+ * CPU features that it names in a section .ternion.requires. Where the CPU
+ * or its operating system lacks one, nothing of the library runs, so only what
+ * is named there may be used by code that doesn't ask for itself: constructors,
+ * ternion_kernel_v1, probe and isa. A plugin that is compiled for the
+ * architecture's baseline and picks its paths at run time names nothing. Then
+ * a host tries the plugin in a process of its own: whoever crashes, hangs,
+ * exits or prints there is not loaded.
  *
  * The work. W is a ternary matrix of rows x cols, every weight in
  * {-1, 0, +1}. X is a matrix of batch x cols int8 activations, every
@@ -161,6 +171,25 @@ typedef struct ternion_kernel {
                   int32_t *out,
                   uint64_t out_stride);
 } ternion_kernel;
+
+/**
+ * Names CPU features that the library needs to be loaded at all, separated by
+ * commas, as GCC and Rust spell them: TERNION_KERNEL_REQUIRES("avx2,fma");
+ * once, at the top level of a source file.
+ */
+#define TERNION_KERNEL_REQUIRES(features) \
+  __attribute__((TERNION_KEPT, section(".ternion.requires"))) \
+  static const char ternion_kernel_requires[] = features
+
+/* Against linkers that drop what nothing refers to. */
+#ifdef __has_attribute
+#if __has_attribute(retain)
+#define TERNION_KEPT used, retain
+#endif
+#endif
+#ifndef TERNION_KEPT
+#define TERNION_KEPT used
+#endif
 
 #ifdef __cplusplus
 extern "C" {

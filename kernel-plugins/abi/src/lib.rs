@@ -8,7 +8,17 @@
 //!
 //! What crosses the boundary: plain pointers, lengths and integer status
 //! codes. No Rust type, no allocation, no panic, no thread. The host owns all
-//! memory and all threads.
+//! memory and all threads. A plugin writes nothing to standard output, which
+//! is the host's, and doesn't end the process.
+//!
+//! **Before it is loaded.** A host reads the file first: its machine, and the
+//! CPU features that it names in a section `.ternion.requires`. Where the CPU
+//! or its operating system lacks one, nothing of the library runs, so only what
+//! is named there may be used by code that doesn't ask for itself: constructors,
+//! `ternion_kernel_v1`, `probe` and `isa`. A plugin that is compiled for the
+//! architecture's baseline and picks its paths at run time names nothing. Then
+//! a host tries the plugin in a process of its own: whoever crashes, hangs,
+//! exits or prints there is not loaded.
 //!
 //! **The work.** `W` is a ternary matrix of `rows` x `cols`, every weight in
 //! {-1, 0, +1}. `X` is a matrix of `batch` x `cols` int8 activations, every
@@ -133,6 +143,23 @@ pub struct Kernel {
             out_stride: u64,
         ) -> i32,
     >,
+}
+
+/// Names CPU features that the library needs to be loaded at all, separated by
+/// commas, as `std::arch` spells them: `requires!("avx2,fma");`, once, beside
+/// the entry.
+#[macro_export]
+macro_rules! requires {
+    ($features:literal) => {
+        // SAFETY: the section is this text's alone: nothing runs it, and no
+        // loader writes to it.
+        #[used]
+        #[unsafe(link_section = ".ternion.requires")]
+        static TERNION_REQUIRES: [u8; $features.len() + 1] = {
+            let text = ::core::concat!($features, "\0").as_bytes();
+            *text.first_chunk().expect("the text is so long")
+        };
+    };
 }
 
 /// Bytes of version 1's table: a plugin that says less is too old to use.

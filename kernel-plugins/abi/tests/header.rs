@@ -19,6 +19,28 @@ const NAMES: [(&str, &str); 7] = [
     ("Kernel", "ternion_kernel"),
 ];
 
+/// C's form of the crate's macro of that name.
+const REQUIRES: &str = "\
+/**
+ * Names CPU features that the library needs to be loaded at all, separated by
+ * commas, as GCC and Rust spell them: TERNION_KERNEL_REQUIRES(\"avx2,fma\");
+ * once, at the top level of a source file.
+ */
+#define TERNION_KERNEL_REQUIRES(features) \\
+  __attribute__((TERNION_KEPT, section(\".ternion.requires\"))) \\
+  static const char ternion_kernel_requires[] = features
+
+/* Against linkers that drop what nothing refers to. */
+#ifdef __has_attribute
+#if __has_attribute(retain)
+#define TERNION_KEPT used, retain
+#endif
+#endif
+#ifndef TERNION_KEPT
+#define TERNION_KEPT used
+#endif
+";
+
 const ENTRY: &str = "\
 /**
  * The one symbol a plugin exports. The table it returns lives as long as the
@@ -95,7 +117,7 @@ fn generated() -> String {
     let table = "} ternion_kernel;\n";
     let (before, after) = text.split_once(table).expect("the table is there");
     in_c_words(&format!(
-        "{before}{table}\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n\n{ENTRY}\n#ifdef __cplusplus\n}}\n#endif\n{after}"
+        "{before}{table}\n{REQUIRES}\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n\n{ENTRY}\n#ifdef __cplusplus\n}}\n#endif\n{after}"
     ))
 }
 
@@ -202,6 +224,7 @@ static const ternion_kernel table = {
     .prepared_bytes = prepared_bytes, .prepare = prepare, .gemm = gemm,
 };
 const ternion_kernel *ternion_kernel_v1(void) { return &table; }
+TERNION_KERNEL_REQUIRES("avx2,fma");
 "#;
     compile(source).unwrap_or_else(|error| panic!("{error}"));
 }

@@ -1,6 +1,6 @@
 //! What a kernel did wrong.
 
-use ternion_kernel_host::KernelError;
+use ternion_kernel_host::{Kernel, KernelError};
 
 /// What a kernel did wrong, and with what.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +15,19 @@ pub struct Mismatch {
     pub inputs: String,
     /// What was wrong.
     pub fault: Fault,
+}
+
+impl Mismatch {
+    pub(crate) fn unsupported(kernel: &Kernel, rows: usize, cols: usize) -> Mismatch {
+        let kernel = kernel.name().to_owned();
+        Mismatch {
+            rows,
+            cols,
+            batch: 1,
+            inputs: "any weights".to_owned(),
+            fault: Fault::Kernel(KernelError::Unsupported { kernel, rows, cols }),
+        }
+    }
 }
 
 /// What was wrong.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use libloading::Library;
@@ -10,7 +10,9 @@ use ternion_kernel_abi as abi;
 
 use crate::open::{self, CheckedTable, Functions, OpenError};
 use crate::packed_matrix::PackedMatrix;
+use crate::plugin_file::PluginFile;
 use crate::prepared::Prepared;
+use crate::sha256::Sha256;
 
 /// Rows and columns a plugin may round a shape up by, when its buffer sizes
 /// are judged.
@@ -29,10 +31,11 @@ pub struct Kernel(Arc<Plugin>);
 
 struct Plugin {
     table: CheckedTable,
-    path: PathBuf,
     /// None for a table that is part of this program. The functions of `table`
-    /// are in here; fields drop in order, so this one is last.
+    /// are in here. Fields drop in order: the table before the library, and the
+    /// library before the file that it was loaded from.
     _library: Option<Library>,
+    file: Option<PluginFile>,
 }
 
 /// Why a plugin's function wasn't called, or what it said.
@@ -86,12 +89,15 @@ impl Kernel {
     /// Opens a plugin, having checked that nobody else could have written it
     /// and that its table is one this host can use.
     pub fn open(path: &Path) -> Result<Kernel, OpenError> {
-        let (table, library) = open::load(path)?;
-        Ok(Kernel(Arc::new(Plugin {
+        PluginFile::read(path, None)?.open(&mut |_| {})
+    }
+
+    pub(crate) fn opened(file: PluginFile, table: CheckedTable, library: Library) -> Kernel {
+        Kernel(Arc::new(Plugin {
             table,
-            path: path.to_owned(),
             _library: Some(library),
-        })))
+            file: Some(file),
+        }))
     }
 
     /// A kernel that is part of this program, for tests of a plugin without
@@ -106,8 +112,8 @@ impl Kernel {
         let table = unsafe { open::check(table) }?;
         Ok(Kernel(Arc::new(Plugin {
             table,
-            path: PathBuf::new(),
             _library: None,
+            file: None,
         })))
     }
 
@@ -133,7 +139,12 @@ impl Kernel {
 
     /// The file it was opened from; empty if it is part of this program.
     pub fn path(&self) -> &Path {
-        &self.0.path
+        self.0.file.as_ref().map_or(Path::new(""), PluginFile::path)
+    }
+
+    /// The digest of that file.
+    pub fn sha256(&self) -> Option<Sha256> {
+        self.0.file.as_ref().map(PluginFile::sha256)
     }
 
     /// Ranges of rows begin at multiples of this.

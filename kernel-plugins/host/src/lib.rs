@@ -15,19 +15,45 @@
 #![warn(missing_docs)]
 
 mod buffer;
+#[cfg(unix)]
+mod cache_dir;
+mod cpu_features;
 mod elf;
 mod kernel;
 mod open;
+#[cfg(unix)]
+mod packed_file;
 mod packed_matrix;
+#[cfg(unix)]
+mod packed_plan;
+#[cfg(unix)]
+mod packed_writer;
+mod plugin_file;
 mod prepared;
+mod sha256;
 mod survey;
 #[cfg(unix)]
 mod trust;
 
+#[cfg(unix)]
+pub use cache_dir::{CacheDir, CacheError};
+pub use cpu_features::cpu_features;
+pub use elf::ElfError;
 pub use kernel::{Kernel, KernelError};
-pub use open::OpenError;
+pub use open::{OpenError, Stage};
+#[cfg(unix)]
+pub use packed_file::{Origin, PackedFile, PackedFileError};
 pub use packed_matrix::{PackError, PackedMatrix};
+#[cfg(unix)]
+pub use packed_plan::{PackedPlan, PlanError};
+#[cfg(unix)]
+pub use packed_writer::{PackedWriter, PackedWriterError};
+pub use plugin_file::PluginFile;
 pub use prepared::Prepared;
-pub use survey::{Found, Identity, NoKernel, SearchPath, State, Survey, Unreadable, survey};
+pub use sha256::{NotADigest, Sha256};
+pub use survey::{
+    Choice, Found, Identity, NoKernel, Rejection, Search, SearchPath, State, Survey, Tried,
+    Unreadable, survey,
+};
 #[cfg(unix)]
 pub use trust::Exposed;

@@ -1,16 +1,17 @@
 //! From a file to a table that can be relied on, or a reason why not.
 
 use std::ffi::{CStr, c_char};
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use libloading::Library;
 use ternion_kernel_abi as abi;
 
-use crate::elf;
+use crate::elf::ElfError;
+use crate::plugin_file::{MAX_BYTES, Source};
+use crate::sha256::Sha256;
 #[cfg(unix)]
-use crate::trust::{self, Exposed, Untrusted};
+use crate::trust::Exposed;
 
 /// Largest alignment and row tile a plugin may ask for.
 const MAX_GRANULARITY: u32 = 4096;
@@ -27,8 +28,21 @@ pub enum OpenError {
     #[cfg(unix)]
     #[error("{0}")]
     Exposed(Exposed),
-    #[error("is cut short: {len} bytes of {needed}")]
-    Truncated { len: u64, needed: u64 },
+    #[error("is larger than {} MiB", MAX_BYTES >> 20)]
+    TooLarge,
+    #[error("is not among the files allowed: its SHA-256 is {0}")]
+    NotAllowed(Sha256),
+    #[error("was changed while it was looked at")]
+    Changed,
+    #[error("can't be copied into memory: {0}")]
+    NoCopy(#[source] io::Error),
+    #[error("{0}")]
+    Elf(#[from] ElfError),
+    #[error("requires {0:?}, which is no CPU feature this host knows")]
+    UnknownFeature(String),
+    /// Nothing is wrong with the plugin; it is for another CPU.
+    #[error("requires {}, which this CPU or its operating system doesn't have", .0.join(", "))]
+    MissingFeatures(Vec<String>),
     #[error("is not a library that can be loaded: {}", loader_text(.0))]
     NotALibrary(#[source] libloading::Error),
     #[error("exports no ternion_kernel_v1: {}", loader_text(.0))]
@@ -60,6 +74,32 @@ pub enum OpenError {
     /// Nothing is wrong with the plugin; it is for another machine.
     #[error("can't run on this CPU")]
     CannotRun,
+}
+
+impl OpenError {
+    /// Whether nothing is wrong with the plugin but that it is for other
+    /// machines.
+    pub fn is_for_other_machines(&self) -> bool {
+        matches!(
+            self,
+            OpenError::CannotRun
+                | OpenError::MissingFeatures(_)
+                | OpenError::Elf(ElfError::Machine { .. })
+        )
+    }
+}
+
+/// What of a plugin runs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// What the library runs when it is loaded: constructors, and those of
+    /// libraries that it needs.
+    Initialiser,
+    /// `ternion_kernel_v1`.
+    Entry,
+    /// `probe` and `isa`.
+    Probe,
 }
 
 /// What the system's loader said; libloading itself says "dlopen failed".
@@ -94,16 +134,16 @@ pub(crate) struct Functions {
 }
 
 /// Loads a library and checks its table. The table's functions are in the
-/// library and must not outlive it.
-pub(crate) fn load(path: &Path) -> Result<(CheckedTable, Library), OpenError> {
-    // Links are followed once, so that what is checked is what is loaded.
-    let path = trusted(path)?;
-    let mut file = File::open(&path)?;
-    if let Some(needed) = elf::missing_length(&mut file)? {
-        let len = file.metadata()?.len();
-        return Err(OpenError::Truncated { len, needed });
-    }
-    let library = open_library(&path).map_err(OpenError::NotALibrary)?;
+/// library and must not outlive it, and it must not outlive its source: by the
+/// name of what is loaded the loader knows it, and would take a second source
+/// of that name for the first.
+pub(crate) fn load(
+    source: &Source,
+    stage: &mut dyn FnMut(Stage),
+) -> Result<(CheckedTable, Library), OpenError> {
+    stage(Stage::Initialiser);
+    let library = open_library(&source.path()).map_err(OpenError::NotALibrary)?;
+    stage(Stage::Entry);
     // SAFETY: loading ran the library's initialisers already, so it is trusted;
     // that its symbol of this name has this type is what the name stands for.
     let table = unsafe {
@@ -112,6 +152,7 @@ pub(crate) fn load(path: &Path) -> Result<(CheckedTable, Library), OpenError> {
             .map_err(OpenError::NoEntry)?;
         entry()
     };
+    stage(Stage::Probe);
     // SAFETY: the contract says that the table lives as long as the library.
     let checked = unsafe { check(table) }?;
     Ok((checked, library))
@@ -201,24 +242,6 @@ unsafe fn text(text: *const c_char, what: &'static str) -> Result<String, OpenEr
         return Err(OpenError::ControlCharacter { what });
     }
     Ok(text.to_owned())
-}
-
-#[cfg(unix)]
-fn trusted(path: &Path) -> Result<PathBuf, OpenError> {
-    trust::trusted(path).map_err(|untrusted| match untrusted {
-        Untrusted::Exposed(exposed) => OpenError::Exposed(exposed),
-        Untrusted::NotAFile => OpenError::NotAFile,
-        Untrusted::Unreadable(error) => OpenError::Unreadable(error),
-    })
-}
-
-#[cfg(not(unix))]
-fn trusted(path: &Path) -> Result<PathBuf, OpenError> {
-    let path = std::fs::canonicalize(path)?;
-    match path.is_file() {
-        true => Ok(path),
-        false => Err(OpenError::NotAFile),
-    }
 }
 
 #[cfg(unix)]

@@ -1,8 +1,10 @@
 //! A ternary matrix in a plugin's own layout.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use crate::buffer::Buffer;
+use memmap2::{Mmap, MmapMut};
+
 use crate::kernel::{Kernel, KernelError};
 
 /// Trits of a matrix that wait for packing at a time. Large enough that the
@@ -15,8 +17,18 @@ const SCRATCH_TRITS: usize = 1 << 19;
 pub struct PackedMatrix {
     rows: usize,
     cols: usize,
-    buffer: Buffer,
+    bytes: Bytes,
     kernel: Kernel,
+}
+
+/// Both begin at a page, which every alignment that a plugin may ask for
+/// divides.
+#[derive(Debug)]
+enum Bytes {
+    /// Untouched until it is packed into, then this process's alone.
+    Own(MmapMut),
+    /// Part of a file.
+    Mapped(Arc<Mmap>, Range<usize>),
 }
 
 /// Why a matrix wasn't packed: the plugin's reason, or the reader's.
@@ -40,7 +52,7 @@ impl Kernel {
         cols: usize,
         mut fill: impl FnMut(Range<usize>, &mut [i8]) -> Result<(), E>,
     ) -> Result<PackedMatrix, PackError<E>> {
-        let mut matrix = self.allocate(rows, cols).map_err(PackError::Kernel)?;
+        let mut memory = self.memory(rows, cols).map_err(PackError::Kernel)?;
         let tile_trits = self.row_tile().saturating_mul(cols);
         let tiles = (SCRATCH_TRITS / tile_trits).max(1);
         let rows_at_once = (tiles * self.row_tile()).min(rows);
@@ -49,22 +61,49 @@ impl Kernel {
             let range = first_row..rows.min(first_row + rows_at_once);
             let trits = &mut scratch[..range.len() * cols];
             fill(range.clone(), trits).map_err(PackError::Fill)?;
-            matrix.pack_rows(range, trits).map_err(PackError::Kernel)?;
+            self.pack_rows((rows, cols), range, trits, &mut memory)
+                .map_err(PackError::Kernel)?;
         }
-        Ok(matrix)
-    }
-
-    fn allocate(&self, rows: usize, cols: usize) -> Result<PackedMatrix, KernelError> {
-        let bytes = self.packed_bytes(rows, cols)?;
-        let what = "packed weights";
-        let buffer = Buffer::zeroed(bytes, self.alignment())
-            .ok_or(KernelError::OutOfMemory { what, bytes })?;
         Ok(PackedMatrix {
             rows,
             cols,
-            buffer,
+            bytes: Bytes::Own(memory),
             kernel: self.clone(),
         })
+    }
+
+    /// Zeros for a packed matrix, which take no memory before they are written
+    /// to.
+    fn memory(&self, rows: usize, cols: usize) -> Result<MmapMut, KernelError> {
+        let bytes = self.packed_bytes(rows, cols)?;
+        let what = "packed weights";
+        MmapMut::map_anon(bytes).map_err(|_| KernelError::OutOfMemory { what, bytes })
+    }
+
+    /// The rows are the caller's own arithmetic: `rows` lies in the matrix,
+    /// begins at a tile, and `trits` holds it. `memory` is the matrix'.
+    fn pack_rows(
+        &self,
+        (num_rows, cols): (usize, usize),
+        rows: Range<usize>,
+        trits: &[i8],
+        memory: &mut MmapMut,
+    ) -> Result<(), KernelError> {
+        self.check_rows(&rows, num_rows)?;
+        assert_eq!(trits.len(), rows.len() * cols);
+        // SAFETY: the two lines above checked the rows and the trits; the
+        // memory has the bytes the plugin asked for, and is ours alone.
+        let status = unsafe {
+            (self.functions().pack)(
+                num_rows as u64,
+                cols as u64,
+                rows.start as u64,
+                rows.end as u64,
+                trits.as_ptr(),
+                memory.as_mut_ptr(),
+            )
+        };
+        self.check_status("pack", status)
     }
 }
 
@@ -81,7 +120,7 @@ impl PackedMatrix {
 
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
-        self.buffer.len()
+        self.as_bytes().len()
     }
 
     /// The kernel that packed it.
@@ -89,27 +128,42 @@ impl PackedMatrix {
         &self.kernel
     }
 
-    pub(crate) fn as_ptr(&self) -> *const u8 {
-        self.buffer.as_ptr()
+    /// The same in other memory: what a benchmark needs that is to read
+    /// weights from beyond the caches.
+    pub fn try_clone(&self) -> Result<PackedMatrix, KernelError> {
+        let mut memory = self.kernel.memory(self.rows, self.cols)?;
+        memory.copy_from_slice(self.as_bytes());
+        Ok(PackedMatrix {
+            rows: self.rows,
+            cols: self.cols,
+            bytes: Bytes::Own(memory),
+            kernel: self.kernel.clone(),
+        })
     }
 
-    /// The rows are the caller's own arithmetic: `rows` lies in the matrix,
-    /// begins at a tile, and `trits` holds it.
-    fn pack_rows(&mut self, rows: Range<usize>, trits: &[i8]) -> Result<(), KernelError> {
-        self.kernel.check_rows(&rows, self.rows)?;
-        assert_eq!(trits.len(), rows.len() * self.cols);
-        // SAFETY: the two lines above checked the rows and the trits; the
-        // buffer has the bytes the plugin asked for, and is ours alone.
-        let status = unsafe {
-            (self.kernel.functions().pack)(
-                self.rows as u64,
-                self.cols as u64,
-                rows.start as u64,
-                rows.end as u64,
-                trits.as_ptr(),
-                self.buffer.as_mut_ptr(),
-            )
-        };
-        self.kernel.check_status("pack", status)
+    /// What was packed before, by this kernel for this shape.
+    pub(crate) fn mapped(
+        kernel: &Kernel,
+        (rows, cols): (usize, usize),
+        map: Arc<Mmap>,
+        range: Range<usize>,
+    ) -> PackedMatrix {
+        PackedMatrix {
+            rows,
+            cols,
+            bytes: Bytes::Mapped(map, range),
+            kernel: kernel.clone(),
+        }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Own(memory) => memory,
+            Bytes::Mapped(map, range) => &map[range.clone()],
+        }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.as_bytes().as_ptr()
     }
 }

@@ -6,10 +6,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::Kernel;
 use crate::open::OpenError;
+use crate::plugin_file::PluginFile;
+use crate::sha256::Sha256;
 
 /// A directory to look through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct Survey {
     /// One for each file that was looked at, by directory, then by name.
     pub found: Vec<Found>,
     #[serde(skip)]
+    usable: Vec<Kernel>,
+    #[serde(skip)]
     selected: Option<Kernel>,
     #[serde(skip)]
     wanted: Option<String>,
@@ -51,6 +55,8 @@ pub struct Unreadable {
 pub struct Found {
     /// The file.
     pub path: PathBuf,
+    /// Its digest, if it could be read and may be loaded.
+    pub sha256: Option<Sha256>,
     /// What it says it is, if it could be opened.
     pub identity: Option<Identity>,
     /// What became of it.
@@ -58,7 +64,7 @@ pub struct Found {
 }
 
 /// What a plugin says it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "as the methods of `Kernel`")]
 pub struct Identity {
     pub name: String,
@@ -84,33 +90,109 @@ pub enum State {
     Selected { why: String },
 }
 
+impl State {
+    /// All states, as they are called in lists and metrics.
+    pub const NAMES: [&str; 5] = ["refused", "unusable", "failed", "usable", "selected"];
+
+    /// What this one is called.
+    pub fn name(&self) -> &'static str {
+        State::NAMES[match self {
+            State::Refused { .. } => 0,
+            State::Unusable { .. } => 1,
+            State::Failed { .. } => 2,
+            State::Usable => 3,
+            State::Selected { .. } => 4,
+        }]
+    }
+
+    /// Why, where there is something to say.
+    pub fn reason(&self) -> &str {
+        match self {
+            State::Refused { reason } | State::Unusable { reason } | State::Failed { reason } => {
+                reason
+            }
+            State::Usable => "",
+            State::Selected { why } => why,
+        }
+    }
+}
+
 /// No plugin can be used. The message says where it looked and what was wrong
 /// with everything it saw.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NoKernel(String);
 
-/// Looks through directories, and selects the plugin called `wanted`, or else
-/// the one with the highest score, among those that pass `check`.
+/// Why a plugin isn't used, by whose fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as the states of the same names")]
+pub enum Rejection {
+    Refused(String),
+    Unusable(String),
+    Failed(String),
+}
+
+impl From<OpenError> for Rejection {
+    fn from(error: OpenError) -> Rejection {
+        let reason = error.to_string();
+        match error.is_for_other_machines() {
+            true => Rejection::Unusable(reason),
+            false => Rejection::Refused(reason),
+        }
+    }
+}
+
+/// How a trial went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// What the plugin says it is, if it came to that.
+    pub identity: Option<Identity>,
+    /// Why it isn't used, if it isn't.
+    pub outcome: Result<(), Rejection>,
+}
+
+/// Which of several usable kernels is taken, by its place among them, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the line above says it")]
+pub struct Choice {
+    pub index: usize,
+    pub why: String,
+}
+
+/// What to look for, and how to judge what is found.
+pub struct Search<'a> {
+    /// Where to look.
+    pub paths: &'a [SearchPath],
+    /// Take the plugin of this name, or none.
+    pub wanted: Option<&'a str>,
+    /// Load no files but those with these digests.
+    pub allowed: Option<&'a [Sha256]>,
+    /// Whether a plugin may be loaded, and computes what it should. Nothing of
+    /// the file has run before.
+    pub trial: &'a dyn Fn(&PluginFile) -> Tried,
+    /// Asked where there is a choice: several kernels, none of them wanted.
+    /// Without an answer, the highest score is taken.
+    pub choose: &'a mut dyn FnMut(&[Kernel]) -> Option<Choice>,
+}
+
+/// Looks through directories, and selects a plugin among those that pass their
+/// trial.
 ///
 /// Of two usable plugins with one name the first is taken, in the order of the
 /// directories and then of the file names. A file that two paths lead to is
 /// looked at once.
-pub fn survey(
-    paths: &[SearchPath],
-    wanted: Option<&str>,
-    check: &dyn Fn(&Kernel) -> Result<(), String>,
-) -> Survey {
+pub fn survey(search: Search<'_>) -> Survey {
     let mut survey = Survey {
-        searched: paths.iter().map(|path| path.dir.clone()).collect(),
+        searched: search.paths.iter().map(|path| path.dir.clone()).collect(),
         unreadable: Vec::new(),
         found: Vec::new(),
+        usable: Vec::new(),
         selected: None,
-        wanted: wanted.map(str::to_owned),
+        wanted: search.wanted.map(str::to_owned),
     };
     let mut usable = Vec::new();
     let mut seen = HashSet::new();
-    for path in paths {
+    for path in search.paths {
         let files = match libraries(path) {
             Ok(files) => files,
             Err(error) => {
@@ -126,12 +208,12 @@ pub fn survey(
             if !seen.insert(same_file) {
                 continue;
             }
-            let (found, kernel) = survey.look_at(file, check);
+            let (found, kernel) = survey.look_at(file, &search);
             usable.extend(kernel.map(|kernel| (survey.found.len(), kernel)));
             survey.found.push(found);
         }
     }
-    survey.select(usable);
+    survey.select(usable, search.choose);
     survey
 }
 
@@ -143,40 +225,49 @@ impl Survey {
             .ok_or_else(|| NoKernel(self.to_string()))
     }
 
-    /// Opens a file and says what became of it; the kernel comes back if it
+    /// All that could be used, the selected one included.
+    pub fn usable(&self) -> &[Kernel] {
+        &self.usable
+    }
+
+    /// Tries a file and says what became of it; the kernel comes back if it
     /// is usable.
-    fn look_at(
-        &self,
-        path: PathBuf,
-        check: &dyn Fn(&Kernel) -> Result<(), String>,
-    ) -> (Found, Option<Kernel>) {
-        let (identity, state, kernel) = match Kernel::open(&path) {
-            Err(error @ OpenError::CannotRun) => {
-                let reason = error.to_string();
-                (None, State::Unusable { reason }, None)
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                (None, State::Refused { reason }, None)
-            }
-            Ok(kernel) => {
-                let identity = Some(Identity::of(&kernel));
-                if let Some(holder) = self.holder_of(kernel.name()) {
-                    let reason = format!("has the name of {}", holder.display());
-                    (identity, State::Refused { reason }, None)
-                } else if let Err(reason) = check(&kernel) {
-                    (identity, State::Failed { reason }, None)
-                } else {
-                    (identity, State::Usable, Some(kernel))
-                }
-            }
-        };
-        let found = Found {
+    fn look_at(&self, path: PathBuf, search: &Search<'_>) -> (Found, Option<Kernel>) {
+        let mut found = Found {
             path,
-            identity,
-            state,
+            sha256: None,
+            identity: None,
+            state: State::Usable,
+        };
+        let kernel = match self.try_file(&mut found, search) {
+            Ok(kernel) => Some(kernel),
+            Err(rejection) => {
+                found.state = match rejection {
+                    Rejection::Refused(reason) => State::Refused { reason },
+                    Rejection::Unusable(reason) => State::Unusable { reason },
+                    Rejection::Failed(reason) => State::Failed { reason },
+                };
+                None
+            }
         };
         (found, kernel)
+    }
+
+    fn try_file(&self, found: &mut Found, search: &Search<'_>) -> Result<Kernel, Rejection> {
+        let file = PluginFile::read(&found.path, search.allowed)?;
+        found.sha256 = Some(file.sha256());
+        let tried = (search.trial)(&file);
+        found.identity = tried.identity;
+        tried.outcome?;
+        let kernel = file.open(&mut |_| {})?;
+        found.identity = Some(Identity::of(&kernel));
+        match self.holder_of(kernel.name()) {
+            None => Ok(kernel),
+            Some(holder) => {
+                let reason = format!("has the name of {}", holder.display());
+                Err(Rejection::Refused(reason))
+            }
+        }
     }
 
     /// The usable file that has the name already.
@@ -189,30 +280,47 @@ impl Survey {
     }
 
     /// Each usable kernel comes with its place in `found`.
-    fn select(&mut self, usable: Vec<(usize, Kernel)>) {
-        let num_usable = usable.len();
-        let chosen = match &self.wanted {
-            Some(wanted) => usable
-                .into_iter()
-                .find(|(_, kernel)| kernel.name() == wanted),
-            // The first of equals, so that the choice doesn't depend on chance.
-            None => usable.into_iter().reduce(|best, next| {
-                if next.1.score() > best.1.score() {
-                    next
-                } else {
-                    best
-                }
-            }),
+    fn select(
+        &mut self,
+        usable: Vec<(usize, Kernel)>,
+        choose: &mut dyn FnMut(&[Kernel]) -> Option<Choice>,
+    ) {
+        let (places, kernels): (Vec<usize>, Vec<Kernel>) = usable.into_iter().unzip();
+        let choice = match &self.wanted {
+            Some(wanted) => kernels
+                .iter()
+                .position(|kernel| kernel.name() == wanted)
+                .map(|index| Choice {
+                    index,
+                    why: "configured by name".to_owned(),
+                }),
+            None if kernels.len() > 1 => choose(&kernels).or_else(|| highest_score(&kernels)),
+            None => highest_score(&kernels),
         };
-        if let Some((place, kernel)) = chosen {
-            let why = match self.wanted {
-                Some(_) => "configured by name".to_owned(),
-                None => format!("highest score ({}) of {num_usable} usable", kernel.score()),
-            };
-            self.found[place].state = State::Selected { why };
-            self.selected = Some(kernel);
+        if let Some(Choice { index, why }) = choice
+            && let (Some(place), Some(kernel)) = (places.get(index), kernels.get(index))
+        {
+            self.found[*place].state = State::Selected { why };
+            self.selected = Some(kernel.clone());
         }
+        self.usable = kernels;
     }
+}
+
+/// The first of equals, so that the choice doesn't depend on chance.
+fn highest_score(kernels: &[Kernel]) -> Option<Choice> {
+    let best = (0..kernels.len()).reduce(|best, next| {
+        match kernels[next].score() > kernels[best].score() {
+            true => next,
+            false => best,
+        }
+    })?;
+    let score = kernels[best].score();
+    let why = match kernels.len() {
+        1 => "the only one usable".to_owned(),
+        usable => format!("highest score ({score}) of {usable} usable"),
+    };
+    Some(Choice { index: best, why })
 }
 
 /// The shared libraries of a directory that are meant to be plugins, by name.
@@ -234,7 +342,8 @@ fn libraries(path: &SearchPath) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Identity {
-    fn of(kernel: &Kernel) -> Identity {
+    /// That of an opened plugin.
+    pub fn of(kernel: &Kernel) -> Identity {
         Identity {
             name: kernel.name().to_owned(),
             version: kernel.version().to_owned(),

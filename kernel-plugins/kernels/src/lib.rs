@@ -2,7 +2,15 @@
 #![warn(missing_docs)]
 
 pub mod float;
+pub mod head;
 pub mod i2s;
+pub mod kernel;
+mod output;
+mod panel;
 pub mod scalar;
 pub mod team;
+pub mod tl1;
+pub mod tl2;
 pub mod trits;
+
+pub use output::Output;

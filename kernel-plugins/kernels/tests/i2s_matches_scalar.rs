@@ -81,7 +81,7 @@ fn the_ends_of_the_ranges_do_not_overflow() {
 /// Sums that stand for multiples of their weights are joined in time.
 #[test]
 fn the_longest_rows_do_not_overflow() {
-    for cols in [262_144, 262_160, 600_000] {
+    for cols in [262_144, 262_160, 600_000, 2_100_000] {
         for (trit, x) in [(1, 127), (1, -128), (-1, -128)] {
             let case = Case {
                 rows: 2,

@@ -1,9 +1,8 @@
 //! The forward pass.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use ternion_engine::{Batch, Executor, ExecutorError};
+use ternion_engine::{Batch, Executor, ExecutorError, Logits};
 use ternion_kernel_host::{KernelError, Prepared};
 use ternion_kernels::float::{relu2_times, silu_times};
 use ternion_kernels::team::Team;
@@ -11,7 +10,7 @@ use ternion_model::{Activation, Architecture, Norm};
 
 use crate::attention::{self, Heads, Place, attend};
 use crate::dialect::{NormFunction, QuantiseFunction};
-use crate::head;
+use crate::head::{self, Candidates};
 use crate::kv_cache::{KvCache, KvConfig, KvPrecision};
 use crate::linear::{LinearGroup, Quantised, Sums, Write};
 use crate::loaded::LoadedModel;
@@ -24,7 +23,6 @@ pub struct CpuExecutor {
     cache: KvCache,
     kv: KvConfig,
     rope: RopeTable,
-    vocab_chunks: Vec<Range<usize>>,
     scratch: Scratch,
 }
 
@@ -43,11 +41,9 @@ struct Scratch {
     wide: Vec<f32>,
     /// Attention output or gated values, `[batch, width]`.
     mixed: Vec<f32>,
-    /// `[positions that need logits, vocab]`.
-    logits: Vec<f32>,
+    head: head::Scratch,
     sums: Vec<Mutex<Sums>>,
     attention: Vec<Mutex<attention::Scratch>>,
-    head_rows: Vec<Mutex<Vec<f32>>>,
 }
 
 /// Bytes of KV cache that one token takes.
@@ -69,7 +65,6 @@ impl CpuExecutor {
         let scratch = Scratch {
             sums: per_worker(&team),
             attention: per_worker(&team),
-            head_rows: per_worker(&team),
             ..Scratch::default()
         };
         CpuExecutor {
@@ -82,7 +77,6 @@ impl CpuExecutor {
             ),
             kv,
             rope: RopeTable::new(a.rope, a.rope_theta, a.head_dim, max_model_len),
-            vocab_chunks: head::chunks(a.vocab),
             scratch,
             team,
             model,
@@ -92,6 +86,11 @@ impl CpuExecutor {
     /// The KV cache's size.
     pub fn kv(&self) -> KvConfig {
         self.kv
+    }
+
+    /// How many rows of the head were computed after screening.
+    pub fn candidates(&self) -> Candidates {
+        self.scratch.head.candidates()
     }
 
     /// The pass, top to bottom, in the arithmetic of bitnet.cpp: exact integer
@@ -141,16 +140,17 @@ impl CpuExecutor {
             step.norm_mixed(layer.norm(Norm::FfnSub));
             step.linear_into_residual(&layer.down)?;
         }
-        step.logits(batch, &self.vocab_chunks)
+        step.logits(batch);
+        Ok(())
     }
 }
 
 impl Executor for CpuExecutor {
-    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError> {
+    fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         self.forward(batch).map_err(|error| ExecutorError {
             message: error.to_string(),
         })?;
-        Ok(&self.scratch.logits)
+        Ok(&self.scratch.head.logits)
     }
 
     fn vocab_size(&self) -> usize {
@@ -291,14 +291,10 @@ impl Step<'_> {
         });
     }
 
-    fn logits(&mut self, batch: &Batch, chunks: &[Range<usize>]) -> Result<(), KernelError> {
+    fn logits(&mut self, batch: &Batch) {
         let a = self.model.architecture();
         let norm = self.norming(&self.model.output_norm);
         let s = &mut *self.s;
-        s.logits.resize(batch.num_logits() * a.vocab, 0.0);
-        if s.logits.is_empty() {
-            return Ok(());
-        }
         s.normed.clear();
         for span in &batch.spans {
             let end = span.token_begin + span.len;
@@ -308,16 +304,9 @@ impl Step<'_> {
                 norm.apply(&s.x[token * a.hidden..][..a.hidden], &mut s.normed[begin..]);
             }
         }
-        let head = self.model.source.head();
-        head::logits(
-            &head,
-            chunks,
-            &s.normed,
-            self.team,
-            &s.head_rows,
-            &mut s.logits,
-        );
-        Ok(())
+        let matrix = self.model.source.head();
+        let head = &self.model.head;
+        s.head.fill(head, &matrix, batch, &s.normed, self.team);
     }
 }
 

@@ -22,13 +22,18 @@ mod head;
 mod kv_cache;
 mod linear;
 mod loaded;
+mod packed_cache;
+mod packing;
 mod rope;
 mod source;
 mod synthetic;
+pub mod timing;
 
 pub use dialect::Dialect;
 pub use forward::{CpuExecutor, kv_token_bytes};
+pub use head::{Candidates, HeadChoice};
 pub use kv_cache::{KvConfig, KvPrecision};
 pub use loaded::{LoadError, LoadedModel, shapes};
+pub use packed_cache::{CacheUse, PackedCache};
 pub use source::WeightSource;
 pub use synthetic::{Synthetic, architecture_of, shape_names};

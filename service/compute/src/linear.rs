@@ -96,6 +96,24 @@ impl LinearGroup {
         }
     }
 
+    /// The same in other memory, without low-rank additions.
+    pub(crate) fn try_clone(&self) -> Result<LinearGroup, KernelError> {
+        let copy = |linear: &Linear| {
+            Ok(Linear {
+                weights: linear.weights.try_clone()?,
+                scale: linear.scale,
+                lora: None,
+            })
+        };
+        Ok(LinearGroup {
+            linears: self.linears.iter().map(copy).collect::<Result<_, _>>()?,
+            chunks: self.chunks.clone(),
+            columns: self.columns.clone(),
+            width: self.width,
+            products: self.products,
+        })
+    }
+
     /// Values a token has in the output.
     pub(crate) fn width(&self) -> usize {
         self.width

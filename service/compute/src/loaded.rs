@@ -1,14 +1,15 @@
 //! A model in memory, in the layout of a kernel.
 
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ternion_kernel_host::{Kernel, PackError};
+use ternion_kernel_host::Kernel;
 use ternion_kernels::team::Team;
-use ternion_model::{Adapter, Architecture, ModelError, Norm, Projection};
+use ternion_model::{Adapter, Architecture, Model, ModelError, Norm, Projection};
 
+use crate::head::{Head, HeadChoice};
 use crate::linear::{Linear, LinearGroup, Lora};
+use crate::packed_cache::{CacheUse, PackedCache};
+use crate::packing::{Packed, Packing};
 use crate::source::WeightSource;
 
 /// Why a model can't be loaded.
@@ -39,6 +40,14 @@ pub enum LoadError {
         /// What the kernel said.
         reason: String,
     },
+    /// The output head holds what can't be rounded.
+    #[error("output head as {choice}: {reason}; f16 computes it as it is")]
+    Head {
+        /// How it was to be computed.
+        choice: HeadChoice,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// A model's weights, packed for a kernel and ready to run.
@@ -47,6 +56,7 @@ pub struct LoadedModel {
     pub(crate) kernel: Kernel,
     pub(crate) layers: Vec<Layer>,
     pub(crate) output_norm: Vec<f32>,
+    pub(crate) head: Head,
 }
 
 pub(crate) struct Layer {
@@ -89,48 +99,102 @@ impl LoadedModel {
         team: &Team,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<LoadedModel, LoadError> {
-        let num_layers = source.architecture().layers;
-        let total = num_layers * Projection::ALL.len();
-        let done = AtomicUsize::new(0);
-        let mut packed: Vec<Option<Result<Linear, LoadError>>> = Vec::new();
-        packed.resize_with(total, || None);
-        team.rows(&mut packed, 1, |_, index, slot| {
-            let (layer, projection) =
-                (index / Projection::ALL.len(), index % Projection::ALL.len());
-            let linear = load_linear(
-                &*source,
-                adapter,
-                kernel,
-                layer,
-                Projection::ALL[projection],
-            );
-            slot[0] = Some(linear);
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
-        });
-
-        let products = source.dialect().products();
-        let mut linears = packed.into_iter().map(|slot| slot.expect("each row ran"));
-        let mut group = |size: usize| -> Result<LinearGroup, LoadError> {
-            let linears = linears.by_ref().take(size).collect::<Result<_, _>>()?;
-            Ok(LinearGroup::new(linears, products, kernel, team.size()))
+        let packing = Packing {
+            source: &*source,
+            kernel,
+            team,
+            progress,
         };
-        let layers = (0..num_layers)
-            .map(|layer| {
-                Ok(Layer {
-                    norms: Norm::ALL.map(|norm| source.norm(layer, norm)),
-                    qkv: group(3)?,
-                    o: group(1)?,
-                    gate_up: group(2)?,
-                    down: group(1)?,
-                })
+        let matrices = packing.each(|matrix| packing.pack(matrix))?;
+        Ok(LoadedModel::of(matrices, source, adapter, kernel, team))
+    }
+
+    /// Likewise, with the packed matrices from a cache if they are there, and
+    /// put there if not. Whatever is wrong with the cache is no error, and the
+    /// weights are the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](LoadedModel::load).
+    pub fn load_cached(
+        model: Arc<Model>,
+        cache: PackedCache<'_>,
+        kernel: &Kernel,
+        team: &Team,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<(LoadedModel, CacheUse), LoadError> {
+        let packing = Packing {
+            source: &*model,
+            kernel,
+            team,
+            progress,
+        };
+        let (matrices, cache_use) = cache.matrices(&packing)?;
+        let loaded = LoadedModel::of(matrices, model, None, kernel, team);
+        Ok((loaded, cache_use))
+    }
+
+    /// `matrices` are all of the source, in order.
+    fn of(
+        matrices: Vec<Packed>,
+        source: Arc<dyn WeightSource>,
+        adapter: Option<&Adapter>,
+        kernel: &Kernel,
+        team: &Team,
+    ) -> LoadedModel {
+        let products = source.dialect().products();
+        let mut linears = matrices.into_iter().enumerate().map(|(index, packed)| {
+            let of_a_layer = Projection::ALL.len();
+            let (layer, projection) = (index / of_a_layer, Projection::ALL[index % of_a_layer]);
+            Linear {
+                weights: packed.weights,
+                scale: packed.scale,
+                lora: adapter.and_then(|adapter| lora(adapter, layer, projection)),
+            }
+        });
+        let mut group = |size: usize| -> LinearGroup {
+            let linears = linears.by_ref().take(size).collect();
+            LinearGroup::new(linears, products, kernel, team.size())
+        };
+        let layers = (0..source.architecture().layers)
+            .map(|layer| Layer {
+                norms: Norm::ALL.map(|norm| source.norm(layer, norm)),
+                qkv: group(3),
+                o: group(1),
+                gate_up: group(2),
+                down: group(1),
             })
-            .collect::<Result<_, LoadError>>()?;
-        Ok(LoadedModel {
+            .collect();
+        LoadedModel {
             output_norm: source.output_norm(),
             layers,
             kernel: kernel.clone(),
+            head: Head::Exact,
             source,
-        })
+        }
+    }
+
+    /// Makes the output head ready to be computed in another way than
+    /// [`HeadChoice::F16`].
+    ///
+    /// # Errors
+    ///
+    /// If it holds what can't be rounded.
+    pub fn choose_head(&mut self, choice: HeadChoice, team: &Team) -> Result<(), LoadError> {
+        let matrix = self.source.head();
+        self.head = Head::new(choice, &matrix, team)
+            .map_err(|reason| LoadError::Head { choice, reason })?;
+        Ok(())
+    }
+
+    /// How the output head is computed: what became of the choice.
+    pub fn head(&self) -> HeadChoice {
+        self.head.choice()
+    }
+
+    /// Instruction set of the head's integer products, if it has any.
+    pub fn head_variant(&self) -> Option<&'static str> {
+        self.head.variant()
     }
 
     /// Shapes and choices of the forward pass.
@@ -147,51 +211,24 @@ impl LoadedModel {
             .sum()
     }
 
-    /// Bytes of the output head: what a step with logits reads of it.
+    /// Bytes of the output head as it is stored.
     pub fn head_bytes(&self) -> usize {
         self.source.head().bytes().len()
     }
+
+    /// Bytes of memory that the head takes besides.
+    pub fn head_state_bytes(&self) -> usize {
+        self.head.bytes()
+    }
 }
 
-fn load_linear(
-    source: &dyn WeightSource,
-    adapter: Option<&Adapter>,
-    kernel: &Kernel,
-    layer: usize,
-    projection: Projection,
-) -> Result<Linear, LoadError> {
-    let (rows, cols) = projection.shape(source.architecture());
-    if !kernel.supports(rows, cols) {
-        return Err(LoadError::Unsupported {
-            kernel: kernel.name().to_owned(),
-            projection,
-            rows,
-            cols,
-        });
-    }
-    let weights = kernel
-        .pack(rows, cols, &mut |range: Range<usize>, trits: &mut [i8]| {
-            source.trits_into(layer, projection, range, trits)
-        })
-        .map_err(|error| match error {
-            PackError::Fill(error) => LoadError::Model(error),
-            PackError::Kernel(error) => LoadError::Pack {
-                layer,
-                projection,
-                reason: error.to_string(),
-            },
-        })?;
-    let lora = adapter
-        .and_then(|adapter| adapter.pair(layer, projection))
-        .map(|pair| Lora {
-            rank: pair.rank,
-            a: pair.a.clone(),
-            b: pair.b.clone(),
-            scaling: pair.scaling,
-        });
-    Ok(Linear {
-        weights,
-        scale: source.scale(layer, projection)?,
-        lora,
+/// An adapter adds to what the packed weights give and leaves them alone.
+fn lora(adapter: &Adapter, layer: usize, projection: Projection) -> Option<Lora> {
+    let pair = adapter.pair(layer, projection)?;
+    Some(Lora {
+        rank: pair.rank,
+        a: pair.a.clone(),
+        b: pair.b.clone(),
+        scaling: pair.scaling,
     })
 }

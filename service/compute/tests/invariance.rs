@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use ternion_compute::{CpuExecutor, KvConfig, LoadedModel, Synthetic, architecture_of};
-use ternion_engine::{Batch, BlockId, Executor, Span};
+use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
 use ternion_kernels::team::Team;
 
 mod plugin;
@@ -67,13 +67,17 @@ fn step(executor: &mut CpuExecutor, running: &mut [(&mut Running, usize)]) {
             table_begin: batch.block_tables.len(),
             table_len: sequence.table.len(),
             num_logits: *len,
+            wanted: Wanted::All,
         });
         batch
             .tokens
             .extend(&sequence.tokens[sequence.computed..][..*len]);
         batch.block_tables.extend(&sequence.table);
     }
-    let mut logits = executor.execute(&batch).expect("a valid batch");
+    let mut logits = executor
+        .execute(&batch)
+        .expect("a valid batch")
+        .whole_rows();
     for (sequence, len) in running {
         let (own, rest) = logits.split_at(*len * VOCAB);
         sequence.logits.extend(own);

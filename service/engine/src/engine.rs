@@ -7,8 +7,8 @@ use crate::sampling::Sampler;
 use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
 use crate::{
-    Batch, Event, Executor, ExecutorError, FinishReason, Limits, Request, SequenceId, Span,
-    StepReport, SubmitError, Time, Vocabulary,
+    Batch, Event, Executor, ExecutorError, FinishReason, Limits, Logits, Request, Row, SequenceId,
+    Span, StepReport, SubmitError, Time, Vocabulary, Wanted,
 };
 
 /// Takes requests, and runs them a step at a time.
@@ -17,6 +17,8 @@ pub struct Engine {
     vocabulary: Arc<dyn Vocabulary>,
     /// The tokens that [`Vocabulary::is_end`] names.
     end_tokens: Vec<u32>,
+    /// Tokens of a row of logits.
+    num_tokens: usize,
     scheduler: Scheduler,
     deadlines: BTreeSet<(Time, SequenceId)>,
     next_id: u64,
@@ -41,6 +43,7 @@ impl Engine {
         Engine {
             limits,
             end_tokens: tokens.filter(|&token| vocabulary.is_end(token)).collect(),
+            num_tokens: vocabulary.size(),
             vocabulary,
             scheduler: Scheduler::new(limits),
             deadlines: BTreeSet::new(),
@@ -112,9 +115,11 @@ impl Engine {
     ) -> &StepReport {
         self.plan(now(), events);
         if !self.batch.spans.is_empty() {
-            let row_len = executor.vocab_size();
+            // What lies behind the vocabulary pads the matrix and means nothing.
+            self.num_tokens = executor.vocab_size().min(self.vocabulary.size());
+            self.say_what_is_wanted();
             let logits = executor.execute(&self.batch);
-            self.conclude(now(), logits, row_len, events);
+            self.conclude(now(), logits, events);
         }
         let (report, scheduler) = (&mut self.report, &self.scheduler);
         report.num_free_blocks = scheduler.num_free_blocks();
@@ -163,6 +168,7 @@ impl Engine {
                 table_begin: batch.block_tables.len(),
                 table_len: needed,
                 num_logits: usize::from(len == sequence.gap()),
+                wanted: Wanted::All,
             });
             batch.tokens.extend_from_slice(sequence.next_tokens(len));
             batch.block_tables.extend_from_slice(&blocks[..needed]);
@@ -171,51 +177,66 @@ impl Engine {
         self.report.num_sampled = batch.num_logits();
     }
 
+    /// Tells the executor what sampling will look at.
+    fn say_what_is_wanted(&mut self) {
+        let batch = &mut self.batch;
+        for (span, &(id, _)) in batch.spans.iter_mut().zip(&self.report.scheduled) {
+            let choice = self.scheduler[id].choice(&self.end_tokens);
+            if let (1.., Some(count)) = (span.num_logits, choice.num_largest(self.num_tokens)) {
+                let named_begin = batch.named_tokens.len();
+                for tokens in choice.named() {
+                    batch.named_tokens.extend_from_slice(tokens);
+                }
+                span.wanted = Wanted::Largest {
+                    count,
+                    among: self.num_tokens,
+                    named_begin,
+                    named_len: batch.named_tokens.len() - named_begin,
+                };
+            }
+        }
+    }
+
     /// Everything of a step after the batch.
     fn conclude(
         &mut self,
         now: Time,
-        logits: Result<&[f32], ExecutorError>,
-        row_len: usize,
+        logits: Result<&Logits, ExecutorError>,
         events: &mut Vec<Event>,
     ) {
-        match logits.and_then(|logits| self.check_logits(logits, row_len)) {
-            Ok(logits) => self.sample_all(now, logits, row_len, events),
+        match logits.and_then(|logits| self.check_logits(logits)) {
+            Ok(logits) => self.sample_all(now, logits, events),
             Err(error) => self.fail_all(now, &error, events),
         }
     }
 
-    fn check_logits<'a>(
-        &self,
-        logits: &'a [f32],
-        row_len: usize,
-    ) -> Result<&'a [f32], ExecutorError> {
-        let rows = self.batch.num_logits();
-        if logits.len() == rows * row_len {
+    fn check_logits<'a>(&self, logits: &'a Logits) -> Result<&'a Logits, ExecutorError> {
+        let (rows, got) = (self.batch.num_logits(), logits.len());
+        if got == rows {
             return Ok(logits);
         }
-        let got = logits.len();
         Err(ExecutorError {
-            message: format!("executor returned {got} logits instead of {rows} rows of {row_len}"),
+            message: format!("executor returned {got} rows of logits instead of {rows}"),
         })
     }
 
-    fn sample_all(&mut self, now: Time, logits: &[f32], row_len: usize, events: &mut Vec<Event>) {
-        // What lies behind the vocabulary pads the matrix and means nothing.
-        let num_tokens = row_len.min(self.vocabulary.size());
-        let mut rows = logits.chunks_exact(row_len.max(1));
+    fn sample_all(&mut self, now: Time, logits: &Logits, events: &mut Vec<Event>) {
+        let mut rows = logits.rows();
         for place in 0..self.batch.spans.len() {
             let (id, len) = self.report.scheduled[place];
             let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
             sequence.num_computed_tokens += len;
             if self.batch.spans[place].num_logits > 0 {
-                let row = rows.next().unwrap_or_default();
-                self.sample(id, &row[..num_tokens], now, events);
+                let row = match rows.next().expect("as many rows as were asked for") {
+                    Row::Whole(row) => Row::Whole(&row[..self.num_tokens]),
+                    some @ Row::Some(_) => some,
+                };
+                self.sample(id, row, now, events);
             }
         }
     }
 
-    fn sample(&mut self, id: SequenceId, logits: &[f32], now: Time, events: &mut Vec<Event>) {
+    fn sample(&mut self, id: SequenceId, logits: Row<'_>, now: Time, events: &mut Vec<Event>) {
         let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
         let choice = sequence.choice(&self.end_tokens);
         let sampled = match self.sampler.sample(logits, &choice) {

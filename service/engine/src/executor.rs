@@ -1,5 +1,6 @@
 //! What the engine asks of whoever runs the model.
 
+use crate::Logits;
 use crate::block_pool::BlockId;
 
 /// One sequence's share of a step: `len` tokens at consecutive positions.
@@ -19,6 +20,27 @@ pub struct Span {
     /// How many of its last positions need logits: 0 while a prompt is not
     /// through, 1 for the position that is sampled from.
     pub num_logits: usize,
+    /// Which of their logits.
+    pub wanted: Wanted,
+}
+
+/// Which logits of a position its reader looks at. An executor may always give
+/// more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// All.
+    All,
+    /// Those of some tokens that are named, and the largest of the others.
+    Largest {
+        /// How many of the others, at least 1.
+        count: usize,
+        /// Tokens to look among: what lies behind them pads the matrix.
+        among: usize,
+        /// First of the named ones in [`Batch::named_tokens`].
+        named_begin: usize,
+        /// How many are named; one may be so more than once.
+        named_len: usize,
+    },
 }
 
 /// What one step computes. Reused from step to step.
@@ -30,6 +52,8 @@ pub struct Batch {
     pub spans: Vec<Span>,
     /// Block tables of all spans, one after the other.
     pub block_tables: Vec<BlockId>,
+    /// Tokens whose logits are [`Wanted`] however small they are.
+    pub named_tokens: Vec<u32>,
 }
 
 impl Batch {
@@ -38,6 +62,7 @@ impl Batch {
         self.tokens.clear();
         self.spans.clear();
         self.block_tables.clear();
+        self.named_tokens.clear();
     }
 
     /// Tokens of a span.
@@ -48,6 +73,18 @@ impl Batch {
     /// Block table of a span.
     pub fn table_of(&self, span: &Span) -> &[BlockId] {
         &self.block_tables[span.table_begin..][..span.table_len]
+    }
+
+    /// What a span's reader names, whatever its logit is.
+    pub fn named_of(&self, span: &Span) -> &[u32] {
+        match span.wanted {
+            Wanted::All => &[],
+            Wanted::Largest {
+                named_begin,
+                named_len,
+                ..
+            } => &self.named_tokens[named_begin..][..named_len],
+        }
     }
 
     /// Rows of logits that the step produces.
@@ -72,10 +109,10 @@ pub struct ExecutorError {
 /// own sequence only, to the bit: never on batch mates, chunk lengths or
 /// which blocks it was given.
 pub trait Executor {
-    /// Runs one step. Returns `batch.num_logits()` rows of `vocab_size`
-    /// values, in the order of the spans and, inside one, of positions.
-    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError>;
+    /// Runs one step. Returns `batch.num_logits()` rows, in the order of the
+    /// spans and, inside one, of positions.
+    fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError>;
 
-    /// Length of one row of logits.
+    /// Length of a whole row of logits.
     fn vocab_size(&self) -> usize;
 }

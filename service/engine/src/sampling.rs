@@ -8,15 +8,53 @@ use std::cmp::Ordering;
 
 use crate::exp::exp;
 use crate::random;
-use crate::{Sampling, TokenLogprob};
+use crate::{Row, Sampling, TokenLogprob};
 
 /// Chooses tokens. One serves all sequences: what it holds is scratch memory.
 #[derive(Debug, Default)]
 pub(crate) struct Sampler {
-    scores: Vec<f32>,
+    scores: Scores,
     candidates: Vec<Candidate>,
-    /// How often each token occurs; all 0 between calls.
+    /// How often the token of each score occurs; all 0 between calls.
     counts: Vec<u32>,
+}
+
+/// The scores of all tokens, or of those that can matter.
+#[derive(Debug, Default)]
+struct Scores {
+    values: Vec<f32>,
+    /// Whose they are, ascending; empty where they are those of all.
+    tokens: Vec<u32>,
+}
+
+impl Scores {
+    fn read(&mut self, row: Row<'_>) {
+        self.values.clear();
+        self.tokens.clear();
+        match row {
+            Row::Whole(logits) => self.values.extend_from_slice(logits),
+            Row::Some(logits) => {
+                self.values.extend(logits.iter().map(|entry| entry.logit));
+                self.tokens.extend(logits.iter().map(|entry| entry.token));
+            }
+        }
+    }
+
+    fn place_of(&self, token: u32) -> Option<usize> {
+        if self.tokens.is_empty() {
+            return Some(token as usize).filter(|place| *place < self.values.len());
+        }
+        self.tokens.binary_search(&token).ok()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u32, f32)> {
+        let token = |place: usize| match self.tokens.is_empty() {
+            true => place as u32,
+            false => self.tokens[place],
+        };
+        let values = self.values.iter().enumerate();
+        values.map(move |(place, value)| (token(place), *value))
+    }
 }
 
 /// What a choice depends on besides the logits.
@@ -27,6 +65,44 @@ pub(crate) struct Choice<'a> {
     pub(crate) generated: &'a [u32],
     /// Tokens that must not be chosen this time.
     pub(crate) forbidden: [&'a [u32]; 2],
+}
+
+impl<'a> Choice<'a> {
+    /// How many of the largest logits can matter, besides those of the
+    /// [named](Choice::named) tokens; `None`: all do.
+    ///
+    /// The one place that says what a way of sampling looks at. Of the tokens
+    /// that are not named none is forbidden or penalised, so that those among
+    /// the first k after all penalties are among the first k before. A draw
+    /// without `top_k` depends on what all tokens weigh, and a log-probability
+    /// does too.
+    pub(crate) fn num_largest(&self, num_tokens: usize) -> Option<usize> {
+        let sampling = self.sampling;
+        let count = match sampling.temperature {
+            0.0 => 1,
+            _ => sampling.top_k as usize,
+        };
+        let some = sampling.num_logprobs.is_none() && count > 0 && count < num_tokens;
+        some.then_some(count)
+    }
+
+    /// Tokens whose scores are not their logits.
+    pub(crate) fn named(&self) -> [&'a [u32]; 4] {
+        let sampling = self.sampling;
+        let repetition = sampling.repetition_penalty != 1.0;
+        let others = sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
+        let [end, stop] = self.forbidden;
+        [
+            end,
+            stop,
+            if repetition { self.prompt } else { &[] },
+            if repetition || others {
+                self.generated
+            } else {
+                &[]
+            },
+        ]
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +116,7 @@ pub(crate) struct Sampled {
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub(crate) enum Unsampleable {
     #[error("logit of token {token} is {logit}")]
-    BadLogit { token: usize, logit: f32 },
+    BadLogit { token: u32, logit: f32 },
     #[error("penalties make the score of token {token} infinite")]
     PenaltyOverflow { token: u32 },
     #[error("no token may be chosen: all are forbidden or have a logit of -inf")]
@@ -63,36 +139,39 @@ impl Candidate {
 }
 
 impl Sampler {
+    /// Chooses from a row that holds at least what [`Choice::num_largest`] and
+    /// [`Choice::named`] say: whatever more it holds does not matter.
     pub(crate) fn sample(
         &mut self,
-        logits: &[f32],
+        row: Row<'_>,
         choice: &Choice<'_>,
     ) -> Result<Sampled, Unsampleable> {
+        self.scores.read(row);
         // -inf is a way of saying never, the other two are faults.
-        let is_bad = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
-        if let Some(token) = logits.iter().position(is_bad) {
-            let logit = logits[token];
+        let is_bad = |(_, logit): &(u32, f32)| logit.is_nan() || *logit == f32::INFINITY;
+        if let Some((token, logit)) = self.scores.iter().find(is_bad) {
             return Err(Unsampleable::BadLogit { token, logit });
         }
-        self.scores.clear();
-        self.scores.extend_from_slice(logits);
         self.forbid(&choice.forbidden);
         self.penalise(choice);
         let token = self.choose(choice)?;
-        Ok(match choice.sampling.num_logprobs {
-            None => Sampled {
+        Ok(match (choice.sampling.num_logprobs, row) {
+            (Some(num_top), Row::Whole(logits)) => {
+                self.with_logprobs(token, logits, num_top as usize)
+            }
+            (Some(_), Row::Some(_)) => unreachable!("log-probabilities need a whole row"),
+            (None, _) => Sampled {
                 token,
                 logprob: None,
                 top: Vec::new(),
             },
-            Some(num_top) => self.with_logprobs(token, logits, num_top as usize),
         })
     }
 
     fn forbid(&mut self, forbidden: &[&[u32]]) {
         for &token in forbidden.iter().copied().flatten() {
-            if let Some(score) = self.scores.get_mut(token as usize) {
-                *score = f32::NEG_INFINITY;
+            if let Some(place) = self.scores.place_of(token) {
+                self.scores.values[place] = f32::NEG_INFINITY;
             }
         }
     }
@@ -128,28 +207,22 @@ impl Sampler {
 
     /// Visits the score of each token that occurs, once, with how often.
     fn for_each_distinct(&mut self, tokens: [&[u32]; 2], visit: impl Fn(&mut f32, u32)) {
-        if self.counts.len() < self.scores.len() {
-            self.counts.resize(self.scores.len(), 0);
+        let Sampler { scores, counts, .. } = self;
+        if counts.len() < scores.values.len() {
+            counts.resize(scores.values.len(), 0);
         }
-        let occurring = || {
-            tokens
-                .iter()
-                .copied()
-                .flatten()
-                .map(|&token| token as usize)
-        };
-        for token in occurring() {
-            if let Some(count) = self.counts.get_mut(token) {
-                *count += 1;
+        let occurring = || tokens.iter().copied().flatten();
+        for &token in occurring() {
+            if let Some(place) = scores.place_of(token) {
+                counts[place] += 1;
             }
         }
-        for token in occurring() {
-            if let (Some(score), Some(count)) =
-                (self.scores.get_mut(token), self.counts.get_mut(token))
-                && *count > 0
+        for &token in occurring() {
+            if let Some(place) = scores.place_of(token)
+                && counts[place] > 0
             {
-                visit(score, *count);
-                *count = 0;
+                visit(&mut scores.values[place], counts[place]);
+                counts[place] = 0;
             }
         }
     }
@@ -161,11 +234,12 @@ impl Sampler {
             return Ok(best.token);
         }
         self.candidates.clear();
-        let possible = (0..)
-            .zip(&self.scores)
-            .filter(|(_, score)| **score > f32::NEG_INFINITY);
+        let possible = self
+            .scores
+            .iter()
+            .filter(|(_, score)| *score > f32::NEG_INFINITY);
         self.candidates
-            .extend(possible.map(|(token, &score)| Candidate {
+            .extend(possible.map(|(token, score)| Candidate {
                 score,
                 token,
                 weight: 0.0,
@@ -178,14 +252,18 @@ impl Sampler {
         Ok(self.draw(random::uniform(sampling.seed, index)))
     }
 
+    /// Leaves them in order, from the likeliest down, however many there were:
+    /// a row may hold exactly k.
     fn keep_top_k(&mut self, k: usize) {
-        if k > 0 && k < self.candidates.len() {
+        if k == 0 {
+            return;
+        }
+        if k < self.candidates.len() {
             self.candidates
                 .select_nth_unstable_by(k - 1, Candidate::by_likelihood);
             self.candidates.truncate(k);
-            // The selection leaves them in an order of its own.
-            self.candidates.sort_unstable_by(Candidate::by_likelihood);
         }
+        self.candidates.sort_unstable_by(Candidate::by_likelihood);
     }
 
     /// Softmax without its division. Differences are taken before dividing by
@@ -268,7 +346,6 @@ impl Sampler {
             });
             self.candidates.extend(all);
             self.keep_top_k(num_top);
-            self.candidates.sort_unstable_by(Candidate::by_likelihood);
         }
         let top = self.candidates.iter().map(|candidate| TokenLogprob {
             token: candidate.token,
@@ -283,13 +360,13 @@ impl Sampler {
 }
 
 /// The largest score, and of equal ones the one with the lowest id.
-fn likeliest(scores: &[f32]) -> Result<Candidate, Unsampleable> {
+fn likeliest(scores: &Scores) -> Result<Candidate, Unsampleable> {
     let mut best = Candidate {
         score: f32::NEG_INFINITY,
         token: 0,
         weight: 1.0,
     };
-    for (token, &score) in (0..).zip(scores) {
+    for (token, score) in scores.iter() {
         if score > best.score {
             best = Candidate {
                 score,

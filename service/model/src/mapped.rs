@@ -1,4 +1,9 @@
-use std::{fs::File, ops::Deref, path::Path};
+use std::{
+    fs::{File, Metadata},
+    ops::Deref,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use memmap2::Mmap;
 
@@ -6,7 +11,7 @@ use crate::ModelError;
 
 /// The bytes of a weights file: mapped from disk, or part of the program.
 pub(crate) enum FileBytes {
-    Mapped(Mmap),
+    Mapped { map: Mmap, stamp: Option<Stamp> },
     Embedded(&'static [u8]),
 }
 
@@ -17,13 +22,64 @@ impl FileBytes {
             source,
         };
         let file = File::open(path).map_err(io)?;
+        // Before the first byte is read: what is changed later gets another one.
+        let stamp = Stamp::of(&file.metadata().map_err(io)?);
         // SAFETY: a mapping is sound while nobody changes or shortens the file under it. No code
         // here writes to model files, the mapping is read-only, and the bytes are only ever read
         // as plain integers, for which every bit pattern is a value. That no one else rewrites a
         // model in place while it is served is asked of the operator: models are replaced by
         // renaming a new file over the old one, which leaves the mapped one alone.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(FileBytes::Mapped(map))
+        Ok(FileBytes::Mapped { map, stamp })
+    }
+
+    /// `None` if what is read is not known to be what the stamp will be found with.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        match self {
+            FileBytes::Mapped { stamp, .. } => *stamp,
+            FileBytes::Embedded(_) => None,
+        }
+    }
+}
+
+/// Tells a file from what replaces it and from what is made of it by writing: where it is, how long, and when it was
+/// last written or had anything else about it changed, which no program can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp([u64; 7]);
+
+/// The clock of a file system may have ticks, in which a file can be read and be written again.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+
+impl Stamp {
+    #[cfg(unix)]
+    fn of(metadata: &Metadata) -> Option<Stamp> {
+        use std::os::unix::fs::MetadataExt;
+
+        let changed = Duration::new(
+            u64::try_from(metadata.ctime()).ok()?,
+            u32::try_from(metadata.ctime_nsec()).ok()?,
+        );
+        let settled = SystemTime::UNIX_EPOCH.checked_add(changed + SETTLED_AFTER)?;
+        (settled < SystemTime::now()).then(|| {
+            Stamp([
+                metadata.dev(),
+                metadata.ino(),
+                metadata.len(),
+                metadata.mtime().cast_unsigned(),
+                metadata.mtime_nsec().cast_unsigned(),
+                changed.as_secs(),
+                u64::from(changed.subsec_nanos()),
+            ])
+        })
+    }
+
+    #[cfg(not(unix))]
+    fn of(_: &Metadata) -> Option<Stamp> {
+        None
+    }
+
+    pub(crate) fn bytes(self) -> impl Iterator<Item = [u8; 8]> {
+        self.0.into_iter().map(u64::to_le_bytes)
     }
 }
 
@@ -32,7 +88,7 @@ impl Deref for FileBytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            FileBytes::Mapped(map) => map,
+            FileBytes::Mapped { map, .. } => map,
             FileBytes::Embedded(bytes) => bytes,
         }
     }
@@ -41,7 +97,7 @@ impl Deref for FileBytes {
 impl std::fmt::Debug for FileBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match self {
-            FileBytes::Mapped(_) => "Mapped",
+            FileBytes::Mapped { .. } => "Mapped",
             FileBytes::Embedded(_) => "Embedded",
         };
         write!(f, "{kind}({} bytes)", self.len())

@@ -102,14 +102,15 @@ impl TernaryMatrix<'_> {
         for (row, out) in rows.zip(out.chunks_exact_mut(self.cols)) {
             let start = row % quarter * self.cols;
             let packed = &bytes[start..start + self.cols];
-            let shift = 2 * (row / quarter);
-            let mut codes = 0;
-            for (out, &byte) in out.iter_mut().zip(packed) {
-                let code = byte >> shift & 3;
-                codes |= code & (code >> 1);
-                *out = code.cast_signed() - 1;
-            }
-            if codes != 0 {
+            // A shift that the compiler knows is the difference between 16 weights at a time and one.
+            let wrong = match row / quarter {
+                0 => unpack_quarter::<0>(packed, out),
+                1 => unpack_quarter::<2>(packed, out),
+                2 => unpack_quarter::<4>(packed, out),
+                _ => unpack_quarter::<6>(packed, out),
+            };
+            if wrong != 0 {
+                let shift = 2 * (row / quarter);
                 let at = packed.iter().position(|byte| byte >> shift & 3 == 3);
                 return at.map(|at| start + at);
             }
@@ -149,34 +150,69 @@ fn trit(weight: f32, inverse: f32) -> i8 {
     (weight * inverse).round_ties_even().clamp(-1.0, 1.0) as i8
 }
 
-const I2S_BLOCK: usize = 128;
-
-fn unpack_i2s(bytes: &[u8], first: usize, out: &mut [i8]) -> Option<usize> {
-    let mut filled = 0;
-    while filled < out.len() {
-        let element = first + filled;
-        let (block, skipped) = (element / I2S_BLOCK, element % I2S_BLOCK);
-        let packed = &bytes[block * 32..block * 32 + 32];
-        let mut trits = [0; I2S_BLOCK];
-        let mut codes = 0;
-        for (i, quarter) in trits.chunks_exact_mut(32).enumerate() {
-            for (out, &byte) in quarter.iter_mut().zip(packed) {
-                let code = byte >> (6 - 2 * i) & 3;
-                codes |= code & (code >> 1);
-                *out = code.cast_signed() - 1;
-            }
-        }
-        if codes != 0 {
-            let at = packed
-                .iter()
-                .position(|byte| byte & (byte >> 1) & 0x55 != 0);
-            return at.map(|at| block * 32 + at);
-        }
-        let n = (I2S_BLOCK - skipped).min(out.len() - filled);
-        out[filled..filled + n].copy_from_slice(&trits[skipped..skipped + n]);
-        filled += n;
+/// Returns other than zero if a code has no meaning.
+fn unpack_quarter<const SHIFT: u8>(packed: &[u8], out: &mut [i8]) -> u8 {
+    let mut wrong = 0;
+    for (out, &byte) in out.iter_mut().zip(packed) {
+        let code = byte >> SHIFT & 3;
+        wrong |= code & (code >> 1);
+        *out = code.cast_signed() - 1;
     }
-    None
+    wrong
+}
+
+const I2S_BLOCK: usize = 128;
+const I2S_BLOCK_BYTES: usize = I2S_BLOCK / 4;
+
+/// `first` is the flat place of the first element wanted.
+fn unpack_i2s(bytes: &[u8], first: usize, mut out: &mut [i8]) -> Option<usize> {
+    let (blocks, _) = bytes.as_chunks::<I2S_BLOCK_BYTES>();
+    let mut block = first / I2S_BLOCK;
+    let skipped = first % I2S_BLOCK;
+    // What is wrong is looked for at the end: looking at every block would take as long as the rest.
+    let mut wrong = 0;
+    let mut cut = |block: usize, skipped: usize, out: &mut [i8]| {
+        let mut trits = [0; I2S_BLOCK];
+        wrong |= unpack_i2s_block(&blocks[block], &mut trits);
+        out.copy_from_slice(&trits[skipped..skipped + out.len()]);
+    };
+    let begun = block;
+    if skipped > 0 {
+        let n = (I2S_BLOCK - skipped).min(out.len());
+        cut(
+            block,
+            skipped,
+            out.split_off_mut(..n).expect("no longer than `out`"),
+        );
+        block += 1;
+    }
+    let (whole, rest) = out.as_chunks_mut::<I2S_BLOCK>();
+    if !rest.is_empty() {
+        cut(block + whole.len(), 0, rest);
+    }
+    let ended = block + whole.len() + usize::from(!rest.is_empty());
+    for (packed, trits) in blocks[block..].iter().zip(whole) {
+        wrong |= unpack_i2s_block(packed, trits);
+    }
+    if wrong == 0 {
+        return None;
+    }
+    let seen = blocks[begun..ended].as_flattened();
+    let at = seen.iter().position(|byte| byte & (byte >> 1) & 0x55 != 0);
+    at.map(|at| begun * I2S_BLOCK_BYTES + at)
+}
+
+/// Returns other than zero if a code has no meaning.
+fn unpack_i2s_block(packed: &[u8; I2S_BLOCK_BYTES], trits: &mut [i8; I2S_BLOCK]) -> u8 {
+    let (quarters, _) = trits.as_chunks_mut::<I2S_BLOCK_BYTES>();
+    for (i, quarter) in quarters.iter_mut().enumerate() {
+        for (trit, byte) in quarter.iter_mut().zip(packed) {
+            *trit = (byte >> (6 - 2 * i) & 3).cast_signed() - 1;
+        }
+    }
+    packed
+        .iter()
+        .fold(0, |wrong, byte| wrong | byte & (byte >> 1) & 0x55)
 }
 
 #[cfg(test)]

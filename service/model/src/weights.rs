@@ -108,6 +108,29 @@ impl Weights {
         stored.matrix(&self.files[stored.file])
     }
 
+    /// Names all that a projection's trits and scale are made of.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such layer.
+    pub fn ternary_digest(&self, layer: usize, projection: Projection) -> [u8; 32] {
+        let stored = &self.layers[layer].projections[projection as usize];
+        stored.digest(&self.files[stored.file])
+    }
+
+    /// Names the files as they were when they were opened, without a look at their bytes: as long as they are where they
+    /// were, have their lengths and were not written to, they have this stamp. `None` for weights that lie in no file,
+    /// and for files so new that they could be written again with no trace of it.
+    pub fn stamp(&self) -> Option<[u8; 32]> {
+        let mut hasher = blake3::Hasher::new();
+        for file in &self.files {
+            for number in file.stamp()?.bytes() {
+                hasher.update(&number);
+            }
+        }
+        Some(hasher.finalize().into())
+    }
+
     /// The norm's weights, or `None` if the architecture has no sub-norms and this is one.
     ///
     /// # Panics
@@ -241,6 +264,29 @@ impl StoredTernary {
             packing,
             file_offset: self.bytes.start,
         })
+    }
+
+    fn digest(&self, file: &[u8]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        let encoding = match &self.encoding {
+            TernaryEncoding::RowQuarters { scale } => {
+                format!("row quarters {:08x}", scale.to_bits())
+            }
+            TernaryEncoding::I2S { scale } => format!("i2_s {:08x}", scale.to_bits()),
+            TernaryEncoding::Unpacked { format, scale } => {
+                format!("unpacked {format:?} {:08x}", scale.to_bits())
+            }
+            TernaryEncoding::Master {
+                format,
+                rule,
+                factor,
+                ..
+            } => format!("master {format:?} {rule:?} {:08x}", factor.to_bits()),
+        };
+        let head = format!("{} x {} {encoding}\n", self.rows, self.cols);
+        hasher.update(head.as_bytes());
+        hasher.update(&file[self.bytes.clone()]);
+        hasher.finalize().into()
     }
 
     fn levels(&self, format: DenseFormat, rule: MasterRule, bytes: &[u8]) -> Levels {

@@ -6,12 +6,13 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{kv_size::KvSize, served::Served};
+use crate::{kv_size::KvSize, loading::Loading, served::Served};
 
 pub(crate) struct Banner<'a> {
     pub(crate) served: &'a Served,
     /// Why the kernel was selected.
     pub(crate) why: &'a str,
+    pub(crate) loading: &'a Loading,
     pub(crate) threads: usize,
     pub(crate) kv: KvSize,
     pub(crate) address: SocketAddr,
@@ -25,6 +26,7 @@ impl fmt::Display for Banner<'_> {
         let Banner {
             served,
             why,
+            loading,
             threads,
             kv,
             address,
@@ -42,6 +44,7 @@ impl fmt::Display for Banner<'_> {
             model.digest,
         )?;
         writeln!(f, "kernel   {}, {why}", served.kernel)?;
+        writeln!(f, "weights  {loading}")?;
         let s = if *threads == 1 { "" } else { "s" };
         writeln!(f, "compute  {threads} thread{s}")?;
         writeln!(

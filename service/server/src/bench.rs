@@ -9,12 +9,15 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use ternion_compute::{
-    CpuExecutor, KvConfig, Synthetic, WeightSource, architecture_of, shape_names, shapes,
+    Candidates, CpuExecutor, HeadChoice, KvConfig, LoadedModel, Synthetic, WeightSource,
+    architecture_of, shape_names,
 };
-use ternion_engine::{Batch, BlockId, Executor, Span};
+use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
+use ternion_kernel_host::Kernel;
 use ternion_kernels::team::Team;
 
-use crate::launch;
+use crate::kernel_choice::{Contest, Measured};
+use crate::launch::{self, KernelSearch};
 
 /// Measure prompt and generation speed.
 #[derive(Debug, Args)]
@@ -47,6 +50,13 @@ pub(crate) struct BenchArguments {
     /// Name of the kernel plugin to use
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
+    /// Output head
+    #[arg(long, default_value_t = HeadChoice::Auto, value_name = "CHOICE")]
+    head: HeadChoice,
+    /// How many of the largest logits each position needs, as top_k does; 0
+    /// needs all, as sampling without top_k does
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    top_k: usize,
     /// Print one JSON object a test, a line each
     #[arg(long)]
     json: bool,
@@ -68,12 +78,20 @@ struct Row {
     weight_gb_per_second: f64,
     model: String,
     kernel: String,
+    /// How the output head was computed, and with which instruction set.
+    head: String,
+    /// Bytes in memory for it besides the model's own.
+    head_state_bytes: usize,
+    /// Rows of the head that were computed exactly for a position, on average;
+    /// null where it was not screened.
+    candidates: Option<f64>,
 }
 
 /// What one run took.
 struct Run {
     tokens: usize,
     weight_bytes: usize,
+    candidates: Option<f64>,
     took: Duration,
 }
 
@@ -95,13 +113,18 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         }
     };
     let architecture = source.architecture().clone();
-    let kernel = launch::survey_kernels(
-        &arguments.plugin_dirs,
-        arguments.kernel.as_deref(),
-        &shapes(&architecture),
-    )?
-    .selected()?;
-    let loaded = Arc::new(launch::pack(source, None, &kernel, &team)?);
+    let search = KernelSearch::simple(&arguments.plugin_dirs, arguments.kernel.as_deref())?;
+    let mut contest = Contest {
+        architecture: &architecture,
+        team: &team,
+        budget: TIMING_BUDGET,
+        thorough: true,
+        cache: None,
+        measured: Measured::default(),
+    };
+    let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
+    let kernel = search.survey(&architecture, &mut choose)?.selected()?;
+    let loaded = Arc::new(launch::pack(source, None, &kernel, arguments.head, &team)?);
 
     let longest = arguments.pp.max(arguments.tg);
     anyhow::ensure!(
@@ -120,10 +143,24 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         num_blocks: blocks_of_one.max(arguments.tg.div_ceil(BLOCK_SIZE) * widest),
         block_size: BLOCK_SIZE,
     };
+    let head = match loaded.head_variant() {
+        Some(isa) => format!("{} ({isa})", loaded.head()),
+        None => loaded.head().to_string(),
+    };
+    let head_state_bytes = loaded.head_state_bytes();
     let mut bench = Bench {
         ternary_bytes: loaded.ternary_bytes(),
-        head_bytes: loaded.head_bytes(),
+        head: HeadUse::of(&loaded, architecture.vocab),
         vocab: architecture.vocab,
+        wanted: match arguments.top_k {
+            0 => Wanted::All,
+            count => Wanted::Largest {
+                count,
+                among: architecture.vocab,
+                named_begin: 0,
+                named_len: 0,
+            },
+        },
         executor: CpuExecutor::new(loaded, Arc::clone(&team), kv, longest),
         batch: Batch::default(),
     };
@@ -142,6 +179,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
             weight_gb_per_second: median.weight_bytes as f64 / median.took.as_secs_f64() / 1e9,
             model: name.clone(),
             kernel: format!("{} ({})", kernel.name(), kernel.isa()),
+            head: head.clone(),
+            head_state_bytes,
+            candidates: median.candidates,
         };
         print(&row, arguments.json)
     };
@@ -176,7 +216,7 @@ fn print(row: &Row, json: bool) -> anyhow::Result<()> {
     } else {
         writeln!(
             out,
-            "{:>7}  batch {:>3}  threads {}  {:8.2} tokens/s ({:.2}–{:.2})  {:6.2} GB/s  {} on {}",
+            "{:>7}  batch {:>3}  threads {}  {:8.2} tokens/s ({:.2}–{:.2})  {:6.2} GB/s  {} on {}, head {}",
             row.test,
             row.batch,
             row.threads,
@@ -186,10 +226,14 @@ fn print(row: &Row, json: bool) -> anyhow::Result<()> {
             row.weight_gb_per_second,
             row.model,
             row.kernel,
+            row.head,
         )?;
     }
     Ok(())
 }
+
+/// For the choice among several kernels.
+const TIMING_BUDGET: Duration = Duration::from_secs(1);
 
 const BLOCK_SIZE: usize = 16;
 /// Prompt tokens in a step.
@@ -199,15 +243,61 @@ struct Bench {
     executor: CpuExecutor,
     batch: Batch,
     ternary_bytes: usize,
-    head_bytes: usize,
+    head: HeadUse,
     vocab: usize,
+    wanted: Wanted,
+}
+
+/// What a step reads of the head.
+struct HeadUse {
+    choice: HeadChoice,
+    /// Of it as the model has it.
+    bytes: usize,
+    row_bytes: usize,
+    state_bytes: usize,
+}
+
+impl HeadUse {
+    fn of(loaded: &LoadedModel, vocab: usize) -> HeadUse {
+        HeadUse {
+            choice: loaded.head(),
+            bytes: loaded.head_bytes(),
+            row_bytes: loaded.head_bytes() / vocab,
+            state_bytes: loaded.head_state_bytes(),
+        }
+    }
+
+    /// Bytes of `steps` steps in which so many rows were looked up.
+    fn read(&self, steps: usize, screened: Candidates) -> usize {
+        match self.choice {
+            HeadChoice::Int8 => steps * self.state_bytes,
+            HeadChoice::Screened if screened.positions > 0 => {
+                steps * self.state_bytes + screened.rows as usize * self.row_bytes
+            }
+            _ => steps * self.bytes,
+        }
+    }
+}
+
+/// What was looked up since `before`.
+fn since(before: Candidates, now: Candidates) -> Candidates {
+    Candidates {
+        positions: now.positions - before.positions,
+        rows: now.rows - before.rows,
+    }
+}
+
+/// Rows looked up for each position.
+fn mean(screened: Candidates) -> Option<f64> {
+    (screened.positions > 0).then(|| screened.rows as f64 / screened.positions as f64)
 }
 
 impl Bench {
     /// A prompt of `len` tokens, without logits but for the last.
     fn prompt(&mut self, len: usize) -> anyhow::Result<Run> {
+        let before = self.executor.candidates();
         let begin = Instant::now();
-        let mut weight_bytes = 0;
+        let mut steps = 0;
         for position in (0..len).step_by(PROMPT_CHUNK) {
             let end = len.min(position + PROMPT_CHUNK);
             let num_logits = usize::from(end == len);
@@ -220,17 +310,21 @@ impl Bench {
                 len.div_ceil(BLOCK_SIZE),
             );
             self.executor.execute(&self.batch)?;
-            weight_bytes += self.ternary_bytes + num_logits * self.head_bytes;
+            steps += 1;
         }
+        let took = begin.elapsed();
+        let screened = since(before, self.executor.candidates());
         Ok(Run {
             tokens: len,
-            weight_bytes,
-            took: begin.elapsed(),
+            weight_bytes: steps * self.ternary_bytes + self.head.read(1, screened),
+            candidates: mean(screened),
+            took,
         })
     }
 
     /// `len` tokens in each of `sequences`, from empty contexts.
     fn generation(&mut self, sequences: usize, len: usize) -> anyhow::Result<Run> {
+        let before = self.executor.candidates();
         let begin = Instant::now();
         for position in 0..len {
             self.batch.clear();
@@ -239,10 +333,13 @@ impl Bench {
             }
             self.executor.execute(&self.batch)?;
         }
+        let took = begin.elapsed();
+        let screened = since(before, self.executor.candidates());
         Ok(Run {
             tokens: sequences * len,
-            weight_bytes: len * (self.ternary_bytes + self.head_bytes),
-            took: begin.elapsed(),
+            weight_bytes: len * self.ternary_bytes + self.head.read(len, screened),
+            candidates: mean(screened),
+            took,
         })
     }
 
@@ -263,6 +360,7 @@ impl Bench {
             table_begin: batch.block_tables.len(),
             table_len,
             num_logits,
+            wanted: self.wanted,
         };
         // Different tokens, so that no embedding row stays in a cache.
         let tokens =

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
@@ -9,9 +9,10 @@ use crate::{
     inspect::InspectArguments,
     keygen::KeygenArguments,
     score::ScoreArguments,
-    setting_kind::Kind,
+    setting_kind::{Kind, parse_duration},
     setting_list::{SETTINGS, Setting},
     settings::{Mistakes, Resolved, Sources},
+    trial_command::TrialArguments,
 };
 
 /// Serves BitNet b1.58 language models over gRPC.
@@ -30,7 +31,7 @@ pub(crate) enum Command {
     Serve(SettingFlags),
     /// Print the configuration in force, from defaults, file, environment and flags
     Config(ConfigArguments),
-    /// List the kernel plugins: what was found, what became of each, which one is selected
+    /// List the kernel plugins: what was found, what became of each, how fast it is, which one is selected
     Kernels(KernelsArguments),
     /// Describe a model file or directory
     Inspect(InspectArguments),
@@ -40,6 +41,9 @@ pub(crate) enum Command {
     Keygen(KeygenArguments),
     /// Measure prompt and generation speed
     Bench(BenchArguments),
+    /// Load one plugin and multiply with it, for a server that doesn't dare to
+    #[command(name = crate::trial::COMMAND, hide = true)]
+    TryPlugin(TrialArguments),
 }
 
 #[derive(Debug, Args)]
@@ -55,9 +59,17 @@ pub(crate) struct ConfigArguments {
 pub(crate) struct KernelsArguments {
     #[command(flatten)]
     pub(crate) settings: SettingFlags,
+    /// How long the kernels may be timed, all together; what is found is kept
+    /// in cache_dir for the server's next start
+    #[arg(long, default_value = "3s", value_name = "TIME", value_parser = time)]
+    pub(crate) budget: Duration,
     /// Print one JSON array
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "is not a time, such as 500ms, 30s or 2m".to_owned())
 }
 
 /// `--config`, and a flag for every setting of the list.
@@ -80,7 +92,7 @@ impl Args for SettingFlags {
             .help("Configuration file, TOML (.toml) or YAML (.yaml, .yml)");
         SETTINGS.iter().fold(command.arg(file), |command, setting| {
             let action = match setting.kind {
-                Kind::Paths => ArgAction::Append,
+                Kind::Directories | Kind::Digests => ArgAction::Append,
                 _ => ArgAction::Set,
             };
             let default = match setting.default {

@@ -19,8 +19,8 @@ use std::{
 };
 
 use ternion_engine::{
-    Batch, Engine, Event, Executor, ExecutorError, FinishReason, Limits, Request, SequenceId,
-    SubmitError, Time, Timings, Usage, Vocabulary,
+    Batch, Engine, Event, Executor, ExecutorError, FinishReason, Limits, Logits, Request,
+    SequenceId, SubmitError, Time, Timings, Usage, Vocabulary,
 };
 use ternion_policy::Admitted;
 use tokio::sync::oneshot;
@@ -433,7 +433,7 @@ impl<E: Executor> EngineLoop<E> {
 struct Contained<E>(E);
 
 impl<E: Executor> Executor for Contained<E> {
-    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError> {
+    fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         // A step writes KV pages and scratch memory that the next one writes
         // before it reads, so nothing half done is ever seen.
         let executor = AssertUnwindSafe(&mut self.0);

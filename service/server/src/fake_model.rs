@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use ternion_engine::{Batch, Executor, ExecutorError, Limits, Vocabulary};
+use ternion_engine::{Batch, Executor, ExecutorError, Limits, Logits, Vocabulary};
 use ternion_policy::{
     Admitted, Authorised, Credential, KeyHash, MaxOutput, Policy, Role, TenantId, Tenants,
 };
@@ -33,19 +33,19 @@ pub(crate) const GOES_ON: u32 = 60;
 
 pub(crate) struct Counting {
     vocab: usize,
-    logits: Vec<f32>,
+    logits: Logits,
 }
 
 impl Counting {
     pub(crate) fn new(vocab: usize) -> Counting {
-        let logits = Vec::new();
+        let logits = Logits::default();
         Counting { vocab, logits }
     }
 }
 
 impl Executor for Counting {
-    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError> {
-        self.logits.clear();
+    fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
+        let mut whole = self.logits.begin(self.vocab, batch.num_logits());
         for span in &batch.spans {
             let tokens = batch.tokens_of(span);
             let is_among = |begin, end| tokens.iter().any(|t| (begin..end).contains(t));
@@ -55,11 +55,13 @@ impl Executor for Counting {
                 return Err(ExecutorError { message });
             }
             for token in &tokens[tokens.len() - span.num_logits..] {
-                let next = (*token as usize + 1) % self.vocab;
-                let row = (0..self.vocab).map(|t| if t == next { 1.0 } else { 0.0 });
-                self.logits.extend(row);
+                let row;
+                (row, whole) = whole.split_at_mut(self.vocab);
+                row.fill(0.0);
+                row[(*token as usize + 1) % self.vocab] = 1.0;
             }
         }
+        (0..batch.num_logits()).for_each(|_| self.logits.push_whole());
         Ok(&self.logits)
     }
 

@@ -1,12 +1,18 @@
 //! `ternion-server kernels`, and the kernels of AdminService: each plugin
-//! file that was found and what became of it.
+//! file that was found and what became of it; for the command, how fast it is
+//! as well.
 
 use serde::Serialize;
-use ternion_compute::shapes;
-use ternion_kernel_host::{Found, State, Survey};
+use ternion_kernel_host::{Found, Kernel, State, Survey};
+use ternion_kernels::team::Team;
 use ternion_proto::v1;
 
-use crate::{cli::KernelsArguments, launch};
+use crate::{
+    cache,
+    cli::KernelsArguments,
+    kernel_choice::{Contest, Measured, MeasuredPart},
+    launch::{self, KernelSearch},
+};
 
 /// One file, flat: as a row, as JSON, as a message.
 #[derive(Debug, Clone, Serialize)]
@@ -19,21 +25,46 @@ struct Row {
     state: &'static str,
     selected: bool,
     reason: String,
+    /// Empty if the file couldn't be read or isn't allowed.
+    sha256: String,
+    /// How many times longer than the best it takes, all in all.
+    cost: Option<f64>,
+    timings: Vec<MeasuredPart>,
 }
 
 pub(crate) fn run(arguments: KernelsArguments) -> anyhow::Result<()> {
     let settings = arguments.settings.resolve()?.settings;
     // Plugins are checked on the shapes that they would have to multiply.
     let model = launch::open_model(settings.model.as_deref())?;
-    let survey = launch::survey_kernels(
-        &settings.plugin_dirs,
-        settings.kernel.as_deref(),
-        &shapes(&model.architecture),
-    )?;
-    let rows: Vec<Row> = survey.found.iter().map(row).collect();
+    let team = Team::new(launch::num_threads(settings.threads));
+    let cache = cache::open(&settings.cache_dir);
+    let mut contest = Contest {
+        architecture: &model.architecture,
+        team: &team,
+        budget: arguments.budget,
+        thorough: true,
+        cache: cache.as_ref(),
+        measured: Measured::default(),
+    };
+    let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
+    let survey = KernelSearch::of(&settings)?.survey(&model.architecture, &mut choose)?;
+    // Where there was no choice, the figures are still wanted.
+    if contest.measured.kernels.is_empty() && !survey.usable().is_empty() {
+        contest.measure(survey.usable());
+    }
+    let measured = contest.measured;
+    let rows: Vec<Row> = survey
+        .found
+        .iter()
+        .map(|found| row(found, &measured))
+        .collect();
     match arguments.json {
         true => println!("{}", serde_json::to_string_pretty(&rows)?),
-        false => print!("{}", table(&rows)),
+        false => {
+            print!("{}", table(&HEADER, rows.iter().map(cells)));
+            let timed = rows.iter().flat_map(timing_cells);
+            print!("\n{}", table(&TIMING_HEADER, timed));
+        }
     }
     survey.selected()?;
     Ok(())
@@ -52,7 +83,7 @@ pub(crate) fn messages(survey: &Survey) -> Vec<v1::Kernel> {
         .found
         .iter()
         .map(|found| {
-            let row = row(found);
+            let row = row(found, &Measured::default());
             v1::Kernel {
                 path: row.path,
                 name: row.name,
@@ -65,49 +96,79 @@ pub(crate) fn messages(survey: &Survey) -> Vec<v1::Kernel> {
         .collect()
 }
 
-fn row(found: &Found) -> Row {
-    let (state, reason) = match &found.state {
-        State::Refused { reason } => ("refused", reason.clone()),
-        State::Unusable { reason } => ("unusable", reason.clone()),
-        State::Failed { reason } => ("failed", reason.clone()),
-        State::Usable => ("usable", String::new()),
-        State::Selected { why } => ("selected", why.clone()),
-    };
+fn row(found: &Found, measured: &Measured) -> Row {
     let identity = found.identity.as_ref();
     let text = |of: fn(&ternion_kernel_host::Identity) -> &String| {
         identity.map_or_else(String::new, |identity| of(identity).clone())
     };
+    let sha256 = found
+        .sha256
+        .map(|digest| digest.to_string())
+        .unwrap_or_default();
+    let is_usable = matches!(found.state, State::Usable | State::Selected { .. });
+    let measured = measured
+        .kernels
+        .iter()
+        .find(|kernel| is_usable && kernel.sha256 == sha256);
     Row {
         path: found.path.display().to_string(),
         name: text(|identity| &identity.name),
         version: text(|identity| &identity.version),
         isa: text(|identity| &identity.isa),
         score: identity.map_or(0, |identity| identity.score),
-        state,
+        state: found.state.name(),
         selected: matches!(found.state, State::Selected { .. }),
-        reason,
+        reason: found.state.reason().to_owned(),
+        sha256,
+        cost: measured.and_then(|kernel| kernel.cost),
+        timings: measured
+            .map(|kernel| kernel.timings.clone())
+            .unwrap_or_default(),
     }
 }
 
-fn table(rows: &[Row]) -> String {
-    let header = ["STATE", "NAME", "VERSION", "ISA", "SCORE", "FILE", "REASON"].map(str::to_owned);
-    let cells = rows.iter().map(|row| {
+const HEADER: [&str; 8] = [
+    "STATE", "NAME", "VERSION", "ISA", "SCORE", "COST", "FILE", "REASON",
+];
+
+fn cells(row: &Row) -> [String; 8] {
+    [
+        row.state.to_owned(),
+        row.name.clone(),
+        row.version.clone(),
+        row.isa.clone(),
+        row.score.to_string(),
+        row.cost
+            .map_or_else(String::new, |cost| format!("{cost:.2}")),
+        row.path.clone(),
+        row.reason.clone(),
+    ]
+}
+
+const TIMING_HEADER: [&str; 7] = ["NAME", "BATCH", "PART", "SHAPE", "MS", "TOKENS/S", "GB/S"];
+
+fn timing_cells(row: &Row) -> impl Iterator<Item = [String; 7]> {
+    row.timings.iter().map(|timing| {
         [
-            row.state.to_owned(),
             row.name.clone(),
-            row.version.clone(),
-            row.isa.clone(),
-            row.score.to_string(),
-            row.path.clone(),
-            row.reason.clone(),
+            timing.batch.to_string(),
+            timing.part.clone(),
+            format!("{}x{}", timing.rows, timing.cols),
+            format!("{:.3}", timing.seconds * 1e3),
+            format!("{:.0}", timing.tokens_per_second),
+            format!("{:.2}", timing.gb_per_second),
         ]
-    });
-    let lines: Vec<[String; 7]> = std::iter::once(header).chain(cells).collect();
+    })
+}
+
+fn table<const N: usize>(header: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let header = header.map(str::to_owned);
+    let lines: Vec<[String; N]> = std::iter::once(header).chain(rows).collect();
     let width = |column: usize| {
         let cells = lines.iter().map(|line| line[column].chars().count());
         cells.max().unwrap_or(0)
     };
-    let widths: [usize; 7] = std::array::from_fn(width);
+    let widths: [usize; N] = std::array::from_fn(width);
     lines
         .iter()
         .map(|line| {

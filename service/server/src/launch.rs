@@ -4,13 +4,18 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use ternion_compute::{LoadedModel, WeightSource};
-use ternion_kernel_host::{Kernel, SearchPath, Survey};
+use ternion_compute::{
+    CacheUse, HeadChoice, LoadError, LoadedModel, PackedCache, WeightSource, shapes,
+};
+use ternion_kernel_host::{Choice, Kernel, Search, SearchPath, Sha256, Survey};
 use ternion_kernels::team::Team;
-use ternion_model::{Adapter, Model};
+use ternion_model::{Adapter, Architecture, Model};
+
+use crate::{settings::Settings, trial::Trial};
 
 /// The files of the demo model, part of the binary.
 const DEMO: [(&str, &[u8]); 5] = [
@@ -68,22 +73,77 @@ pub(crate) fn plugin_paths(configured: &[PathBuf]) -> anyhow::Result<Vec<SearchP
         .into())
 }
 
-/// Looks at all plugins, has those that claim this CPU prove themselves on
-/// the shapes of the model, and selects one.
-pub(crate) fn survey_kernels(
-    configured: &[PathBuf],
-    wanted: Option<&str>,
-    shapes: &[(usize, usize)],
-) -> anyhow::Result<Survey> {
-    let check = |kernel: &Kernel| {
-        ternion_kernel_conformance::quick(kernel, shapes).map_err(|mismatch| mismatch.to_string())
-    };
-    Ok(ternion_kernel_host::survey(
-        &plugin_paths(configured)?,
-        wanted,
-        &check,
-    ))
+/// Which plugins are looked for, and how they are judged.
+pub(crate) struct KernelSearch {
+    pub(crate) dirs: Vec<PathBuf>,
+    pub(crate) wanted: Option<String>,
+    /// Digests of the files that may be loaded, if not all may.
+    pub(crate) allowed: Option<Vec<Sha256>>,
+    pub(crate) trial_timeout: Duration,
 }
+
+impl KernelSearch {
+    pub(crate) fn of(settings: &Settings) -> anyhow::Result<KernelSearch> {
+        let allowed = settings.plugin_sha256.as_ref().map(|digests| {
+            let digests = digests.iter().map(|digest| digest.parse());
+            digests.collect::<Result<Vec<Sha256>, _>>()
+        });
+        Ok(KernelSearch {
+            dirs: settings.plugin_dirs.clone(),
+            wanted: settings.kernel.clone(),
+            allowed: allowed.transpose().context("plugin_sha256")?,
+            trial_timeout: settings.plugin_timeout,
+        })
+    }
+
+    /// For tools, which are told where and which, and no more.
+    pub(crate) fn simple(dirs: &[PathBuf], wanted: Option<&str>) -> anyhow::Result<KernelSearch> {
+        for dir in dirs {
+            let shown = dir.display();
+            anyhow::ensure!(
+                dir.is_absolute(),
+                "--plugin-dir: {shown} is not an absolute path"
+            );
+        }
+        Ok(KernelSearch {
+            dirs: dirs.to_vec(),
+            wanted: wanted.map(str::to_owned),
+            allowed: None,
+            trial_timeout: TRIAL_TIMEOUT,
+        })
+    }
+
+    /// Looks at all plugins, has those that claim this CPU prove themselves on
+    /// the shapes of the model, and selects one; where there is a choice, the
+    /// one that `choose` says, or that with the highest score.
+    pub(crate) fn survey(
+        &self,
+        architecture: &Architecture,
+        choose: &mut dyn FnMut(&[Kernel]) -> Option<Choice>,
+    ) -> anyhow::Result<Survey> {
+        let trial = Trial {
+            shapes: &shapes(architecture),
+            listed: self.allowed.is_some(),
+            timeout: self.trial_timeout,
+        };
+        Ok(ternion_kernel_host::survey(Search {
+            paths: &plugin_paths(&self.dirs)?,
+            wanted: self.wanted.as_deref(),
+            allowed: self.allowed.as_deref(),
+            trial: &|file| trial.run(file),
+            choose,
+        }))
+    }
+
+    /// Likewise, choosing by score: for tools whose result doesn't depend on
+    /// the kernel.
+    pub(crate) fn select(&self, architecture: &Architecture) -> anyhow::Result<Kernel> {
+        Ok(self.survey(architecture, &mut |_| None)?.selected()?)
+    }
+}
+
+/// The default of `plugin_timeout`.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Threads to compute with: as configured, or one per CPU that this process
 /// may use, which takes affinity and cgroup quota into account.
@@ -91,13 +151,41 @@ pub(crate) fn num_threads(configured: Option<usize>) -> usize {
     configured.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// Packs the weights for a kernel, with a progress bar on a terminal.
+/// Packs the weights for a kernel and makes the head ready, with a progress bar on a terminal.
 pub(crate) fn pack(
     source: Arc<dyn WeightSource>,
     adapter: Option<&Adapter>,
     kernel: &Kernel,
+    head: HeadChoice,
     team: &Team,
 ) -> anyhow::Result<LoadedModel> {
+    let mut loaded =
+        with_bar(|progress| LoadedModel::load(source, adapter, kernel, team, progress))?;
+    loaded.choose_head(head, team)?;
+    Ok(loaded)
+}
+
+/// Likewise, or finds them in the cache; without one, `None` came of it.
+pub(crate) fn pack_cached(
+    model: &Arc<Model>,
+    cache: Option<PackedCache<'_>>,
+    kernel: &Kernel,
+    head: HeadChoice,
+    team: &Team,
+) -> anyhow::Result<(LoadedModel, Option<CacheUse>)> {
+    let Some(cache) = cache else {
+        return Ok((pack(model.clone(), None, kernel, head, team)?, None));
+    };
+    let (mut loaded, cache_use) = with_bar(|progress| {
+        LoadedModel::load_cached(model.clone(), cache, kernel, team, progress)
+    })?;
+    loaded.choose_head(head, team)?;
+    Ok((loaded, Some(cache_use)))
+}
+
+fn with_bar<T>(
+    load: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> Result<T, LoadError>,
+) -> anyhow::Result<T> {
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::new(0)
     } else {
@@ -106,7 +194,7 @@ pub(crate) fn pack(
     let style = ProgressStyle::with_template("packing weights {bar:40} {pos}/{len} {eta}")
         .context("the template is valid")?;
     bar.set_style(style);
-    let loaded = LoadedModel::load(source, adapter, kernel, team, &|done, total| {
+    let loaded = load(&|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;

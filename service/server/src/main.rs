@@ -19,6 +19,7 @@ mod authentication;
 mod authorisation;
 mod banner;
 mod bench;
+mod cache;
 mod certificate;
 mod cli;
 mod config_command;
@@ -36,12 +37,14 @@ mod heartbeat;
 mod inference;
 mod inspect;
 mod json_log;
+mod kernel_choice;
 mod kernels;
 mod keygen;
 mod kv_size;
 mod launch;
 mod live_requests;
 mod load;
+mod loading;
 mod meter;
 mod metrics;
 mod models;
@@ -69,6 +72,8 @@ mod settings;
 mod status;
 mod telemetry;
 mod tls;
+mod trial;
+mod trial_command;
 mod vitals;
 mod vocabulary;
 
@@ -133,5 +138,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Score(arguments) => score::run(&arguments),
         Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::TryPlugin(arguments) => trial_command::run(&arguments),
     }
 }

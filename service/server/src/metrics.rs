@@ -15,11 +15,12 @@ use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram, Meter},
 };
-use ternion_kernel_host::Kernel;
+use ternion_kernel_host::{Kernel, State, Survey};
 use tonic::Code;
 
 use crate::{
-    drain::Phase, engine_loop::EngineHandle, load::Load, semconv, status::code_name, vitals::Vitals,
+    drain::Phase, engine_loop::EngineHandle, kernel_choice::Measured, load::Load, loading::Loading,
+    semconv, status::code_name, vitals::Vitals,
 };
 
 /// The GenAI conventions' bounds of a request's duration, ...
@@ -395,6 +396,87 @@ pub(crate) fn observe_kernel(meter: &Meter, info: &KernelInfo<'_>) {
         .u64_observable_gauge("ternion.kernel.info")
         .with_description("Always 1; the labels tell the kernel in use and the model.")
         .with_callback(move |observer| observer.observe(1, &labels))
+        .build();
+}
+
+/// What became of the plugin files that were found at the start.
+pub(crate) fn observe_plugins(meter: &Meter, survey: &Survey) {
+    let count = |state: &'static str| {
+        let found = survey
+            .found
+            .iter()
+            .filter(|found| found.state.name() == state);
+        ([KeyValue::new("state", state)], found.count() as u64)
+    };
+    let counts = State::NAMES.map(count);
+    meter
+        .u64_observable_gauge("ternion.kernel.plugins")
+        .with_unit("{file}")
+        .with_description("Plugin files found at the start, by what became of them.")
+        .with_callback(move |observer| {
+            for (labels, count) in &counts {
+                observer.observe(*count, labels);
+            }
+        })
+        .build();
+}
+
+/// What kernels were chosen by. Nothing, where there was no choice.
+pub(crate) fn observe_timing(meter: &Meter, measured: &Measured, model: &str) {
+    let observations: Vec<([KeyValue; 3], f64)> = measured
+        .kernels
+        .iter()
+        .flat_map(|kernel| {
+            kernel.layers().into_iter().map(|(batch, seconds)| {
+                let labels = [
+                    KeyValue::new("kernel", kernel.name.clone()),
+                    KeyValue::new("batch", batch as i64),
+                    KeyValue::new(semconv::MODEL, model.to_owned()),
+                ];
+                (labels, seconds)
+            })
+        })
+        .collect();
+    meter
+        .f64_observable_gauge("ternion.kernel.layer_time")
+        .with_unit("s")
+        .with_description("A layer's ternary products, as timed to choose among kernels.")
+        .with_callback(move |observer| {
+            for (labels, seconds) in &observations {
+                observer.observe(*seconds, labels);
+            }
+        })
+        .build();
+}
+
+/// Describes how the model was loaded.
+pub(crate) fn observe_loading(meter: &Meter, loading: &Loading, model: &str) {
+    let model = KeyValue::new(semconv::MODEL, model.to_owned());
+    let packed = [model.clone(), KeyValue::new("cache", loading.cache())];
+    let bytes = loading.packed_bytes as u64;
+    meter
+        .u64_observable_gauge("ternion.weights.packed")
+        .with_unit("By")
+        .with_description("Packed ternary weights; the label tells what came of the cache.")
+        .with_callback(move |observer| observer.observe(bytes, &packed))
+        .build();
+    let stages: Vec<_> = loading
+        .stages
+        .iter()
+        .map(|(stage, took)| {
+            let stage = KeyValue::new("stage", stage.name());
+            (took.as_secs_f64(), [model.clone(), stage])
+        })
+        .collect();
+    meter
+        .f64_observable_gauge("ternion.load.time")
+        .with_unit("s")
+        .with_description("What loading the model took, by stage.")
+        .with_callback(move |observer| {
+            for (seconds, labels) in &stages {
+                observer.observe(*seconds, labels);
+            }
+        })
         .build();
 }
 

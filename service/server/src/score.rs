@@ -8,12 +8,12 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
-use ternion_compute::{CpuExecutor, KvConfig, shapes};
-use ternion_engine::{Batch, BlockId, Executor, Span};
+use ternion_compute::{CpuExecutor, HeadChoice, KvConfig};
+use ternion_engine::{Batch, BlockId, Executor, Logits, Row, Span, TokenLogit, Wanted};
 use ternion_kernels::team::Team;
 use ternion_model::Adapter;
 
-use crate::launch;
+use crate::launch::{self, KernelSearch};
 
 /// Score tokens exactly: their log-probabilities, all logits, and the greedy
 /// continuation. For checks against other implementations.
@@ -41,6 +41,10 @@ pub(crate) struct ScoreArguments {
     /// Name of the kernel plugin to use
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
+    /// Output head: how --greedy continues. Log-probabilities and --logits
+    /// need all logits, which all but int8 compute from the head as it is
+    #[arg(long, default_value_t = HeadChoice::F16, value_name = "CHOICE")]
+    head: HeadChoice,
     /// Threads to compute with
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -117,16 +121,18 @@ fn score(arguments: &ScoreArguments) -> anyhow::Result<Score> {
         })
         .transpose()?;
 
-    let kernel = launch::survey_kernels(
-        &arguments.plugin_dirs,
-        arguments.kernel.as_deref(),
-        &shapes(&architecture),
-    )?
-    .selected()?;
+    let search = KernelSearch::simple(&arguments.plugin_dirs, arguments.kernel.as_deref())?;
+    let kernel = search.select(&architecture)?;
     let team = Arc::new(Team::new(launch::num_threads(
         arguments.threads.map(usize::from),
     )));
-    let loaded = launch::pack(Arc::new(model), adapter.as_ref(), &kernel, &team)?;
+    let loaded = launch::pack(
+        Arc::new(model),
+        adapter.as_ref(),
+        &kernel,
+        arguments.head,
+        &team,
+    )?;
     let kv = KvConfig {
         num_blocks: len.div_ceil(BLOCK_SIZE),
         block_size: BLOCK_SIZE,
@@ -146,7 +152,7 @@ fn score(arguments: &ScoreArguments) -> anyhow::Result<Score> {
     let mut best = 0;
     for (chunk, tokens) in arguments.tokens.chunks(CHUNK).enumerate() {
         let position = chunk * CHUNK;
-        let logits = one.step(position, tokens)?;
+        let logits = one.step(position, tokens, Wanted::All)?.whole_rows();
         if let Some(file) = &mut file {
             file.write(logits)?;
         }
@@ -165,7 +171,12 @@ fn score(arguments: &ScoreArguments) -> anyhow::Result<Score> {
     while greedy.len() < arguments.greedy {
         greedy.push(best);
         if greedy.len() < arguments.greedy {
-            best = argmax(one.step(num_tokens + greedy.len() - 1, &[best])?);
+            let position = num_tokens + greedy.len() - 1;
+            let logits = one.step(position, &[best], LARGEST)?;
+            best = match logits.row(0) {
+                Row::Whole(row) => argmax(row),
+                Row::Some(row) => argmax_of(row),
+            };
         }
     }
     Ok(Score {
@@ -186,7 +197,7 @@ struct OneSequence {
 
 impl OneSequence {
     /// Logits of `tokens` at `position` and after.
-    fn step(&mut self, position: usize, tokens: &[u32]) -> anyhow::Result<&[f32]> {
+    fn step(&mut self, position: usize, tokens: &[u32], wanted: Wanted) -> anyhow::Result<&Logits> {
         self.batch.clear();
         self.batch.tokens.extend_from_slice(tokens);
         self.batch
@@ -199,9 +210,29 @@ impl OneSequence {
             table_begin: 0,
             table_len: self.num_blocks,
             num_logits: tokens.len(),
+            wanted,
         });
         Ok(self.executor.execute(&self.batch)?)
     }
+}
+
+/// The largest logit will do.
+const LARGEST: Wanted = Wanted::Largest {
+    count: 1,
+    among: usize::MAX,
+    named_begin: 0,
+    named_len: 0,
+};
+
+/// The same of some tokens, in ascending order of their ids.
+fn argmax_of(row: &[TokenLogit]) -> u32 {
+    let mut best = row[0];
+    for entry in row {
+        if entry.logit > best.logit {
+            best = *entry;
+        }
+    }
+    best.token
 }
 
 /// Lowest id of the largest logit.

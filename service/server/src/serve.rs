@@ -4,9 +4,9 @@ use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use rustls::ServerConfig;
-use ternion_compute::{CpuExecutor, WeightSource, kv_token_bytes, shapes};
+use ternion_compute::{CpuExecutor, PackedCache, WeightSource, kv_token_bytes};
 use ternion_engine::{Limits, Vocabulary};
-use ternion_kernel_host::State;
+use ternion_kernel_host::{Kernel, State};
 use ternion_kernels::team::Team;
 use ternion_model::Model;
 use ternion_proto::{
@@ -29,6 +29,7 @@ use crate::{
     admin::Admin,
     authentication::Authentication,
     banner::Banner,
+    cache,
     connection::{self, Tls},
     connection_life,
     drain::{Drain, Phase},
@@ -36,10 +37,12 @@ use crate::{
     health::{HealthReports, Probe},
     inference::Inference,
     inspect::num_parameters,
+    kernel_choice::{Contest, Measured},
     kernels,
     kv_size::{KvSize, kv_size, memory},
-    launch,
+    launch::{self, KernelSearch},
     live_requests::LiveRequests,
+    loading::{Loading, Stage, Stopwatch},
     metrics::{self, KernelInfo, Metrics},
     models::{Models, default_sampling},
     operations,
@@ -167,6 +170,7 @@ struct Launched {
     served: Arc<Served>,
     engine_thread: EngineThread,
     why_kernel: String,
+    loading: Loading,
     threads: usize,
     kv: KvSize,
 }
@@ -177,21 +181,36 @@ fn launch(
     telemetry: &Telemetry,
     vitals: &Vitals,
 ) -> anyhow::Result<Launched> {
+    let mut stopwatch = Stopwatch::start();
     let model = Arc::new(launch::open_model(settings.model.as_deref())?);
+    stopwatch.lap(Stage::Model);
     let context_limit = context_limit(settings, &model)?;
-    let survey = launch::survey_kernels(
-        &settings.plugin_dirs,
-        settings.kernel.as_deref(),
-        &shapes(&model.architecture),
-    )?;
+    let threads = launch::num_threads(settings.threads);
+    let team = Arc::new(Team::new(threads));
+    let cache = cache::open(&settings.cache_dir);
+    let mut contest = Contest {
+        architecture: &model.architecture,
+        team: &team,
+        budget: settings.kernel_timing_budget,
+        thorough: false,
+        cache: cache.as_ref(),
+        measured: Measured::default(),
+    };
+    let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
+    let survey = KernelSearch::of(settings)?.survey(&model.architecture, &mut choose)?;
     for found in &survey.found {
         tracing::info!("kernel plugin {found}");
+    }
+    let measured = contest.measured;
+    for kernel in &measured.kernels {
+        tracing::info!("kernel timing {kernel}");
     }
     let kernel = survey.selected()?;
     let why_kernel = survey.found.iter().find_map(|found| match &found.state {
         State::Selected { why } => Some(why.clone()),
         _ => None,
     });
+    stopwatch.lap(Stage::Kernel);
     let kv = kv_size(
         &settings.kv,
         &settings.scheduler,
@@ -200,9 +219,22 @@ fn launch(
         memory(),
     )?;
 
-    let threads = launch::num_threads(settings.threads);
-    let team = Arc::new(Team::new(threads));
-    let packed = launch::pack(model.clone(), None, &kernel, &team)?;
+    let packed_cache = cache.as_ref().map(|dir| PackedCache {
+        dir,
+        limit: settings.packed_cache_bytes,
+        model: &model,
+    });
+    let (packed, cache_use) =
+        launch::pack_cached(&model, packed_cache, &kernel, settings.head, &team)?;
+    stopwatch.lap(Stage::Weights);
+    let loading = Loading::new(stopwatch, packed.ternary_bytes(), cache_use);
+    loading.log();
+    tracing::info!(
+        head = %packed.head(),
+        isa = packed.head_variant().unwrap_or("float"),
+        bytes = packed.head_state_bytes(),
+        "output head is ready"
+    );
     let executor = CpuExecutor::new(Arc::new(packed), team, kv.config, context_limit);
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
     let scheduler = &settings.scheduler;
@@ -223,6 +255,7 @@ fn launch(
         .unwrap_or_else(|| model.name.clone());
     let meter = telemetry.meter();
     metrics::observe_load(&meter, &engine, &name);
+    metrics::observe_loading(&meter, &loading, &name);
     metrics::observe_kernel(
         &meter,
         &KernelInfo {
@@ -231,6 +264,8 @@ fn launch(
             digest: model.digest.to_string(),
         },
     );
+    metrics::observe_plugins(&meter, &survey);
+    metrics::observe_timing(&meter, &measured, &name);
     let served = Served {
         parameters: num_parameters(&model)?,
         kernel: format!("{} {}", kernel.name(), kernel.isa()),
@@ -258,6 +293,7 @@ fn launch(
         served: Arc::new(served),
         engine_thread,
         why_kernel: why_kernel.unwrap_or_default(),
+        loading,
         threads,
         kv,
     })
@@ -429,6 +465,7 @@ fn announce(settings: &Settings, launched: &Launched, watched: &Watched, address
     let banner = Banner {
         served: &launched.served,
         why: &launched.why_kernel,
+        loading: &launched.loading,
         threads: launched.threads,
         kv: launched.kv,
         address,

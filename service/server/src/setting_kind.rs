@@ -13,7 +13,13 @@ pub(crate) enum Kind {
     /// An address, or "off".
     AddressOrOff,
     Path,
-    Paths,
+    /// Absolute paths: what a plugin directory is must not depend on where the
+    /// server was started.
+    Directories,
+    /// An absolute path, or "off".
+    DirectoryOrOff,
+    /// SHA-256 digests.
+    Digests,
     Name,
     Count {
         min: u64,
@@ -50,7 +56,9 @@ impl Kind {
             Kind::Address => "ADDRESS:PORT",
             Kind::AddressOrOff => "ADDRESS:PORT|off",
             Kind::Path => "PATH",
-            Kind::Paths => "DIR",
+            Kind::Directories => "DIR",
+            Kind::DirectoryOrOff => "DIR|off",
+            Kind::Digests => "SHA256",
             Kind::Name => "NAME",
             Kind::Count { .. } => "N",
             Kind::Bytes { .. } => "BYTES",
@@ -73,7 +81,12 @@ impl Kind {
                 text => address(text).map_err(|mistake| format!("{mistake}, nor off")),
             },
             Kind::Path => Ok(not_empty(text(value)?)?.into()),
-            Kind::Paths => paths(value),
+            Kind::Directories => list(value, ':', "paths", directory),
+            Kind::DirectoryOrOff => match text(value)?.as_str() {
+                OFF => Ok(OFF.into()),
+                text => directory(text).map(Json::from),
+            },
+            Kind::Digests => list(value, ',', "SHA-256 digests", digest),
             Kind::Name => name(text(value)?),
             Kind::Count { min, max } => within(count(value)?, min, max),
             Kind::Bytes { min, max } => within(bytes(value)?, min, max),
@@ -127,15 +140,40 @@ fn name(text: String) -> Result<Json, String> {
     Ok(not_empty(text)?.into())
 }
 
-/// A list of texts, or one text with ':' between them as in `PATH`.
-fn paths(value: &Value) -> Result<Json, String> {
-    let parts: Vec<String> = match &value.kind {
+/// A list of texts, or one text with separators between them, as in `PATH`.
+fn list(
+    value: &Value,
+    separator: char,
+    what: &str,
+    item: fn(&str) -> Result<String, String>,
+) -> Result<Json, String> {
+    let texts: Vec<String> = match &value.kind {
         ValueKind::Array(items) => items.iter().map(text).collect::<Result<_, _>>()?,
-        ValueKind::String(list) => list.split(':').map(str::to_owned).collect(),
-        _ => return Err(format!("{} is not a list of paths", shown(value))),
+        ValueKind::String(list) => list.split(separator).map(str::to_owned).collect(),
+        _ => return Err(format!("{} is not a list of {what}", shown(value))),
     };
-    let parts: Result<Vec<String>, String> = parts.into_iter().map(not_empty).collect();
-    Ok(parts.map_err(|_| "holds an empty path".to_owned())?.into())
+    // Who means none leaves it out; an empty one is a template's slip.
+    if texts.is_empty() {
+        return Err(format!("has no {what}"));
+    }
+    let items: Result<Vec<String>, String> = texts.iter().map(|text| item(text)).collect();
+    Ok(items?.into())
+}
+
+fn directory(text: &str) -> Result<String, String> {
+    match std::path::Path::new(text).is_absolute() {
+        true => Ok(text.to_owned()),
+        false => Err(format!("{text:?} is not an absolute path")),
+    }
+}
+
+/// As `sha256sum` prints it, or with the algorithm before it.
+fn digest(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    match digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(digits.to_ascii_lowercase()),
+        false => Err(format!("{text:?} is not a SHA-256 digest of 64 hex digits")),
+    }
 }
 
 fn count(value: &Value) -> Result<u64, String> {

@@ -1,6 +1,8 @@
 //! Every setting of the server, as data: the configuration file, environment,
 //! flags, `--help` and `ternion-server config` all read this list.
 
+use ternion_compute::HeadChoice;
+
 use crate::setting_kind::Kind;
 
 /// One setting.
@@ -57,17 +59,70 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         key: "plugin_dirs",
         flag: "plugin-dir",
-        kind: Kind::Paths,
+        kind: Kind::Directories,
         default: None,
-        help: "Directories of kernel plugins, searched instead of those beside the server \
-               (flag: repeatable; environment: separated by ':')",
+        help: "Directories of kernel plugins, absolute, searched instead of those beside the \
+               server (flag: repeatable; environment: separated by ':')",
+    },
+    Setting {
+        key: "plugin_sha256",
+        flag: "plugin-sha256",
+        kind: Kind::Digests,
+        default: None,
+        help: "SHA-256 of the plugin files that may be loaded; others are refused \
+               (flag: repeatable; environment: separated by ','). Unset: no such rule",
+    },
+    Setting {
+        key: "plugin_timeout",
+        flag: "plugin-timeout",
+        kind: Kind::Age { max_seconds: 3600 },
+        // A trial takes some tens of milliseconds, under emulation seconds.
+        default: Some("20s"),
+        help: "How long a plugin's trial in a process of its own may take before it is refused",
     },
     Setting {
         key: "kernel",
         flag: "kernel",
         kind: Kind::Name,
         default: None,
-        help: "Kernel plugin to use, by name. Unset: the best that works",
+        help: "Kernel plugin to use, by name. Unset: the fastest that works",
+    },
+    Setting {
+        key: "kernel_timing_budget",
+        flag: "kernel-timing-budget",
+        kind: Kind::Duration { max_seconds: 3600 },
+        default: Some("300ms"),
+        help: "How long the kernels that work may be timed at startup, all together, to choose \
+               the fastest; 0 chooses by what they say of themselves",
+    },
+    Setting {
+        key: "cache_dir",
+        flag: "cache-dir",
+        kind: Kind::DirectoryOrOff,
+        default: None,
+        help: "Directory for what a start computes and the next one can use again; off for none. \
+               Unset: ternion in the user's cache directory (XDG_CACHE_HOME, ~/.cache)",
+    },
+    Setting {
+        key: "packed_cache_bytes",
+        flag: "packed-cache",
+        kind: Kind::Bytes {
+            min: 0,
+            max: 1 << 50,
+        },
+        // Dozens of 2B models, some of the largest.
+        default: Some("16GiB"),
+        help: "Most bytes of packed weights in cache_dir, of all models and kernels: those used \
+               longest ago are removed for new ones. 0 keeps none",
+    },
+    Setting {
+        key: "head",
+        flag: "head",
+        kind: Kind::Choice(&HeadChoice::NAMES),
+        default: Some("auto"),
+        help: "Output head: f16 computes it as the model has it; screened gives the same answers \
+               from fewer bytes; auto is the faster of the two; int8 rounds it, and answers \
+               differently",
     },
     Setting {
         key: "threads",

@@ -12,6 +12,7 @@ use std::{
 use config::{Config, Environment, File, Source, Value, ValueKind};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value as Json};
+use ternion_compute::HeadChoice;
 
 use crate::{
     setting_kind::{OFF, parse_duration},
@@ -27,7 +28,17 @@ pub(crate) struct Settings {
     pub(crate) model_name: Option<String>,
     #[serde(default)]
     pub(crate) plugin_dirs: Vec<PathBuf>,
+    pub(crate) plugin_sha256: Option<Vec<String>>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) plugin_timeout: Duration,
     pub(crate) kernel: Option<String>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) kernel_timing_budget: Duration,
+    #[serde(default, deserialize_with = "directory_or_off")]
+    pub(crate) cache_dir: CacheDirectory,
+    pub(crate) packed_cache_bytes: u64,
+    #[serde(deserialize_with = "head_choice")]
+    pub(crate) head: HeadChoice,
     pub(crate) threads: Option<usize>,
     pub(crate) context_limit: Option<usize>,
     #[serde(deserialize_with = "duration")]
@@ -44,6 +55,16 @@ pub(crate) struct Settings {
     pub(crate) limits: LimitSettings,
     pub(crate) operations: OperationsSettings,
     pub(crate) telemetry: TelemetrySettings,
+}
+
+/// Where the cache is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum CacheDirectory {
+    /// `ternion` in the user's own cache directory, if there is one.
+    #[default]
+    Users,
+    At(PathBuf),
+    Off,
 }
 
 /// Who may call without a credential while there are no tenants.
@@ -529,6 +550,15 @@ fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Du
     duration(deserializer).map(Some)
 }
 
+fn directory_or_off<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<CacheDirectory, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        OFF => Ok(CacheDirectory::Off),
+        text => Ok(CacheDirectory::At(text.into())),
+    }
+}
+
 fn address_or_off<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<SocketAddr>, D::Error> {
@@ -536,6 +566,11 @@ fn address_or_off<'de, D: Deserializer<'de>>(
         OFF => Ok(None),
         text => text.parse().map(Some).map_err(serde::de::Error::custom),
     }
+}
+
+fn head_choice<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HeadChoice, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    name.parse().map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ fn later_sources_override_earlier_ones() {
             ("TERNION_KERNEL", "variable"),
             ("TERNION_KV__PAGES", "77"),
         ]),
-        flags: flags_of(&[("kernel", &["flag"]), ("plugin_dirs", &["a", "b"])]),
+        flags: flags_of(&[("kernel", &["flag"]), ("plugin_dirs", &["/a", "/b"])]),
     }
     .resolve()
     .expect("all good");
@@ -73,7 +73,7 @@ fn later_sources_override_earlier_ones() {
     assert_eq!(settings.model_name.as_deref(), Some("variable"));
     assert_eq!(settings.threads, Some(3));
     assert_eq!((settings.kv.block_size, settings.kv.pages), (8, Some(77)));
-    assert_eq!(settings.plugin_dirs, [Path::new("a"), Path::new("b")]);
+    assert_eq!(settings.plugin_dirs, [Path::new("/a"), Path::new("/b")]);
     let origin = |key: &str| {
         let entry = resolved.entries.iter().find(|e| e.setting.key == key);
         entry.expect("listed").origin.to_string()
@@ -245,7 +245,9 @@ fn every_default_and_every_setting_reach_the_struct() {
             use crate::setting_kind::Kind;
             let sample = match setting.kind {
                 Kind::Address | Kind::AddressOrOff => "[::1]:1".to_owned(),
-                Kind::Path | Kind::Paths | Kind::Name => "x".to_owned(),
+                Kind::Path | Kind::Name => "x".to_owned(),
+                Kind::Directories | Kind::DirectoryOrOff => "/x".to_owned(),
+                Kind::Digests => "0".repeat(64),
                 Kind::Count { max, .. } | Kind::Bytes { max, .. } => max.to_string(),
                 Kind::Duration { max_seconds } | Kind::Age { max_seconds } => {
                     format!("{max_seconds}s")
@@ -391,6 +393,63 @@ fn what_can_be_turned_off_is_on_or_off() {
     assert_eq!(mistakes.len(), 2, "{mistakes:?}");
     assert!(mistakes[0].contains("nor off"), "{mistakes:?}");
     assert!(mistakes[1].contains("neither on nor off"), "{mistakes:?}");
+}
+
+#[test]
+fn plugins_lie_where_no_working_directory_leads() {
+    for flags in [
+        flags_of(&[("plugin_dirs", &["plugins"])]),
+        flags_of(&[("plugin_dirs", &["/plugins", "./plugins"])]),
+        flags_of(&[("plugin_dirs", &["/plugins", ""])]),
+        flags_of(&[("cache_dir", &["cache"])]),
+        flags_of(&[("cache_dir", &["on"])]),
+    ] {
+        let (key, bad) = (flags[0].0, flags[0].1.last().cloned());
+        let bad = bad.expect("one is given");
+        let mistakes = mistakes_of(&Sources {
+            flags,
+            ..Sources::default()
+        });
+        let expected = format!(
+            "{}: {bad:?} is not an absolute path (flag --{})",
+            key.key, key.flag
+        );
+        assert_eq!(mistakes, [expected]);
+    }
+}
+
+#[test]
+fn digests_are_of_one_form_and_never_none() {
+    let digest = "AB".repeat(32);
+    let list = format!("sha256:{digest},{}", "1".repeat(64));
+    let settings = Sources {
+        environment: environment_of(&[("TERNION_PLUGIN_SHA256", &list)]),
+        ..Sources::default()
+    }
+    .resolve()
+    .expect("both are digests")
+    .settings;
+    let expected = [digest.to_lowercase(), "1".repeat(64)];
+    assert_eq!(settings.plugin_sha256.as_deref(), Some(&expected[..]));
+
+    for bad in [&digest[1..], "sha256:", "sha512:00", &"g".repeat(64)] {
+        let mistakes = mistakes_of(&Sources {
+            flags: flags_of(&[("plugin_sha256", &[bad])]),
+            ..Sources::default()
+        });
+        assert_eq!(mistakes.len(), 1, "{bad}: {mistakes:?}");
+        assert!(
+            mistakes[0]
+                .ends_with("is not a SHA-256 digest of 64 hex digits (flag --plugin-sha256)"),
+            "{mistakes:?}"
+        );
+    }
+    let empty = written("t.toml", "plugin_sha256 = []\n");
+    let mistakes = mistakes_of(&Sources {
+        file: Some(empty.path.clone()),
+        ..Sources::default()
+    });
+    assert!(mistakes[0].starts_with("plugin_sha256: has no SHA-256 digests"));
 }
 
 #[test]

@@ -81,6 +81,11 @@ pub fn dot_f16(a: &[f32], row: &[u8]) -> f32 {
         // SAFETY: `wide` says that the CPU has these features.
         return unsafe { avx2::dot_f16(a, row) };
     }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        // SAFETY: the CPU has NEON.
+        return unsafe { neon::dot_f16(a, row) };
+    }
     let mut lanes = [0.0_f32; LANES];
     for (i, (a, value)) in a.iter().zip(row.as_chunks::<2>().0).enumerate() {
         let lane = &mut lanes[i % LANES];
@@ -96,6 +101,11 @@ pub fn widen_f16(row: &[u8], out: &mut [f32]) {
     if super::wide() {
         // SAFETY: `wide` says that the CPU has these features.
         return unsafe { avx2::widen_f16(row, out) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        // SAFETY: the CPU has NEON.
+        return unsafe { neon::widen_f16(row, out) };
     }
     for (out, value) in out.iter_mut().zip(row.as_chunks::<2>().0) {
         *out = from_f16(*value);
@@ -164,5 +174,73 @@ mod avx2 {
         for (out, value) in out_rest.iter_mut().zip(row_rest.as_chunks::<2>().0) {
             *out = from_f16(*value);
         }
+    }
+}
+
+/// The same with `fcvtl`, which every NEON has.
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    use super::{LANES, add_lanes, from_f16};
+
+    /// Elements of a vector of f32.
+    const VECTOR: usize = 4;
+
+    #[target_feature(enable = "neon")]
+    pub(super) fn dot_f16(a: &[f32], row: &[u8]) -> f32 {
+        let mut sums = [vdupq_n_f32(0.0); LANES / VECTOR];
+        let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+        let (row_chunks, row_rest) = row.as_chunks::<{ 2 * LANES }>();
+        for (a, row) in a_chunks.iter().zip(row_chunks) {
+            let (a, _) = a.as_chunks();
+            let (row, _) = row.as_chunks();
+            for ((sum, a), row) in sums.iter_mut().zip(a).zip(row) {
+                *sum = vfmaq_f32(*sum, load(a), widen(row));
+            }
+        }
+        let mut lanes = [0.0_f32; LANES];
+        for (sum, lanes) in sums.iter().zip(lanes.as_chunks_mut().0) {
+            store(lanes, *sum);
+        }
+        for (l, (a, value)) in a_rest.iter().zip(row_rest.as_chunks::<2>().0).enumerate() {
+            lanes[l] = a.mul_add(from_f16(*value), lanes[l]);
+        }
+        add_lanes(&mut lanes)
+    }
+
+    #[target_feature(enable = "neon")]
+    pub(super) fn widen_f16(row: &[u8], out: &mut [f32]) {
+        let (row_chunks, row_rest) = row.as_chunks();
+        let (out_chunks, out_rest) = out.as_chunks_mut();
+        for (row, out) in row_chunks.iter().zip(out_chunks) {
+            store(out, widen(row));
+        }
+        for (out, value) in out_rest.iter_mut().zip(row_rest.as_chunks::<2>().0) {
+            *out = from_f16(*value);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn widen(halves: &[u8; 2 * VECTOR]) -> float32x4_t {
+        // SAFETY: the reference is to as many bytes as are loaded, at any
+        // alignment.
+        let halves = unsafe { vld1_u8(halves.as_ptr()) };
+        vcvt_f32_f16(vreinterpret_f16_u8(halves))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn load(elements: &[f32; VECTOR]) -> float32x4_t {
+        // SAFETY: the reference is to as many elements as are loaded.
+        unsafe { vld1q_f32(elements.as_ptr()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn store(elements: &mut [f32; VECTOR], vector: float32x4_t) {
+        // SAFETY: as for `load`, and the reference is exclusive.
+        unsafe { vst1q_f32(elements.as_mut_ptr(), vector) }
     }
 }

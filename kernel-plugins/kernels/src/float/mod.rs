@@ -21,7 +21,7 @@ pub use norm::{rms_norm, rms_norm_ggml, rms_norm_torch};
 pub use quantise::{quantise, quantise_torch};
 
 /// Partial sums of a reduction: enough for four AVX2 or two AVX-512 registers.
-const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 
 /// Adds the lanes pairwise: `l` and `l + 16`, then `l` and `l + 8`, and so on.
 ///
@@ -43,7 +43,7 @@ fn add_lanes(lanes: &mut [f32; LANES]) -> f32 {
 /// True where the wide variants may run: AVX2, FMA and F16C.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-fn wide() -> bool {
+pub(crate) fn wide() -> bool {
     std::is_x86_feature_detected!("avx2")
         && std::is_x86_feature_detected!("fma")
         && std::is_x86_feature_detected!("f16c")
@@ -73,7 +73,7 @@ macro_rules! two_widths {
         }
     };
 }
-use two_widths;
+pub(crate) use two_widths;
 
 #[cfg(test)]
 mod tests;

@@ -1,52 +1,37 @@
 //! AVX2: `vpmaddubsw` multiplies unsigned codes with signed activations and
 //! adds neighbours, into 16-bit lanes that are widened as seldom as is safe.
-//!
-//! **How seldom.** A code is 0, 1 or 2 and an activation -128..=127, so one
-//! product is -256..=254 and a pair sum -512..=508. After `n` pair sums a lane
-//! holds -512 n ..= 508 n, and at `n = 64` that is -32768..=32512: the 16-bit
-//! range to its very end, whatever the activations are. 64 pair sums are 256
-//! columns, a *chunk*, and after each chunk `vpmaddwd` with ones adds the two
-//! halves of a row's word into 32 bits. Those may wrap on the way, as the
-//! offset is removed by adding; the result fits, so it is right.
+//! How seldom, [`panel::avx2`] says.
 //!
 //! One token and many want different loops. One token is bound by memory, and
 //! must spend as few instructions on a weight as possible ([`dot`]). Many
 //! tokens are bound by `vpmaddubsw`: weights are unpacked once for all of
-//! them, and the loop keeps its sums in registers ([`dots`]). A few tokens
+//! them, and the panel's loop keeps its sums in registers. A few tokens
 //! have registers to spare and unpack as they go ([`packed_dots`]), which is
 //! half as fast again as writing first what is then read once.
 
 use core::arch::x86_64::{
     __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srai_epi16,
-    _mm256_srli_epi16, _mm256_storeu_si256,
+    _mm256_set1_epi8, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srai_epi16,
+    _mm256_srli_epi16,
 };
 
-use super::activations::{GROUP_TOKENS, Group};
-use super::layout::{ROW_TILE, STEP_BYTES, Step, Tile};
+use super::activations::Group;
+use super::layout::{ROW_TILE, STEP_BYTES, STEP_FIELDS, Step, Tile};
 use super::{Output, Product, Rows};
+use crate::panel::avx2::{
+    CHUNK_FIELDS, VECTOR, add_sums, load, multiply_add, store, store_bytes, widen,
+};
+use crate::panel::{self, Field};
 
-/// Bytes of a vector: four columns of eight rows.
-const VECTOR: usize = size_of::<__m256i>();
-/// Rows of a vector.
-const LANES: usize = VECTOR / 4;
 /// Vectors of a step, each of its own eight rows.
 const STEP_VECTORS: usize = STEP_BYTES / VECTOR;
 
-/// Steps of a chunk, after which sums are widened: see the module's text.
-const CHUNK_STEPS: usize = 16;
-/// Column groups of four in a chunk.
-const CHUNK_FIELDS: usize = 4 * CHUNK_STEPS;
+/// Steps of a chunk, after which sums are widened.
+const CHUNK_STEPS: usize = CHUNK_FIELDS / STEP_FIELDS;
 
 /// Tokens that are few: with five, sums and shifted weights no longer fit the
 /// registers together.
 const FEW_TOKENS: usize = 4;
-
-/// Four columns of 32 rows, one code a byte.
-#[derive(Clone, Copy)]
-#[repr(C, align(32))]
-struct Field([[u8; VECTOR]; STEP_VECTORS]);
 
 /// The CPU has AVX2: only then is there a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,25 +151,8 @@ fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
 
 #[target_feature(enable = "avx2")]
 fn multiply_many(product: &Product<'_>, out: &mut Output<'_>) {
-    let mut panel = [Field([[0; VECTOR]; STEP_VECTORS]); CHUNK_FIELDS];
-    for tile in product.tiles() {
-        let rows = product.begin(&tile, out);
-        for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
-            let panel = &mut panel[..4 * steps.len()];
-            unpack(steps, panel);
-            for group in product.groups() {
-                let first_field = chunk * CHUNK_FIELDS;
-                match group.num_tokens {
-                    1 => add_unpacked::<1>(panel, &group, first_field, rows, out),
-                    2 => add_unpacked::<2>(panel, &group, first_field, rows, out),
-                    3 => add_unpacked::<3>(panel, &group, first_field, rows, out),
-                    4 => add_unpacked::<4>(panel, &group, first_field, rows, out),
-                    5 => add_unpacked::<5>(panel, &group, first_field, rows, out),
-                    _ => add_unpacked::<GROUP_TOKENS>(panel, &group, first_field, rows, out),
-                }
-            }
-        }
-    }
+    let fill = |part: &panel::Part, panel: &mut [Field]| unpack(product.steps(part), panel);
+    panel::avx2::multiply(product.tokens(), &product.rows, STEP_FIELDS, out, fill);
 }
 
 #[target_feature(enable = "avx2")]
@@ -197,13 +165,15 @@ fn unpack(steps: &[Step], panel: &mut [Field]) {
             let f2 = _mm256_srli_epi16::<4>(f0);
             let f3 = _mm256_srli_epi16::<6>(f0);
             for (field, x) in fields.iter_mut().zip([f0, f1, f2, f3]) {
-                store_bytes(&mut field.0[v], _mm256_and_si256(x, low));
+                store_bytes(&mut field.0.as_chunks_mut().0[v], _mm256_and_si256(x, low));
             }
         }
     }
 }
 
-/// Adds a packed chunk's sums of `N` tokens to the output.
+/// Adds a packed chunk's sums of `N` tokens to the output. This is not one
+/// function with the panel's, with a choice inside: merging the two loops' sums
+/// costs the compiler the registers, and the loop a quarter of its speed.
 #[target_feature(enable = "avx2")]
 fn add_packed<const N: usize>(
     steps: &[Step],
@@ -220,75 +190,7 @@ fn add_packed<const N: usize>(
     }
 }
 
-/// The same of a chunk that was unpacked. These are two functions and not one
-/// with a choice inside: merging the two loops' sums costs the compiler the
-/// registers, and the loop a quarter of its speed.
-#[target_feature(enable = "avx2")]
-fn add_unpacked<const N: usize>(
-    panel: &[Field],
-    group: &Group<'_>,
-    first_field: usize,
-    rows: Rows,
-    out: &mut Output<'_>,
-) {
-    let (words, _) = group.bytes.as_chunks::<4>();
-    let words = &words.as_chunks::<N>().0[first_field..][..panel.len()];
-    for half in 0..STEP_VECTORS / 2 {
-        let sums = dots(panel, words, half);
-        add_sums(sums, half, group.first_token, rows, out);
-    }
-}
-
-/// Adds a chunk's sums of 16 rows to the output.
-#[target_feature(enable = "avx2")]
-fn add_sums<const N: usize>(
-    sums: [[__m256i; 2]; N],
-    half: usize,
-    first_token: usize,
-    rows: Rows,
-    out: &mut Output<'_>,
-) {
-    let first_row = half * 2 * LANES;
-    for (lane, [low, high]) in sums.into_iter().enumerate() {
-        let token = first_token + lane;
-        if rows.num >= first_row + 2 * LANES {
-            let out = out.of_token(token, rows.first + first_row, 2 * LANES);
-            let (vectors, _) = out.as_chunks_mut();
-            add_to(&mut vectors[0], widen(low));
-            add_to(&mut vectors[1], widen(high));
-        } else if rows.num > first_row {
-            let mut sums = [0; 2 * LANES];
-            let (vectors, _) = sums.as_chunks_mut();
-            store(&mut vectors[0], widen(low));
-            store(&mut vectors[1], widen(high));
-            let num_rows = rows.num - first_row;
-            let out = out.of_token(token, rows.first + first_row, num_rows);
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = out.wrapping_add(sum);
-            }
-        }
-    }
-}
-
-/// 16 rows times `N` tokens over one chunk: two vectors of weights, `2 N`
-/// sums and a broadcast stay in registers. A broadcast from memory takes a
-/// load port and no vector port, so it is made anew for each use.
-#[target_feature(enable = "avx2")]
-fn dots<const N: usize>(panel: &[Field], words: &[[[u8; 4]; N]], half: usize) -> [[__m256i; 2]; N] {
-    let mut sums = [[_mm256_setzero_si256(); 2]; N];
-    for (field, words) in panel.iter().zip(words) {
-        let low = load(&field.0[2 * half]);
-        let high = load(&field.0[2 * half + 1]);
-        for (sums, word) in sums.iter_mut().zip(words) {
-            let x = _mm256_set1_epi32(i32::from_ne_bytes(*word));
-            sums[0] = multiply_add(sums[0], low, x);
-            sums[1] = multiply_add(sums[1], high, x);
-        }
-    }
-    sums
-}
-
-/// The same, unpacking in registers.
+/// 16 rows times `N` tokens over one chunk, unpacking in registers.
 #[target_feature(enable = "avx2")]
 fn packed_dots<const N: usize>(
     steps: &[Step],
@@ -313,41 +215,4 @@ fn packed_dots<const N: usize>(
         }
     }
     sums
-}
-
-#[target_feature(enable = "avx2")]
-fn multiply_add(sums: __m256i, codes: __m256i, activations: __m256i) -> __m256i {
-    _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, activations))
-}
-
-/// Adds the two 16-bit halves of every 32-bit lane.
-#[target_feature(enable = "avx2")]
-fn widen(sums: __m256i) -> __m256i {
-    _mm256_madd_epi16(sums, _mm256_set1_epi16(1))
-}
-
-#[target_feature(enable = "avx2")]
-fn load(bytes: &[u8; VECTOR]) -> __m256i {
-    // SAFETY: the reference is to as many bytes as a vector has, and this load
-    // needs no alignment.
-    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
-}
-
-#[target_feature(enable = "avx2")]
-fn store_bytes(bytes: &mut [u8; VECTOR], vector: __m256i) {
-    // SAFETY: as for `load`, and the reference is exclusive.
-    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), vector) }
-}
-
-#[target_feature(enable = "avx2")]
-fn store(lanes: &mut [i32; LANES], vector: __m256i) {
-    // SAFETY: as for `load`, and the reference is exclusive.
-    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), vector) }
-}
-
-#[target_feature(enable = "avx2")]
-fn add_to(lanes: &mut [i32; LANES], vector: __m256i) {
-    // SAFETY: as for `load`.
-    let old = unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) };
-    store(lanes, _mm256_add_epi32(old, vector));
 }

@@ -24,19 +24,28 @@
 
 use core::ops::Range;
 
+pub use crate::panel::MAX_COLS;
+use crate::panel::{self, COLS_MULTIPLE, FIELD_BYTES, FIELD_COLS, Part};
 use crate::trits::{self, NotATrit};
 
 /// Rows of a tile: row ranges begin at multiples of it.
-pub const ROW_TILE: usize = 32;
+pub const ROW_TILE: usize = panel::ROWS;
 /// Columns of a step.
 pub(super) const STEP_COLS: usize = 16;
-/// Bytes of a step.
-pub(super) const STEP_BYTES: usize = ROW_TILE * 4;
-/// Largest `cols`: `128 * 2^23` is `2^30`, so that no sum leaves `i32`.
-pub const MAX_COLS: usize = 1 << 23;
+/// Fields of a step.
+pub(super) const STEP_FIELDS: usize = STEP_COLS / FIELD_COLS;
+/// Bytes of a step: as many as one of its four fields has when unpacked.
+pub(super) const STEP_BYTES: usize = FIELD_BYTES;
 
-/// Four weights of zero, as the bytes of a word.
-const ZERO_CODES: u32 = 0x0101_0101;
+// Activations end with a whole step.
+const _: () = assert!(COLS_MULTIPLE.is_multiple_of(STEP_COLS));
+
+/// Steps that are packed for all rows of a tile before the next: what is
+/// written then stays in the first-level cache until it is complete.
+const BLOCK_STEPS: usize = 64;
+
+/// The codes of eight weights of zero, a byte each.
+const ZERO_CODES: u64 = 0x0101_0101_0101_0101;
 
 /// Sixteen columns of 32 rows.
 pub(super) type Step = [u8; STEP_BYTES];
@@ -121,16 +130,13 @@ impl Layout {
 
     fn pack_tile(self, trits: &[i8], packed: &mut [u8]) {
         let (steps, _) = packed.as_chunks_mut::<STEP_BYTES>();
-        for step in steps.iter_mut() {
-            step.fill(pack_word(&[0; STEP_COLS])[0]);
+        if trits.len() < ROW_TILE * self.cols {
+            steps.as_flattened_mut().fill(pack_word(&[0; STEP_COLS])[0]);
         }
-        for (lane, row) in trits.chunks_exact(self.cols).enumerate() {
-            let (whole, rest) = row.as_chunks::<STEP_COLS>();
-            let mut last = [0; STEP_COLS];
-            last[..rest.len()].copy_from_slice(rest);
-            let columns = whole.iter().chain((!rest.is_empty()).then_some(&last));
-            for (step, columns) in steps.iter_mut().zip(columns) {
-                step[4 * lane..][..4].copy_from_slice(&pack_word(columns));
+        for (block, steps) in steps.chunks_mut(BLOCK_STEPS).enumerate() {
+            let first = block * BLOCK_STEPS * STEP_COLS;
+            for (lane, row) in trits.chunks_exact(self.cols).enumerate() {
+                pack_row(&row[first..], lane, steps);
             }
         }
     }
@@ -138,6 +144,13 @@ impl Layout {
     /// Steps of a tile.
     pub(super) fn num_steps(self) -> usize {
         self.cols.div_ceil(STEP_COLS)
+    }
+
+    /// The steps that unpack to a part of a panel.
+    pub(super) fn steps<'a>(self, packed: &'a [u8], part: &Part) -> &'a [Step] {
+        let (steps, _) = packed.as_chunks();
+        let tile = &steps[part.tile * self.num_steps()..][..self.num_steps()];
+        &tile[part.fields.start / STEP_FIELDS..part.fields.end.div_ceil(STEP_FIELDS)]
     }
 
     fn tile_bytes(self) -> usize {
@@ -169,17 +182,34 @@ pub(super) struct Tile<'a> {
     pub(super) num_rows: usize,
 }
 
+/// As many columns of one row as the steps have.
+fn pack_row(row: &[i8], lane: usize, steps: &mut [Step]) {
+    let (whole, rest) = row.as_chunks::<STEP_COLS>();
+    for (step, columns) in steps.iter_mut().zip(whole) {
+        step[4 * lane..][..4].copy_from_slice(&pack_word(columns));
+    }
+    if let Some(step) = steps.get_mut(whole.len()) {
+        let mut last = [0; STEP_COLS];
+        last[..rest.len()].copy_from_slice(rest);
+        step[4 * lane..][..4].copy_from_slice(&pack_word(&last));
+    }
+}
+
 /// Sixteen columns of one row in four bytes.
 fn pack_word(columns: &[i8; STEP_COLS]) -> [u8; 4] {
-    let (fields, _) = columns.as_chunks::<4>();
-    let mut word = 0;
-    for (f, field) in fields.iter().enumerate() {
-        // All four bytes at once. The low two bits of -1, 0, 1 are 3, 0, 1;
-        // one more is 4, 1, 2, which never carries into the next byte.
-        let codes = u32::from_le_bytes(field.map(|trit| trit as u8)) & 0x0303_0303;
-        word |= ((codes + ZERO_CODES) & 0x0303_0303) << (2 * f);
-    }
-    word.to_le_bytes()
+    let (halves, _) = columns.as_chunks::<8>();
+    let [low, high] = [codes(&halves[0]), codes(&halves[1])];
+    // Fields 0 and 2 in the lower half, 1 and 3 in the upper.
+    let pairs = low | high << 4;
+    ((pairs | pairs >> 30) as u32).to_le_bytes()
+}
+
+/// The codes of eight weights, a byte each.
+fn codes(trits: &[i8; 8]) -> u64 {
+    // All bytes at once. The low two bits of -1, 0, 1 are 3, 0, 1; one more is
+    // 4, 1, 2, which never carries into the next byte.
+    let trits = u64::from_le_bytes(trits.map(|trit| trit as u8));
+    ((trits & 0x0303_0303_0303_0303) + ZERO_CODES) & 0x0303_0303_0303_0303
 }
 
 #[cfg(test)]
@@ -199,7 +229,7 @@ mod tests {
 
     #[test]
     fn every_weight_lies_where_the_drawing_says() {
-        for (rows, cols) in [(1, 1), (31, 15), (32, 16), (33, 17), (70, 100)] {
+        for (rows, cols) in [(1, 1), (31, 15), (32, 16), (33, 17), (70, 100), (33, 2065)] {
             let layout = Layout::new(rows, cols).unwrap();
             let trits: Vec<i8> = (0..rows * cols)
                 .map(|i| trit_at(i / cols, i % cols))

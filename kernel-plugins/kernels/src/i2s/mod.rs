@@ -5,11 +5,12 @@
 //! variants read the same bytes and return the same integers; they differ in
 //! the instructions they need.
 
-mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod kernel;
 mod layout;
-mod output;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -17,9 +18,15 @@ mod vnni;
 use core::ops::Range;
 use std::sync::OnceLock;
 
-pub use activations::Activations;
 pub use layout::{Layout, MAX_COLS, ROW_TILE};
-pub use output::Output;
+
+use crate::kernel::Kernel;
+pub use crate::output::Output;
+use crate::output::Rows;
+pub use crate::panel::Activations;
+#[cfg(target_arch = "aarch64")]
+use crate::panel::neon::Neon;
+use crate::panel::{Part, Tokens, activations};
 
 /// Alignment in bytes at which packed and prepared buffers are fastest: a
 /// cache line, and the widest vector. No variant needs it to be right.
@@ -43,6 +50,8 @@ enum Instructions {
     },
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(vnni::avx512::Vnni),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 impl Variant {
@@ -64,6 +73,11 @@ impl Variant {
             ];
             all.extend(instructions.into_iter().flatten().map(Variant));
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            let instructions = Neon::available().into_iter().map(Instructions::Neon);
+            all.extend(instructions.map(Variant));
+        }
         all
     }
 
@@ -74,17 +88,9 @@ impl Variant {
     }
 
     /// What it needs of the CPU: `portable`, `avx2`, `avx-vnni`,
-    /// `avx512-vnni`.
+    /// `avx512-vnni`, `neon`, `neon-dotprod`, `neon-i8mm`.
     pub fn name(self) -> &'static str {
-        match self.0 {
-            Instructions::Portable => "portable",
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2(_) => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Instructions::AvxVnni { .. } => "avx-vnni",
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512Vnni(_) => "avx512-vnni",
-        }
+        self.isa().to_str().expect("names are ASCII")
     }
 
     /// Writes the product's integers, all of them and nothing else.
@@ -110,6 +116,8 @@ impl Variant {
             },
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(vnni) => vnni.multiply(product, out),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(neon) => neon::multiply(neon, product, out),
         }
     }
 }
@@ -157,8 +165,18 @@ impl<'a> Product<'a> {
         self.layout.tiles(&self.rows, self.packed)
     }
 
-    fn groups(&self) -> impl Iterator<Item = activations::Group<'a>> {
-        (0..self.activations.num_groups()).map(|g| self.activations.group(self.prepared, g))
+    fn tokens(&self) -> Tokens<'a> {
+        Tokens::new(self.activations, self.prepared)
+    }
+
+    /// The steps that unpack to a part of a panel, whose fields are whole
+    /// steps.
+    fn steps(&self, part: &Part) -> &'a [layout::Step] {
+        self.layout.steps(self.packed, part)
+    }
+
+    fn groups(&self) -> impl Iterator<Item = activations::Group<'a>> + use<'a> {
+        self.tokens().groups()
     }
 
     fn offset(&self, token: usize) -> i32 {
@@ -171,17 +189,7 @@ impl<'a> Product<'a> {
             first: tile.first_row - self.rows.start,
             num: tile.num_rows,
         };
-        for token in 0..self.activations.batch() {
-            out.of_token(token, rows.first, rows.num)
-                .fill(self.offset(token));
-        }
+        self.tokens().begin(rows, out);
         rows
     }
-}
-
-/// The rows of a tile, counted from the output's first.
-#[derive(Clone, Copy)]
-struct Rows {
-    first: usize,
-    num: usize,
 }

@@ -1,11 +1,11 @@
-//! VNNI: `vpdpbusd` multiplies unsigned codes with signed activations and adds
-//! the four products of a row's word to 32 bits, in one instruction and
-//! without a step in 16 bits. So nothing has to be widened, and sums wrap only
-//! as 32-bit sums do: the offset is removed by adding, and the result fits.
+//! VNNI: four products and their sum in one instruction, as [`panel::vnni`]
+//! says.
+//!
+//! [`panel::vnni`]: crate::panel::vnni
 //!
 //! As for AVX2, one token is bound by memory and spends as little as possible
 //! on a weight (`dot`); many tokens are bound by `vpdpbusd`, and share weights
-//! that were unpacked once (`dots`); a few unpack as they go (`packed_dots`).
+//! that were unpacked once to a panel; a few unpack as they go (`packed_dots`).
 //!
 //! The instruction comes with AVX-512 in vectors of 512 bits, and as AVX-VNNI
 //! in vectors of 256 bits on CPUs that have no AVX-512. One body is both: all
@@ -19,12 +19,6 @@ use super::activations::GROUP_TOKENS;
 /// steps 2^30.
 const JOINED_STEPS: usize = 1 << 14;
 
-/// Steps unpacked at a time, for many tokens: 16 KiB, half of the smallest
-/// first-level cache.
-const CHUNK_STEPS: usize = 32;
-/// Column groups of four in a chunk.
-const CHUNK_FIELDS: usize = 4 * CHUNK_STEPS;
-
 /// Tokens that are few: unpacking again for each group of tokens costs less
 /// than writing and reading what was unpacked, as long as there are two groups.
 const FEW_TOKENS: usize = 2 * GROUP_TOKENS;
@@ -33,32 +27,24 @@ macro_rules! vnni {
     (
         $module:ident, $features:literal, detected by $detected:expr,
         $vector:ident {
-            $load:ident, $store:ident, $zero:ident, $broadcast8:ident, $broadcast32:ident,
+            $zero:ident, $broadcast8:ident,
             $and:ident, $add:ident, $shift_codes:ident, $shift_sums:ident, $multiply_add:ident
         }
     ) => {
         pub(super) mod $module {
             use core::arch::x86_64::{
-                $add, $and, $broadcast8, $broadcast32, $load, $multiply_add, $shift_codes,
-                $shift_sums, $store, $vector, $zero,
+                $add, $and, $broadcast8, $multiply_add, $shift_codes, $shift_sums, $vector, $zero,
             };
 
             use super::super::activations::{GROUP_TOKENS, Group};
-            use super::super::layout::{STEP_BYTES, Step, Tile};
+            use super::super::layout::{STEP_BYTES, STEP_FIELDS, Step, Tile};
             use super::super::{Output, Product, Rows};
-            use super::{CHUNK_FIELDS, CHUNK_STEPS, FEW_TOKENS, JOINED_STEPS};
+            use super::{FEW_TOKENS, JOINED_STEPS};
+            use crate::panel::vnni::$module::{VECTOR, add_sums, broadcast, load, store_bytes};
+            use crate::panel::{self, Field};
 
-            /// Bytes of a vector: four columns of a quarter as many rows.
-            const VECTOR: usize = size_of::<$vector>();
-            /// Rows of a vector.
-            const LANES: usize = VECTOR / 4;
             /// Vectors of a step, each of its own rows.
             const STEP_VECTORS: usize = STEP_BYTES / VECTOR;
-
-            /// Four columns of 32 rows, one code a byte.
-            #[derive(Clone, Copy)]
-            #[repr(C, align(64))]
-            struct Field([[u8; VECTOR]; STEP_VECTORS]);
 
             /// The CPU has what is needed here: only then is there a value.
             #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,25 +139,16 @@ macro_rules! vnni {
 
             #[target_feature(enable = $features)]
             fn multiply_many(product: &Product<'_>, out: &mut Output<'_>) {
-                let mut panel = [Field([[0; VECTOR]; STEP_VECTORS]); CHUNK_FIELDS];
-                for tile in product.tiles() {
-                    let rows = product.begin(&tile, out);
-                    for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
-                        let panel = &mut panel[..4 * steps.len()];
-                        unpack(steps, panel);
-                        for group in product.groups() {
-                            let at = chunk * CHUNK_FIELDS;
-                            match group.num_tokens {
-                                1 => add_unpacked::<1>(panel, &group, at, rows, out),
-                                2 => add_unpacked::<2>(panel, &group, at, rows, out),
-                                3 => add_unpacked::<3>(panel, &group, at, rows, out),
-                                4 => add_unpacked::<4>(panel, &group, at, rows, out),
-                                5 => add_unpacked::<5>(panel, &group, at, rows, out),
-                                _ => add_unpacked::<GROUP_TOKENS>(panel, &group, at, rows, out),
-                            }
-                        }
-                    }
-                }
+                let fill = |part: &panel::Part, panel: &mut [Field]| {
+                    unpack(product.steps(part), panel);
+                };
+                panel::vnni::$module::multiply(
+                    product.tokens(),
+                    &product.rows,
+                    STEP_FIELDS,
+                    out,
+                    fill,
+                );
             }
 
             #[target_feature(enable = $features)]
@@ -184,7 +161,7 @@ macro_rules! vnni {
                         let f2 = $shift_codes::<4>(f0);
                         let f3 = $shift_codes::<6>(f0);
                         for (field, x) in fields.iter_mut().zip([f0, f1, f2, f3]) {
-                            store_bytes(&mut field.0[v], $and(x, low));
+                            store_bytes(&mut field.0.as_chunks_mut().0[v], $and(x, low));
                         }
                     }
                 }
@@ -211,75 +188,8 @@ macro_rules! vnni {
                 }
             }
 
-            /// Adds an unpacked chunk's sums of `N` tokens to the output.
-            #[target_feature(enable = $features)]
-            fn add_unpacked<const N: usize>(
-                panel: &[Field],
-                group: &Group<'_>,
-                first_field: usize,
-                rows: Rows,
-                out: &mut Output<'_>,
-            ) {
-                let (words, _) = group.bytes.as_chunks::<4>();
-                let words = &words.as_chunks::<N>().0[first_field..][..panel.len()];
-                for pair in 0..STEP_VECTORS / 2 {
-                    add_sums(dots(panel, words, pair), pair, group.first_token, rows, out);
-                }
-            }
-
-            #[target_feature(enable = $features)]
-            fn add_sums<const N: usize>(
-                sums: [[$vector; 2]; N],
-                pair: usize,
-                first_token: usize,
-                rows: Rows,
-                out: &mut Output<'_>,
-            ) {
-                let first_row = pair * 2 * LANES;
-                for (lane, sums) in sums.into_iter().enumerate() {
-                    let num_rows = rows.num.saturating_sub(first_row).min(2 * LANES);
-                    let first = rows.first + first_row.min(rows.num);
-                    let out = out.of_token(first_token + lane, first, num_rows);
-                    if let Ok(out) = <&mut [i32; 2 * LANES]>::try_from(&mut *out) {
-                        let (vectors, _) = out.as_chunks_mut();
-                        for v in 0..2 {
-                            add_to(&mut vectors[v], sums[v]);
-                        }
-                    } else {
-                        let mut all = [0; 2 * LANES];
-                        let (vectors, _) = all.as_chunks_mut();
-                        for v in 0..2 {
-                            store(&mut vectors[v], sums[v]);
-                        }
-                        for (out, sum) in out.iter_mut().zip(all) {
-                            *out = out.wrapping_add(sum);
-                        }
-                    }
-                }
-            }
-
-            /// A pair's rows times `N` tokens over one chunk: two vectors of
-            /// weights, `2 N` sums and a broadcast stay in registers.
-            #[target_feature(enable = $features)]
-            fn dots<const N: usize>(
-                panel: &[Field],
-                words: &[[[u8; 4]; N]],
-                pair: usize,
-            ) -> [[$vector; 2]; N] {
-                let mut sums = [[$zero(); 2]; N];
-                for (field, words) in panel.iter().zip(words) {
-                    let low = load(&field.0[2 * pair]);
-                    let high = load(&field.0[2 * pair + 1]);
-                    for (sums, word) in sums.iter_mut().zip(words) {
-                        let x = broadcast(*word);
-                        sums[0] = $multiply_add(sums[0], low, x);
-                        sums[1] = $multiply_add(sums[1], high, x);
-                    }
-                }
-                sums
-            }
-
-            /// The same of a whole tile, unpacking in registers.
+            /// A pair's rows times `N` tokens over a whole tile, unpacking in
+            /// registers: `2 N` sums stay there.
             #[target_feature(enable = $features)]
             fn packed_dots<const N: usize>(
                 steps: &[Step],
@@ -305,37 +215,6 @@ macro_rules! vnni {
                 }
                 sums
             }
-
-            #[target_feature(enable = $features)]
-            fn broadcast(word: [u8; 4]) -> $vector {
-                $broadcast32(i32::from_ne_bytes(word))
-            }
-
-            #[target_feature(enable = $features)]
-            fn load(bytes: &[u8; VECTOR]) -> $vector {
-                // SAFETY: the reference is to as many bytes as a vector has,
-                // and this load needs no alignment.
-                unsafe { $load(bytes.as_ptr().cast()) }
-            }
-
-            #[target_feature(enable = $features)]
-            fn store_bytes(bytes: &mut [u8; VECTOR], vector: $vector) {
-                // SAFETY: as for `load`, and the reference is exclusive.
-                unsafe { $store(bytes.as_mut_ptr().cast(), vector) }
-            }
-
-            #[target_feature(enable = $features)]
-            fn store(lanes: &mut [i32; LANES], vector: $vector) {
-                // SAFETY: as for `load`, and the reference is exclusive.
-                unsafe { $store(lanes.as_mut_ptr().cast(), vector) }
-            }
-
-            #[target_feature(enable = $features)]
-            fn add_to(lanes: &mut [i32; LANES], vector: $vector) {
-                // SAFETY: as for `load`.
-                let old = unsafe { $load(lanes.as_ptr().cast()) };
-                store(lanes, $add(old, vector));
-            }
         }
     };
 }
@@ -346,8 +225,7 @@ vnni! {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vnni"),
     __m512i {
-        _mm512_loadu_si512, _mm512_storeu_si512, _mm512_setzero_si512, _mm512_set1_epi8,
-        _mm512_set1_epi32, _mm512_and_si512, _mm512_add_epi32, _mm512_srli_epi16,
+        _mm512_setzero_si512, _mm512_set1_epi8, _mm512_and_si512, _mm512_add_epi32, _mm512_srli_epi16,
         _mm512_srai_epi32, _mm512_dpbusd_epi32
     }
 }
@@ -356,8 +234,7 @@ vnni! {
     avx, "avx2,avxvnni",
     detected by is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
     __m256i {
-        _mm256_loadu_si256, _mm256_storeu_si256, _mm256_setzero_si256, _mm256_set1_epi8,
-        _mm256_set1_epi32, _mm256_and_si256, _mm256_add_epi32, _mm256_srli_epi16,
+        _mm256_setzero_si256, _mm256_set1_epi8, _mm256_and_si256, _mm256_add_epi32, _mm256_srli_epi16,
         _mm256_srai_epi32, _mm256_dpbusd_avx_epi32
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 
 fn sample(logits: &[f32], sampling: &Sampling, generated: &[u32]) -> Result<Sampled, Unsampleable> {
     Sampler::default().sample(
-        logits,
+        Row::Whole(logits),
         &Choice {
             sampling,
             prompt: &[],
@@ -19,7 +19,10 @@ fn greedy(logits: &[f32], sampling: Sampling, prompt: &[u32], generated: &[u32])
         generated,
         forbidden: [&[], &[]],
     };
-    Sampler::default().sample(logits, &choice).unwrap().token
+    Sampler::default()
+        .sample(Row::Whole(logits), &choice)
+        .unwrap()
+        .token
 }
 
 /// How often each of the tokens is drawn in 20 000 draws, in percent.
@@ -37,7 +40,7 @@ fn percentages<const N: usize>(logits: [f32; N], sampling: Sampling) -> [f64; N]
             generated: &[],
             forbidden: [&[], &[]],
         };
-        counts[sampler.sample(&logits, &choice).unwrap().token as usize] += 1;
+        counts[sampler.sample(Row::Whole(&logits), &choice).unwrap().token as usize] += 1;
     }
     counts.map(|count| f64::from(count) / 200.0)
 }
@@ -237,7 +240,9 @@ fn penalties_leave_no_counts_behind() {
     };
     let mut sampler = Sampler::default();
     for _ in 0..5 {
-        let sampled = sampler.sample(&[3.0, 2.0], &choice(&[0, 0])).unwrap();
+        let sampled = sampler
+            .sample(Row::Whole(&[3.0, 2.0]), &choice(&[0, 0]))
+            .unwrap();
         assert_eq!(sampled.token, 0, "3 - 0.8");
     }
 }
@@ -251,13 +256,13 @@ fn forbidden_tokens_are_not_chosen() {
         generated: &[],
         forbidden: [&[1], &[3, 99]],
     };
-    let sampled = Sampler::default().sample(&[1.0, 9.0, 2.0, 9.0], &choice);
+    let sampled = Sampler::default().sample(Row::Whole(&[1.0, 9.0, 2.0, 9.0]), &choice);
     assert_eq!(sampled.unwrap().token, 2);
     let all = Choice {
         forbidden: [&[0], &[1]],
         ..choice
     };
-    let error = Sampler::default().sample(&[1.0, 2.0], &all);
+    let error = Sampler::default().sample(Row::Whole(&[1.0, 2.0]), &all);
     assert_eq!(error, Err(Unsampleable::NothingLeft));
 }
 

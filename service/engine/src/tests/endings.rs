@@ -190,9 +190,9 @@ fn logits_that_are_no_numbers_end_their_own_sequence_only() {
 fn an_executor_that_returns_too_little_fails_the_step() {
     let mut sim = Sim::new(ROOMY);
     let a = sim.submit("a", request(3, 9));
-    sim.model.fault = Fault::ShortLogits;
+    sim.model.fault = Fault::NoLogits;
     sim.steps(1);
-    let message = "executor returned 15 logits instead of 1 rows of 16".to_owned();
+    let message = "executor returned 0 rows of logits instead of 1".to_owned();
     assert_eq!(reason(sim.end(a)), &FinishReason::Failed { message });
 }
 

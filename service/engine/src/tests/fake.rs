@@ -2,7 +2,7 @@
 //! read back from the pages they were written to. A wrong block table, a wrong
 //! position or a page that belongs to two sequences changes what is generated.
 
-use crate::{Batch, Executor, ExecutorError, Vocabulary};
+use crate::{Batch, Executor, ExecutorError, Logits, Span, TokenLogit, Vocabulary, Wanted};
 
 pub(super) const END: u32 = 0;
 
@@ -60,8 +60,8 @@ pub(super) enum Fault {
     Step,
     /// The first row of logits, if there is one, holds NaN.
     NanInFirstRow,
-    /// One logit is missing.
-    ShortLogits,
+    /// There are no logits.
+    NoLogits,
 }
 
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(super) struct FakeModel {
     block_size: usize,
     /// One token a slot, never cleared: what is stale stays readable.
     pages: Vec<Option<u32>>,
-    logits: Vec<f32>,
+    logits: Logits,
     pub(super) fault: Fault,
 }
 
@@ -78,7 +78,7 @@ impl FakeModel {
         FakeModel {
             block_size,
             pages: vec![None; num_blocks * block_size],
-            logits: Vec::new(),
+            logits: Logits::default(),
             fault: Fault::None,
         }
     }
@@ -99,10 +99,34 @@ impl FakeModel {
     }
 }
 
+/// No more of a row than its reader asked for.
+fn some_of(row: &[f32], batch: &Batch, span: &Span) -> Option<Vec<TokenLogit>> {
+    let Wanted::Largest { count, among, .. } = span.wanted else {
+        return None;
+    };
+    let named = batch.named_of(span);
+    let mut others: Vec<f32> = (0..among as u32)
+        .filter(|token| !named.contains(token))
+        .map(|token| row[token as usize])
+        .collect();
+    others.sort_by(|a, b| b.total_cmp(a));
+    let last = others.get(count - 1).copied().unwrap_or(f32::NEG_INFINITY);
+    let entry = |token: u32| TokenLogit {
+        token,
+        logit: row[token as usize],
+    };
+    let wanted = (0..among as u32).map(entry);
+    Some(
+        wanted
+            .filter(|entry| entry.logit >= last || named.contains(&entry.token))
+            .collect(),
+    )
+}
+
 impl Executor for FakeModel {
-    fn execute(&mut self, batch: &Batch) -> Result<&[f32], ExecutorError> {
+    fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         self.check_spans(batch);
-        self.logits.clear();
+        let mut rows = Vec::new();
         for span in &batch.spans {
             let table = batch.table_of(span);
             let slot = |position: usize| {
@@ -115,7 +139,7 @@ impl Executor for FakeModel {
             }
             if span.num_logits == 1 {
                 let read = |position| self.pages[slot(position)].expect("the slot was written");
-                self.logits.extend(logits_after((0..end).map(read)));
+                rows.push((span, logits_after((0..end).map(read))));
             }
         }
         match self.fault {
@@ -124,8 +148,31 @@ impl Executor for FakeModel {
                 let message = "the fake was told to fail".to_owned();
                 return Err(ExecutorError { message });
             }
-            Fault::NanInFirstRow => self.logits.iter_mut().take(1).for_each(|l| *l = f32::NAN),
-            Fault::ShortLogits => drop(self.logits.pop()),
+            Fault::NanInFirstRow => rows.iter_mut().take(1).for_each(|row| row.1[0] = f32::NAN),
+            Fault::NoLogits => rows.clear(),
+        }
+        // A row that holds what is no number is given as it is.
+        let some = rows
+            .iter()
+            .map(|(span, row)| match row.iter().any(|logit| logit.is_nan()) {
+                true => None,
+                false => some_of(row, batch, span),
+            });
+        let some: Vec<_> = some.collect();
+        let whole: Vec<f32> = rows
+            .iter()
+            .zip(&some)
+            .filter(|(_, some)| some.is_none())
+            .flat_map(|((_, row), _)| *row)
+            .collect();
+        self.logits
+            .begin(ROW_LEN, whole.len() / ROW_LEN)
+            .copy_from_slice(&whole);
+        for some in some {
+            match some {
+                None => self.logits.push_whole(),
+                Some(entries) => self.logits.push_some(entries),
+            }
         }
         Ok(&self.logits)
     }

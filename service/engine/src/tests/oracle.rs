@@ -3,7 +3,7 @@
 
 use super::fake::{END, FakeVocabulary, VOCAB_SIZE, logits_after};
 use crate::sampling::{Choice, Sampler};
-use crate::{FinishReason, Request, Vocabulary};
+use crate::{FinishReason, Request, Row, Vocabulary};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Answer {
@@ -72,7 +72,7 @@ fn choose(sampler: &mut Sampler, request: &Request, generated: &[u32], may_end: 
     };
     let history = request.prompt.iter().chain(generated).copied();
     let logits = &logits_after(history)[..VOCAB_SIZE];
-    sampler.sample(logits, &choice).unwrap().token
+    sampler.sample(Row::Whole(logits), &choice).unwrap().token
 }
 
 /// Index, begin and end of the stop string that ends first behind `after`; of

@@ -170,7 +170,7 @@ impl Schedule {
         }
         self.sim.model.fault = match self.random.below(200) {
             0 => Fault::Step,
-            1 => Fault::ShortLogits,
+            1 => Fault::NoLogits,
             2..5 => Fault::NanInFirstRow,
             _ => Fault::None,
         };
@@ -214,15 +214,15 @@ impl Schedule {
         let sampling = match random.percent(40) {
             true => Sampling::default(),
             false => Sampling {
-                temperature: random.pick(&[0.3, 1.0, 2.0]),
-                top_k: random.pick(&[0, 3]),
+                temperature: random.pick(&[0.0, 0.3, 1.0, 2.0]),
+                top_k: random.pick(&[0, 1, 3, 11, 12]),
                 top_p: random.pick(&[1.0, 0.8]),
                 min_p: random.pick(&[0.0, 0.1]),
                 seed: random.below(1000),
-                repetition_penalty: random.pick(&[1.0, 1.2]),
-                presence_penalty: random.pick(&[0.0, 0.4]),
-                frequency_penalty: random.pick(&[0.0, 0.3]),
-                num_logprobs: random.pick(&[None, Some(2)]),
+                repetition_penalty: random.pick(&[1.0, 1.2, 0.7]),
+                presence_penalty: random.pick(&[0.0, 0.4, -0.6]),
+                frequency_penalty: random.pick(&[0.0, 0.3, -0.3]),
+                num_logprobs: random.pick(&[None, None, Some(2)]),
             },
         };
         let stop = (0..random.pick(&[0, 0, 1, 2])).map(|_| {

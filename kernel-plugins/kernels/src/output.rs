@@ -79,7 +79,7 @@ impl<'a> Output<'a> {
     }
 
     /// Results `first_row..first_row + num_rows` of one token.
-    pub(super) fn of_token(
+    pub(crate) fn of_token(
         &mut self,
         token: usize,
         first_row: usize,
@@ -95,6 +95,13 @@ impl<'a> Output<'a> {
             core::slice::from_raw_parts_mut(start, num_rows)
         }
     }
+}
+
+/// The rows of a tile, counted from the output's first.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) first: usize,
+    pub(crate) num: usize,
 }
 
 #[cfg(test)]

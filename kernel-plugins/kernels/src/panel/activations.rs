@@ -8,13 +8,18 @@
 //! through one stream. A group takes its true number of tokens: one token
 //! alone lies as it came.
 //!
-//! Columns beyond the last, up to a whole step of weights, are zero.
+//! Columns beyond the last, up to a multiple of [`COLS_MULTIPLE`], are zero.
 
-use super::layout::{MAX_COLS, STEP_COLS};
+use super::FIELD_COLS;
+
+/// Largest `cols`: `128 * 2^23` is `2^30`, so that no sum leaves `i32`.
+pub const MAX_COLS: usize = 1 << 23;
+/// Activations end at a multiple of so many columns.
+pub(crate) const COLS_MULTIPLE: usize = 16;
 
 /// Tokens whose sums fit the registers of an AVX2 core beside two vectors of
 /// weights, which makes it the width of a group.
-pub(super) const GROUP_TOKENS: usize = 6;
+pub(crate) const GROUP_TOKENS: usize = 6;
 
 /// The sums take whole cache lines, so that the activations begin with one.
 const CACHE_LINE: usize = 64;
@@ -85,7 +90,10 @@ impl Activations {
             let mut last = [0; 4];
             last[..rest.len()].copy_from_slice(rest);
             let places = words[lane..].iter_mut().step_by(num_tokens);
-            let columns = whole.iter().chain([&last]).chain([&[0; 4]; STEP_COLS / 4]);
+            let columns = whole
+                .iter()
+                .chain([&last])
+                .chain([&[0; 4]; COLS_MULTIPLE / 4]);
             for (place, columns) in places.zip(columns) {
                 *place = columns.map(|x| x as u8);
             }
@@ -93,16 +101,16 @@ impl Activations {
     }
 
     /// What a kernel starts token `token` at: minus the sum of its activations.
-    pub(super) fn offset(self, prepared: &[u8], token: usize) -> i32 {
+    pub(crate) fn offset(self, prepared: &[u8], token: usize) -> i32 {
         i32::from_ne_bytes(prepared.as_chunks().0[token])
     }
 
-    pub(super) fn num_groups(self) -> usize {
+    pub(crate) fn num_groups(self) -> usize {
         self.batch.div_ceil(GROUP_TOKENS)
     }
 
     /// A group of tokens, as bytes whose order the module's text gives.
-    pub(super) fn group(self, prepared: &[u8], index: usize) -> Group<'_> {
+    pub(crate) fn group(self, prepared: &[u8], index: usize) -> Group<'_> {
         let first_token = index * GROUP_TOKENS;
         let num_tokens = GROUP_TOKENS.min(self.batch - first_token);
         let start = self.sums_bytes() + first_token * self.padded_cols();
@@ -113,8 +121,13 @@ impl Activations {
         }
     }
 
+    /// Column groups of four.
+    pub(crate) fn num_fields(self) -> usize {
+        self.padded_cols() / FIELD_COLS
+    }
+
     fn padded_cols(self) -> usize {
-        self.cols.next_multiple_of(STEP_COLS)
+        self.cols.next_multiple_of(COLS_MULTIPLE)
     }
 
     fn sums_bytes(self) -> usize {
@@ -124,10 +137,10 @@ impl Activations {
 
 /// Up to [`GROUP_TOKENS`] tokens, four columns of each in turn.
 #[derive(Clone, Copy)]
-pub(super) struct Group<'a> {
-    pub(super) first_token: usize,
-    pub(super) num_tokens: usize,
-    pub(super) bytes: &'a [u8],
+pub(crate) struct Group<'a> {
+    pub(crate) first_token: usize,
+    pub(crate) num_tokens: usize,
+    pub(crate) bytes: &'a [u8],
 }
 
 #[cfg(test)]

@@ -1,0 +1,116 @@
+//! Tokens' activations in 16 bits.
+
+use super::{Bits, Codes};
+
+/// The upper half of such a number, rounded, is at most 127.
+const LARGEST: f64 = 32639.0;
+
+/// Sums of products, twice over, stay below this.
+const SUM_LIMIT: f64 = (1_u32 << 30) as f64;
+
+/// Activations of one token as integers: `scale * p` is about the activation.
+#[derive(Clone, Copy, Debug)]
+pub struct Token {
+    /// What an integer is a multiple of.
+    pub scale: f32,
+    /// Sum of the integers.
+    pub sum: i32,
+    /// Euclidean norm of the activations.
+    pub norm: f64,
+    /// Euclidean norm of what rounding changed.
+    pub error: f64,
+}
+
+/// Several tokens' activations, ready to be multiplied with [`Codes`]. Keeps
+/// its memory from one use to the next.
+#[derive(Debug, Default)]
+pub struct Activations {
+    tokens: Vec<Token>,
+    /// Groups of four columns of a token, an even number of them.
+    token_groups: usize,
+    /// Columns 0, 2, 1, 3 of each group: as pairs, what meets the even and the
+    /// odd bytes of a line.
+    words: Vec<[i16; 4]>,
+    /// Each group's upper and lower halves: `256 * upper + lower`.
+    halves: Vec<[[i8; 4]; 2]>,
+}
+
+impl Activations {
+    /// Converts `hidden`, rows of `cols` activations, for codes of that width.
+    ///
+    /// The integers are as large as 16 bits and exact 32-bit sums of products
+    /// with any codes allow. Activations that are not numbers count as 0: look
+    /// at [`Token::norm`].
+    ///
+    /// # Panics
+    ///
+    /// If `hidden` is not whole rows of 1 to 2^16 columns.
+    pub fn prepare(&mut self, hidden: &[f32], cols: usize, bits: Bits) {
+        assert!(
+            (1..=1 << 16).contains(&cols) && hidden.len().is_multiple_of(cols),
+            "{} activations are not whole rows of {cols}",
+            hidden.len(),
+        );
+        self.token_groups = cols.div_ceil(4).next_multiple_of(2);
+        self.tokens.clear();
+        self.words.clear();
+        self.halves.clear();
+        for hidden in hidden.chunks_exact(cols) {
+            self.push(hidden, bits);
+        }
+    }
+
+    fn push(&mut self, hidden: &[f32], bits: Bits) {
+        let magnitude = |x: &f32| f64::from(x.abs());
+        let largest = hidden.iter().map(magnitude).fold(0.0, f64::max);
+        let total: f64 = hidden.iter().map(magnitude).sum();
+        // Rounding adds half to each integer at most.
+        let total_limit = SUM_LIMIT / f64::from(bits.max()) - hidden.len() as f64;
+        let scale = (largest / LARGEST).max(total / total_limit) as f32;
+        let usable = scale.is_normal() && total.is_finite();
+        let scale = if usable { scale } else { 1.0 };
+        let per_scale = if usable { 1.0 / f64::from(scale) } else { 0.0 };
+        let mut token = Token {
+            scale,
+            sum: 0,
+            norm: 0.0,
+            error: 0.0,
+        };
+        for group in 0..self.token_groups {
+            let mut four = [0_i16; 4];
+            for (p, x) in four.iter_mut().zip(hidden.iter().skip(4 * group)) {
+                let x = f64::from(*x);
+                *p = (x * per_scale).round_ties_even().clamp(-LARGEST, LARGEST) as i16;
+                token.sum += i32::from(*p);
+                token.norm += x * x;
+                token.error += (x - f64::from(scale) * f64::from(*p)).powi(2);
+            }
+            let [a, b, c, d] = four;
+            self.words.push([a, c, b, d]);
+            let lower = four.map(|p| p as i8);
+            let upper = four.map(|p| ((i32::from(p) + 128) >> 8) as i8);
+            self.halves.push([upper, lower]);
+        }
+        token.norm = token.norm.sqrt();
+        token.error = token.error.sqrt();
+        self.tokens.push(token);
+    }
+
+    /// What is known of each token.
+    pub fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
+    pub(super) fn check(&self, codes: &Codes) {
+        let groups = codes.cols().div_ceil(4).next_multiple_of(2);
+        assert_eq!(self.token_groups, groups, "activations for other codes");
+    }
+
+    pub(super) fn words(&self, token: usize) -> &[[i16; 4]] {
+        &self.words[token * self.token_groups..][..self.token_groups]
+    }
+
+    pub(super) fn halves(&self, token: usize) -> &[[[i8; 4]; 2]] {
+        &self.halves[token * self.token_groups..][..self.token_groups]
+    }
+}

@@ -1,0 +1,115 @@
+//! Rounded rows, sixteen side by side.
+
+/// Rows of a tile: as many as a vector of 512 bits has sums.
+pub const TILE_ROWS: usize = 16;
+
+/// Width of a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bits {
+    /// 0 to 15.
+    Four,
+    /// 0 to 255.
+    Eight,
+}
+
+impl Bits {
+    /// The largest code.
+    pub const fn max(self) -> u8 {
+        match self {
+            Bits::Four => 15,
+            Bits::Eight => 255,
+        }
+    }
+
+    /// Columns of a line.
+    pub(super) const fn line_cols(self) -> usize {
+        match self {
+            Bits::Four => 8,
+            Bits::Eight => 4,
+        }
+    }
+}
+
+/// The codes of four bytes' worth of columns of a tile's rows. Byte `4 r + b`
+/// is row `r`'s: column `b`, and with four bits column `4 + b` in its upper
+/// half. So the four bytes of a row are one lane of a vector of 32-bit sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Line(pub(super) [u8; 4 * TILE_ROWS]);
+
+/// A matrix of codes, tile after tile, each from its first column to its last.
+#[derive(Debug)]
+pub struct Codes {
+    bits: Bits,
+    rows: usize,
+    cols: usize,
+    lines: Vec<Line>,
+}
+
+impl Codes {
+    /// All codes 0.
+    pub fn new(bits: Bits, rows: usize, cols: usize) -> Codes {
+        let tile_lines = cols.div_ceil(bits.line_cols());
+        let lines = vec![Line([0; 4 * TILE_ROWS]); rows.div_ceil(TILE_ROWS) * tile_lines];
+        Codes {
+            bits,
+            rows,
+            cols,
+            lines,
+        }
+    }
+
+    /// Width of a code.
+    pub fn bits(&self) -> Bits {
+        self.bits
+    }
+
+    /// Rows of the matrix.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the matrix.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.lines)
+    }
+
+    /// Lines of a tile.
+    pub fn tile_lines(&self) -> usize {
+        self.cols.div_ceil(self.bits.line_cols())
+    }
+
+    /// All lines, to be filled by [`pack`] tile by tile.
+    pub fn lines_mut(&mut self) -> &mut [Line] {
+        &mut self.lines
+    }
+
+    pub(super) fn tile(&self, tile: usize) -> &[Line] {
+        &self.lines[tile * self.tile_lines()..][..self.tile_lines()]
+    }
+
+    /// Writes the codes of one row of a tile, one a byte, into the tile's
+    /// lines.
+    ///
+    /// # Panics
+    ///
+    /// If the row is longer than the lines, or there is no such row.
+    pub fn pack(bits: Bits, row: usize, codes: &[u8], tile: &mut [Line]) {
+        assert!(row < TILE_ROWS, "row {row} of {TILE_ROWS}");
+        assert_eq!(codes.len().div_ceil(bits.line_cols()), tile.len());
+        for (codes, line) in codes.chunks(bits.line_cols()).zip(tile) {
+            let mut padded = [0; 8];
+            padded[..codes.len()].copy_from_slice(codes);
+            let [low, high] = [0, 4].map(|at| {
+                u32::from_le_bytes([padded[at], padded[at + 1], padded[at + 2], padded[at + 3]])
+            });
+            let word = low | high << 4;
+            line.0[4 * row..][..4].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+}

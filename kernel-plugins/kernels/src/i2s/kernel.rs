@@ -1,0 +1,94 @@
+//! i2s as one kernel among others.
+
+use core::ffi::CStr;
+use core::ops::Range;
+
+use super::{ALIGNMENT, Activations, Instructions, Layout, Product, ROW_TILE, Variant};
+use crate::kernel::{Kernel, Weights};
+use crate::output::Output;
+use crate::trits::NotATrit;
+
+impl Kernel for Variant {
+    const ROW_TILE: usize = ROW_TILE;
+    const ALIGNMENT: usize = ALIGNMENT;
+
+    type Layout = Layout;
+    type Activations = Activations;
+
+    fn isa(self) -> &'static CStr {
+        match self.0 {
+            Instructions::Portable => c"portable",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(_) => c"avx2",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::AvxVnni { .. } => c"avx-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512Vnni(_) => c"avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(neon) => neon.isa(),
+        }
+    }
+
+    fn score(self) -> i32 {
+        match self.0 {
+            Instructions::Portable => 100,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(_) => 200,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::AvxVnni { .. } => 250,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512Vnni(_) => 300,
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(neon) => neon.score(),
+        }
+    }
+
+    fn layout(rows: usize, cols: usize) -> Option<Layout> {
+        Layout::new(rows, cols)
+    }
+
+    fn packed_bytes(layout: Layout) -> usize {
+        layout.packed_bytes()
+    }
+
+    fn bytes_of(layout: Layout, rows: &Range<usize>) -> Option<Range<usize>> {
+        layout.holds(rows).then(|| layout.bytes_of(rows))
+    }
+
+    fn pack(
+        layout: Layout,
+        rows: Range<usize>,
+        trits: &[i8],
+        packed: &mut [u8],
+    ) -> Result<(), NotATrit> {
+        layout.pack(rows, trits, packed)
+    }
+
+    fn activations(self, cols: usize, batch: usize) -> Option<Activations> {
+        Activations::new(cols, batch)
+    }
+
+    fn prepared_bytes(activations: Activations) -> usize {
+        activations.prepared_bytes()
+    }
+
+    fn prepare(self, activations: Activations, x: &[i8], prepared: &mut [u8]) {
+        activations.prepare(x, prepared);
+    }
+
+    fn multiply(
+        self,
+        weights: Weights<'_, Variant>,
+        activations: Activations,
+        prepared: &[u8],
+        out: Output<'_>,
+    ) {
+        let Weights {
+            layout,
+            packed,
+            rows,
+        } = weights;
+        let product = Product::new(layout, packed, activations, prepared, rows);
+        Variant::multiply(self, &product, out);
+    }
+}

@@ -1,0 +1,128 @@
+//! tl2 as one kernel among others.
+
+use core::ffi::CStr;
+use core::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::portable;
+use super::{ALIGNMENT, Activations, Instructions, Layout, Product, ROW_TILE, Variant};
+use crate::kernel::{Kernel, Weights};
+use crate::output::Output;
+use crate::trits::NotATrit;
+
+impl Kernel for Variant {
+    const ROW_TILE: usize = ROW_TILE;
+    const ALIGNMENT: usize = ALIGNMENT;
+
+    type Layout = Layout;
+    type Activations = Activations;
+
+    fn isa(self) -> &'static CStr {
+        match self.0 {
+            Instructions::Portable => c"portable",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(_) => c"avx512-vbmi2",
+        }
+    }
+
+    /// Less than i2s where its look-ups are loads.
+    fn score(self) -> i32 {
+        match self.0 {
+            Instructions::Portable => 50,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(_) => 310,
+        }
+    }
+
+    fn layout(rows: usize, cols: usize) -> Option<Layout> {
+        Layout::new(rows, cols)
+    }
+
+    fn packed_bytes(layout: Layout) -> usize {
+        layout.packed_bytes()
+    }
+
+    fn bytes_of(layout: Layout, rows: &Range<usize>) -> Option<Range<usize>> {
+        layout.holds(rows).then(|| layout.bytes_of(rows))
+    }
+
+    fn pack(
+        layout: Layout,
+        rows: Range<usize>,
+        trits: &[i8],
+        packed: &mut [u8],
+    ) -> Result<(), NotATrit> {
+        layout.pack(rows, trits, packed)
+    }
+
+    fn activations(self, cols: usize, batch: usize) -> Option<Activations> {
+        let max_tables = match self.0 {
+            Instructions::Portable => portable::MAX_TABLES,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(_) => avx512::MAX_TABLES,
+        };
+        Activations::new(cols, batch, max_tables)
+    }
+
+    fn prepared_bytes(activations: Activations) -> usize {
+        activations.prepared_bytes()
+    }
+
+    fn prepare(self, activations: Activations, x: &[i8], prepared: &mut [u8]) {
+        assert_eq!(
+            x.len(),
+            activations.batch() * activations.cols(),
+            "activations"
+        );
+        assert_eq!(
+            prepared.len(),
+            activations.prepared_bytes(),
+            "prepared bytes"
+        );
+        match (activations, self.0) {
+            (Activations::Panel(panel), _) => panel.prepare(x, prepared),
+            (Activations::Tables(tables), Instructions::Portable) => tables.fill(x, prepared),
+            #[cfg(target_arch = "x86_64")]
+            (Activations::Tables(tables), Instructions::Avx512(avx512)) => {
+                avx512.fill(tables, x, prepared);
+            }
+        }
+    }
+
+    fn multiply(
+        self,
+        weights: Weights<'_, Variant>,
+        activations: Activations,
+        prepared: &[u8],
+        out: Output<'_>,
+    ) {
+        let Weights {
+            layout,
+            packed,
+            rows,
+        } = weights;
+        assert_eq!(packed.len(), layout.packed_bytes(), "packed bytes");
+        assert_eq!(
+            prepared.len(),
+            activations.prepared_bytes(),
+            "prepared bytes"
+        );
+        assert_eq!(activations.cols(), layout.cols(), "columns");
+        assert!(layout.holds(&rows), "rows {rows:?} are not whole tiles");
+        assert_eq!(out.rows(), rows.len(), "rows of the output");
+        assert_eq!(out.batch(), activations.batch(), "tokens of the output");
+        let product = Product {
+            layout,
+            packed,
+            activations,
+            prepared,
+            rows,
+        };
+        match self.0 {
+            Instructions::Portable => portable::multiply(&product, out),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(avx512) => avx512.multiply(&product, out),
+        }
+    }
+}

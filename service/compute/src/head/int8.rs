@@ -1,0 +1,75 @@
+//! A head of eight bits a weight, one scale a row.
+
+use std::ops::Range;
+
+use ternion_kernels::head::{Activations, Bits, TILE_ROWS, Variant};
+use ternion_kernels::team::Team;
+
+use super::bound::TokenBounds;
+use super::rounded::{Rounded, Rounding};
+use super::{DenseMatrix, exact};
+
+pub(crate) struct Int8 {
+    rounded: Rounded,
+    variant: Variant,
+}
+
+/// Memory of a step.
+#[derive(Default)]
+pub(super) struct Scratch {
+    activations: Activations,
+    bounds: Vec<TokenBounds>,
+}
+
+impl Int8 {
+    /// # Errors
+    ///
+    /// If a row holds what is no number.
+    pub(super) fn new(matrix: &DenseMatrix<'_>, team: &Team) -> Result<Int8, String> {
+        Ok(Int8 {
+            rounded: Rounded::new(matrix, Bits::Eight, Rounding::Nearest, team)?,
+            variant: Variant::best(),
+        })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.rounded.bytes()
+    }
+
+    /// Logits of `hidden`, `[n, cols]`, to `logits`, `[n, rows]`.
+    pub(super) fn logits(
+        &self,
+        hidden: &[f32],
+        cols: usize,
+        team: &Team,
+        scratch: &mut Scratch,
+        logits: &mut [f32],
+    ) {
+        let codes = &self.rounded.codes;
+        scratch.activations.prepare(hidden, cols, codes.bits());
+        scratch.bounds.clear();
+        let tokens = scratch.activations.tokens();
+        scratch.bounds.extend(tokens.iter().map(TokenBounds::new));
+        let Scratch {
+            activations,
+            bounds,
+        } = &*scratch;
+        let chunks: Vec<Range<usize>> = exact::chunks(codes.rows()).collect();
+        team.columns(logits, codes.rows(), &chunks, |_, _, mut columns| {
+            let rows = columns.range();
+            let tiles = rows.start / TILE_ROWS..rows.end.div_ceil(TILE_ROWS);
+            let mut sums = vec![0; bounds.len() * tiles.len() * TILE_ROWS];
+            self.variant
+                .sums(codes, tiles.clone(), activations, &mut sums);
+            let (sums, _) = sums.as_chunks::<TILE_ROWS>();
+            for (position, sums) in sums.chunks_exact(tiles.len()).enumerate() {
+                let out = columns.row(position).chunks_mut(TILE_ROWS);
+                for ((tile, sums), out) in tiles.clone().zip(sums).zip(out) {
+                    let tile = &self.rounded.bounds[tile];
+                    let (about, _) = tile.estimate(sums, &bounds[position], codes.bits().max());
+                    out.copy_from_slice(&about[..out.len()]);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,259 @@
+//! The output head: logits from the last hidden state.
+//!
+//! Three ways to have them. [`exact`] multiplies the head as the file stores
+//! it. [`screened`] gives the same logits of those tokens that can matter, and
+//! finds out which these are at a quarter of the bytes; it is what `auto`
+//! chooses for a head that does not fit into caches. [`int8`] rounds the head:
+//! its answers are its own.
+
+mod bound;
+mod exact;
+mod int8;
+mod rounded;
+mod screened;
+
+use std::fmt;
+use std::str::FromStr;
+
+use ternion_engine::{Batch, Logits, Wanted};
+use ternion_kernels::head::Variant;
+use ternion_kernels::team::Team;
+use ternion_model::{DenseFormat, DenseMatrix};
+
+pub(crate) use exact::widen;
+use int8::Int8;
+pub use screened::Candidates;
+use screened::{Screen, Screening};
+
+/// Rows of the vocabulary that a worker takes at a time.
+const CHUNK: usize = 512;
+
+/// Larger heads are screened unless told otherwise: what is smaller comes from
+/// a cache, and reading less of it gains nothing.
+const SCREENED_BYTES: usize = 16 << 20;
+
+/// How the output head is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeadChoice {
+    /// Whichever of the next two is faster; the answers are the same.
+    #[default]
+    Auto,
+    /// As the file stores it, all of it for every token.
+    F16,
+    /// The same answers from fewer bytes, where a request looks at the largest
+    /// logits only.
+    Screened,
+    /// Rounded to eight bits a weight: half the memory traffic of f16, and
+    /// answers that differ from its.
+    Int8,
+}
+
+impl HeadChoice {
+    /// Their names.
+    pub const NAMES: [&str; 4] = ["auto", "f16", "screened", "int8"];
+
+    fn name(self) -> &'static str {
+        match self {
+            HeadChoice::Auto => "auto",
+            HeadChoice::F16 => "f16",
+            HeadChoice::Screened => "screened",
+            HeadChoice::Int8 => "int8",
+        }
+    }
+}
+
+impl fmt::Display for HeadChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for HeadChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<HeadChoice, String> {
+        use HeadChoice::{Auto, F16, Int8, Screened};
+        [Auto, F16, Screened, Int8]
+            .into_iter()
+            .find(|choice| choice.name() == name)
+            .ok_or_else(|| format!("{name:?} is not one of {}", HeadChoice::NAMES.join(", ")))
+    }
+}
+
+/// A head that has been made ready.
+pub(crate) enum Head {
+    Exact,
+    Screened(Screen),
+    Int8(Int8),
+}
+
+impl Head {
+    /// # Errors
+    ///
+    /// If a head that must be rounded can't be: the reason.
+    pub(crate) fn new(
+        choice: HeadChoice,
+        matrix: &DenseMatrix<'_>,
+        team: &Team,
+    ) -> Result<Head, String> {
+        match choice {
+            HeadChoice::F16 => Ok(Head::Exact),
+            HeadChoice::Int8 => Int8::new(matrix, team).map(Head::Int8),
+            HeadChoice::Screened => Screen::new(matrix, team).map(Head::Screened),
+            HeadChoice::Auto if matrix.bytes().len() < SCREENED_BYTES => Ok(Head::Exact),
+            // A head that can't be screened, since it holds what is no number,
+            // is computed as it is.
+            HeadChoice::Auto => Ok(Screen::new(matrix, team).map_or(Head::Exact, Head::Screened)),
+        }
+    }
+
+    pub(crate) fn choice(&self) -> HeadChoice {
+        match self {
+            Head::Exact => HeadChoice::F16,
+            Head::Screened(_) => HeadChoice::Screened,
+            Head::Int8(_) => HeadChoice::Int8,
+        }
+    }
+
+    /// Bytes in memory besides the matrix itself.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Head::Exact => 0,
+            Head::Screened(screen) => screen.bytes(),
+            Head::Int8(int8) => int8.bytes(),
+        }
+    }
+
+    /// What multiplies, for the curious.
+    pub(crate) fn variant(&self) -> Option<&'static str> {
+        match self {
+            Head::Exact => None,
+            Head::Screened(_) | Head::Int8(_) => Some(Variant::best().name()),
+        }
+    }
+}
+
+/// Memory of a step.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub(crate) logits: Logits,
+    screening: Screening,
+    int8: int8::Scratch,
+    /// Positions that look at the largest only, and what they look at.
+    some: Vec<Sought>,
+    /// Hidden states of the others, and of these.
+    hidden: [Vec<f32>; 2],
+    /// Whether each position is one of the others.
+    is_whole: Vec<bool>,
+}
+
+/// What one position looks at.
+struct Sought {
+    count: usize,
+    among: usize,
+    named: std::ops::Range<usize>,
+}
+
+impl Scratch {
+    pub(crate) fn candidates(&self) -> Candidates {
+        self.screening.candidates()
+    }
+
+    /// Logits of the positions that need some: `hidden` is their hidden
+    /// states after the last norm, `[n, cols]`.
+    pub(crate) fn fill(
+        &mut self,
+        head: &Head,
+        matrix: &DenseMatrix<'_>,
+        batch: &Batch,
+        hidden: &[f32],
+        team: &Team,
+    ) {
+        let cols = matrix.cols();
+        if hidden.is_empty() {
+            self.logits.begin(matrix.rows(), 0);
+            return;
+        }
+        match head {
+            Head::Exact => {
+                let whole = self.logits.begin(matrix.rows(), hidden.len() / cols);
+                exact::logits(matrix, hidden, team, whole);
+            }
+            Head::Int8(int8) => {
+                let whole = self.logits.begin(matrix.rows(), hidden.len() / cols);
+                int8.logits(hidden, cols, team, &mut self.int8, whole);
+            }
+            Head::Screened(screen) => return self.screen(screen, matrix, batch, hidden, team),
+        }
+        (0..hidden.len() / cols).for_each(|_| self.logits.push_whole());
+    }
+
+    fn screen(
+        &mut self,
+        screen: &Screen,
+        matrix: &DenseMatrix<'_>,
+        batch: &Batch,
+        hidden: &[f32],
+        team: &Team,
+    ) {
+        self.separate(batch, hidden, matrix);
+        let [whole, some] = &self.hidden;
+        let out = self
+            .logits
+            .begin(matrix.rows(), whole.len() / matrix.cols());
+        exact::logits(matrix, whole, team, out);
+        if !some.is_empty() {
+            let named = &batch.named_tokens;
+            self.screening
+                .run(screen, matrix, some, &self.some, named, team);
+        }
+        let mut place = 0;
+        for is_whole in &self.is_whole {
+            if *is_whole {
+                self.logits.push_whole();
+            } else {
+                self.logits.push_some(self.screening.found(place));
+                place += 1;
+            }
+        }
+    }
+
+    /// Which positions are screened. A hidden state that is no number, or far
+    /// from all that a model has, goes through the whole head.
+    fn separate(&mut self, batch: &Batch, hidden: &[f32], matrix: &DenseMatrix<'_>) {
+        self.some.clear();
+        self.is_whole.clear();
+        self.hidden.iter_mut().for_each(Vec::clear);
+        let resting = self.screening.rests();
+        let positions = batch
+            .spans
+            .iter()
+            .flat_map(|span| (0..span.num_logits).map(move |_| span));
+        for (span, hidden) in positions.zip(hidden.chunks_exact(matrix.cols())) {
+            let sought = match span.wanted {
+                Wanted::Largest {
+                    count,
+                    among,
+                    named_begin,
+                    named_len,
+                } if !resting
+                    && screened::pays(count, named_len, matrix.rows())
+                    && bound::holds_for(hidden) =>
+                {
+                    Some(Sought {
+                        count,
+                        among: among.min(matrix.rows()),
+                        named: named_begin..named_begin + named_len,
+                    })
+                }
+                _ => None,
+            };
+            self.is_whole.push(sought.is_none());
+            self.hidden[usize::from(sought.is_some())].extend_from_slice(hidden);
+            self.some.extend(sought);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
