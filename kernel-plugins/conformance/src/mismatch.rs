@@ -23,7 +23,6 @@ impl Mismatch {
         Mismatch {
             rows,
             cols,
-            batch: 1,
             inputs: "any weights".to_owned(),
             fault: Fault::Kernel(KernelError::Unsupported { kernel, rows, cols }),
         }
