@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod c_plugin;
 mod certificates;
 mod collector;
 mod http;
@@ -17,6 +18,7 @@ mod stalling_kernel;
 mod traefik;
 
 pub use answer::{Answer, answer, answers, greedy};
+pub use c_plugin::compile_plugin;
 pub use certificates::{Authority, Certificate};
 pub use collector::{Collector, Exported, Span};
 pub use http::{Page, http_get};

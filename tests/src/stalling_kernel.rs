@@ -1,5 +1,6 @@
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
+
+use crate::compile_plugin;
 
 /// A kernel plugin that can be stalled, and made to fail, while a server runs
 /// on it.
@@ -10,23 +11,18 @@ pub struct StallingKernel {
 
 impl StallingKernel {
     pub fn build() -> StallingKernel {
-        ternion_tasks::tools::c_compiler().expect("a C compiler");
-        let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let kernel = StallingKernel { directory };
         std::fs::create_dir(kernel.plugins()).expect("a writable directory");
         let define = |name: &str, path: PathBuf| format!("-D{name}=\"{}\"", path.display());
-        let status = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O2", "-std=c11", "-Wall", "-Werror"])
-            .arg(define("STALL_FILE", kernel.stalls()))
-            .arg(define("FAIL_FILE", kernel.fails()))
-            .arg("-I")
-            .arg(tests.join("../kernel-plugins/abi/include"))
-            .arg("-o")
-            .arg(kernel.plugins().join("libternion_kernel_stalling.so"))
-            .arg(tests.join("tools/stalling_kernel.c"))
-            .status();
-        assert!(status.is_ok_and(|status| status.success()), "cc failed");
+        compile_plugin(
+            "tests/tools/stalling_kernel.c",
+            &kernel.plugins().join("libternion_kernel_stalling.so"),
+            &[
+                define("STALL_FILE", kernel.stalls()),
+                define("FAIL_FILE", kernel.fails()),
+            ],
+        );
         kernel
     }
 

@@ -4,7 +4,8 @@
 //! [`full`] is for tests of a plugin: shapes that fill no tile, the widest
 //! matrices of the model families, weights and activations at the ends of
 //! their ranges, batches around every width a kernel might have tiled by, and
-//! row ranges from several threads at once.
+//! row ranges from several threads at once. The program of this crate runs it
+//! on any file and tells what is wrong where.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -86,17 +87,25 @@ pub fn quick(kernel: &Kernel, shapes: &[(usize, usize)]) -> Result<(), Mismatch>
 
 /// Checks a kernel on everything, of what it supports.
 pub fn full(kernel: &Kernel) -> Result<(), Mismatch> {
-    let is_supported = |&(rows, cols): &(usize, usize)| kernel.supports(rows, cols);
+    shapes()
+        .filter(|&(rows, cols)| kernel.supports(rows, cols))
+        .try_for_each(|(rows, cols)| full_on_shape(kernel, rows, cols))
+}
+
+/// The shapes of [`full`].
+pub fn shapes() -> impl Iterator<Item = (usize, usize)> {
+    SMALL.into_iter().chain(WIDE)
+}
+
+/// What [`full`] does for one shape, which the kernel has to support.
+pub fn full_on_shape(kernel: &Kernel, rows: usize, cols: usize) -> Result<(), Mismatch> {
     let largest_batch = BATCHES[BATCHES.len() - 1];
-    for (rows, cols) in SMALL.into_iter().chain(WIDE).filter(is_supported) {
-        let (weights, activations) = (Weights::Random(5), Activations::Random(6));
-        let trial = Trial::new(kernel, rows, cols, largest_batch, weights, activations)?;
-        trial.run(&BATCHES)?;
-        trial.run_on_threads(&[1, 2, 65], 4)?;
-        for (weights, activations) in EXTREMES {
-            Trial::new(kernel, rows, cols, 13, weights, activations)?.run(&[1, 2, 13])?;
-        }
-        trial::refuses_what_is_not_a_trit(kernel, rows, cols)?;
+    let (weights, activations) = (Weights::Random(5), Activations::Random(6));
+    let trial = Trial::new(kernel, rows, cols, largest_batch, weights, activations)?;
+    trial.run(&BATCHES)?;
+    trial.run_on_threads(&[1, 2, 65], 4)?;
+    for (weights, activations) in EXTREMES {
+        Trial::new(kernel, rows, cols, 13, weights, activations)?.run(&[1, 2, 13])?;
     }
-    Ok(())
+    trial::refuses_what_is_not_a_trit(kernel, rows, cols)
 }

@@ -4,15 +4,14 @@ use ternion_kernel_host::{Kernel, KernelError};
 
 /// What a kernel did wrong, and with what.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{rows}x{cols}, batch {batch}, {inputs}: {fault}")]
+#[error("{rows}x{cols}, {inputs}: {fault}")]
 pub struct Mismatch {
     /// Rows of the matrix.
     pub rows: usize,
     /// Columns of the matrix.
     pub cols: usize,
-    /// Number of tokens.
-    pub batch: usize,
-    /// What weights and activations were, in words.
+    /// How many tokens were multiplied, if any yet, and what weights and
+    /// activations were, in words.
     pub inputs: String,
     /// What was wrong.
     pub fault: Fault,
@@ -24,7 +23,6 @@ impl Mismatch {
         Mismatch {
             rows,
             cols,
-            batch: 1,
             inputs: "any weights".to_owned(),
             fault: Fault::Kernel(KernelError::Unsupported { kernel, rows, cols }),
         }

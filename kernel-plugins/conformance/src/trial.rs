@@ -40,7 +40,6 @@ impl<'a> Trial<'a> {
         let matrix = pack(kernel, rows, cols, &trits).map_err(|error| Mismatch {
             rows,
             cols,
-            batch,
             inputs: inputs.clone(),
             fault: error.into(),
         })?;
@@ -137,8 +136,7 @@ impl<'a> Trial<'a> {
         Mismatch {
             rows: self.matrix.rows(),
             cols: self.matrix.cols(),
-            batch,
-            inputs: self.inputs.clone(),
+            inputs: format!("batch {batch}, {}", self.inputs),
             fault,
         }
     }
@@ -157,7 +155,6 @@ pub(crate) fn refuses_what_is_not_a_trit(
             return Err(Mismatch {
                 rows,
                 cols,
-                batch: 0,
                 inputs: "one bad weight".into(),
                 fault: Fault::AcceptedWeight(bad),
             });
