@@ -192,7 +192,7 @@ fn check(stored: &Stored, hidden: &[Vec<f32>], questions: &[Question], how: &str
     let head = Head::new(HeadChoice::Screened, &matrix, &team).expect("it can be screened");
     let whole: Vec<Vec<f32>> = hidden.iter().map(|hidden| stored.logits(hidden)).collect();
 
-    let mut together = Scratch::default();
+    let mut together = Scratch::new(stored.rows, 3);
     let batch = batch_of(&questions.iter().cloned().map(Some).collect::<Vec<_>>());
     together.fill(&head, &matrix, &batch, &hidden.concat(), &team);
     assert_eq!(together.logits.len(), hidden.len());
@@ -204,7 +204,7 @@ fn check(stored: &Stored, hidden: &[Vec<f32>], questions: &[Question], how: &str
             &format!("{how}, {place} of many"),
         );
     }
-    let mut alone = Scratch::default();
+    let mut alone = Scratch::new(stored.rows, 3);
     for (place, hidden) in hidden.iter().enumerate() {
         let batch = batch_of(&[Some(questions[place].clone())]);
         alone.fill(&head, &matrix, &batch, hidden, &team);
@@ -433,7 +433,7 @@ fn what_cannot_be_bounded_goes_through_the_whole_head() {
     ];
     let hidden: Vec<f32> = cases.iter().flat_map(|case| case.0.clone()).collect();
     let questions: Vec<_> = cases.iter().map(|case| case.1.clone()).collect();
-    let mut scratch = Scratch::default();
+    let mut scratch = Scratch::new(stored.rows, 3);
     scratch.fill(&head, &matrix, &batch_of(&questions), &hidden, &team);
     let is_whole: Vec<bool> = scratch
         .logits
@@ -494,7 +494,7 @@ fn a_screen_rests_where_it_does_not_help() {
         among: 640,
         named: vec![],
     })]);
-    let mut scratch = Scratch::default();
+    let mut scratch = Scratch::new(stored.rows, 3);
     let hidden = Normal(6).vector(64, 1.0);
     let screened: Vec<usize> = (0..20)
         .filter(|_| {
@@ -515,7 +515,7 @@ fn rounded_to_eight_bits_logits_are_close_and_do_not_depend_on_their_batch() {
     let whole = |hidden: &[f32], threads| {
         let team = Team::new(threads);
         let head = Head::new(HeadChoice::Int8, &matrix, &team).unwrap();
-        let mut scratch = Scratch::default();
+        let mut scratch = Scratch::new(stored.rows, 3);
         let batch = batch_of(&vec![None; hidden.len() / 256]);
         scratch.fill(&head, &matrix, &batch, hidden, &team);
         scratch.logits.whole_rows().to_vec()
