@@ -1,10 +1,11 @@
 //! A head of eight bits a weight, one scale a row.
 
+use ternion_kernels::head::rounding::Dither;
 use ternion_kernels::head::{Activations, Bits, TILE_ROWS, Variant};
 use ternion_kernels::team::Team;
 
 use super::bound::TokenBounds;
-use super::rounded::{Rounded, Rounding};
+use super::rounded::Rounded;
 use super::{DenseMatrix, Workers};
 
 pub(crate) struct Int8 {
@@ -25,7 +26,7 @@ impl Int8 {
     /// If a row holds what is no number.
     pub(super) fn new(matrix: &DenseMatrix<'_>, team: &Team) -> Result<Int8, String> {
         Ok(Int8 {
-            rounded: Rounded::new(matrix, Bits::Eight, Rounding::Nearest, team)?,
+            rounded: Rounded::new(matrix, Bits::Eight, Dither::none(matrix.cols()), team)?,
             variant: Variant::best(),
         })
     }
@@ -38,13 +39,13 @@ impl Int8 {
     pub(super) fn logits(
         &self,
         hidden: &[f32],
-        cols: usize,
         workers: &Workers<'_>,
         scratch: &mut Scratch,
         logits: &mut [f32],
     ) {
         let codes = &self.rounded.codes;
-        scratch.activations.prepare(hidden, cols, codes.bits());
+        let dither = &self.rounded.dither;
+        scratch.activations.prepare(hidden, dither, codes.bits());
         scratch.bounds.clear();
         let tokens = scratch.activations.tokens();
         scratch.bounds.extend(tokens.iter().map(TokenBounds::new));

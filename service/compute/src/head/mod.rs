@@ -230,7 +230,7 @@ impl Scratch {
             }
             Head::Int8(int8) => {
                 let whole = self.logits.begin(matrix.rows(), hidden.len() / cols);
-                int8.logits(hidden, cols, &workers, &mut self.int8, whole);
+                int8.logits(hidden, &workers, &mut self.int8, whole);
             }
             Head::Screened(screen) => return self.screen(screen, matrix, batch, hidden, team),
         }
