@@ -4,6 +4,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use ternion_kernels::head::rounding::Dither;
 use ternion_kernels::head::{Activations, Bits, Codes, Stored, TILE_ROWS, Variant, dense_product};
 use ternion_kernels::team::Team;
 
@@ -61,7 +62,7 @@ fn main() {
         for variant in Variant::available().filter(|v| v.name() != "portable") {
             for batch in [1, 2, 4, 8, 16] {
                 let hidden: Vec<f32> = (0..batch * COLS).map(|i| (i % 97) as f32 - 48.0).collect();
-                activations.prepare(&hidden, COLS, bits);
+                activations.prepare(&hidden, &Dither::none(COLS), bits);
                 let time = best(least, || {
                     team.run(ROWS / CHUNK, &|_, chunk| {
                         let tiles = CHUNK / TILE_ROWS;

@@ -65,6 +65,7 @@ impl CpuExecutor {
         let scratch = Scratch {
             sums: per_worker(&team),
             attention: per_worker(&team),
+            head: head::Scratch::new(a.vocab, team.size()),
             ..Scratch::default()
         };
         CpuExecutor {

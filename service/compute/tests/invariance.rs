@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use ternion_compute::{CpuExecutor, KvConfig, LoadedModel, Synthetic, architecture_of};
-use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
+use ternion_compute::{CpuExecutor, HeadChoice, KvConfig, LoadedModel, Synthetic, architecture_of};
+use ternion_engine::{Batch, BlockId, Executor, Row, Span, Wanted};
 use ternion_kernels::team::Team;
 
 mod plugin;
@@ -17,11 +17,16 @@ const VOCAB: usize = 1024;
 const MAX_LEN: usize = 64;
 
 fn executor(threads: usize) -> CpuExecutor {
+    executor_with(threads, HeadChoice::F16)
+}
+
+fn executor_with(threads: usize, head: HeadChoice) -> CpuExecutor {
     let team = Arc::new(Team::new(threads));
     let architecture = architecture_of("tiny").expect("a known shape");
     let source = Arc::new(Synthetic::new(architecture, &team));
     let kernel = plugin::i2s();
-    let loaded = LoadedModel::load(source, None, &kernel, &team, &|_, _| {}).expect("loads");
+    let mut loaded = LoadedModel::load(source, None, &kernel, &team, &|_, _| {}).expect("loads");
+    loaded.choose_head(head, &team).expect("a head like others");
     let kv = KvConfig {
         num_blocks: NUM_BLOCKS,
         block_size: BLOCK_SIZE,
@@ -56,10 +61,10 @@ impl Running {
     }
 }
 
-/// One step in which each sequence computes the given number of tokens.
-fn step(executor: &mut CpuExecutor, running: &mut [(&mut Running, usize)]) {
+/// A batch in which each sequence computes the given number of tokens.
+fn batch_of(running: &[(&mut Running, usize)]) -> Batch {
     let mut batch = Batch::default();
-    for (sequence, len) in running.iter() {
+    for (sequence, len) in running {
         batch.spans.push(Span {
             token_begin: batch.tokens.len(),
             len: *len,
@@ -74,6 +79,12 @@ fn step(executor: &mut CpuExecutor, running: &mut [(&mut Running, usize)]) {
             .extend(&sequence.tokens[sequence.computed..][..*len]);
         batch.block_tables.extend(&sequence.table);
     }
+    batch
+}
+
+/// One step of it.
+fn step(executor: &mut CpuExecutor, running: &mut [(&mut Running, usize)]) {
+    let batch = batch_of(running);
     let mut logits = executor
         .execute(&batch)
         .expect("a valid batch")
@@ -167,4 +178,90 @@ fn pages_of_a_finished_sequence_leave_no_trace() {
     let mut new = Running::new(1, 37, [5, 3, 1, 0, 2, 4, 6, 8, 7, 9]);
     step(&mut executor, &mut [(&mut new, 37)]);
     assert_same_bits(&new.logits, &plainest(1, 37), "in used pages");
+}
+
+#[test]
+fn a_screened_head_has_the_same_largest_logits_however_it_is_run() {
+    const COUNT: usize = 7;
+    let want = plainest(1, 37);
+    for threads in [1, 2, 3] {
+        let mut executor = executor_with(threads, HeadChoice::Screened);
+        let mut mates = 0;
+        for chunks in [vec![37], vec![5, 1, 31], vec![1; 37]] {
+            let mut sequence = Running::new(1, 37, 0..16);
+            let mut other = Running::new(5, 37, 16..32);
+            for len in chunks {
+                let begin = sequence.computed;
+                mates += 1;
+                let mut running = vec![(&mut sequence, len)];
+                if mates % 2 == 0 {
+                    running.insert(0, (&mut other, 1));
+                }
+                let rows = largest(&mut executor, &mut running, COUNT);
+                let own = rows[rows.len() - len..]
+                    .iter()
+                    .zip(want[begin * VOCAB..].chunks(VOCAB));
+                for (place, (row, want)) in own.enumerate() {
+                    assert_largest(
+                        row,
+                        want,
+                        COUNT,
+                        &format!("{threads} threads, {}", begin + place),
+                    );
+                }
+            }
+        }
+        let candidates = executor.candidates();
+        assert!(candidates.positions >= 111, "they were screened");
+        let mean = candidates.rows as f64 / candidates.positions as f64;
+        assert!(mean < VOCAB as f64 / 2.0, "{mean} of {VOCAB} rows");
+    }
+}
+
+/// One step in which each position needs its largest logits only.
+fn largest(
+    executor: &mut CpuExecutor,
+    running: &mut [(&mut Running, usize)],
+    count: usize,
+) -> Vec<Vec<(u32, f32)>> {
+    let mut batch = batch_of(running);
+    for span in &mut batch.spans {
+        span.wanted = Wanted::Largest {
+            count,
+            among: VOCAB,
+            named_begin: 0,
+            named_len: 0,
+        };
+    }
+    let logits = executor.execute(&batch).expect("a valid batch");
+    let rows = logits.rows().map(|row| match row {
+        Row::Whole(_) => panic!("a position that was not screened"),
+        Row::Some(row) => row.iter().map(|entry| (entry.token, entry.logit)).collect(),
+    });
+    let rows = rows.collect();
+    for (sequence, len) in running {
+        sequence.computed += *len;
+    }
+    rows
+}
+
+#[track_caller]
+fn assert_largest(row: &[(u32, f32)], want: &[f32], count: usize, how: &str) {
+    let mut sorted = want.to_vec();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    for (token, logit) in row {
+        assert_eq!(
+            logit.to_bits(),
+            want[*token as usize].to_bits(),
+            "{how}: token {token}"
+        );
+    }
+    for (token, logit) in want.iter().enumerate() {
+        if *logit >= sorted[count - 1] {
+            assert!(
+                row.iter().any(|entry| entry.0 == token as u32),
+                "{how}: no token {token}"
+            );
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Tokens' activations in 16 bits.
 
+use super::rounding::Dither;
 use super::{Bits, Codes};
 
 /// The upper half of such a number, rounded, is at most 127.
@@ -15,6 +16,8 @@ pub struct Token {
     pub scale: f32,
     /// Sum of the integers.
     pub sum: i32,
+    /// Sum of the integers times their columns' shifts.
+    pub shifted: f64,
     /// Euclidean norm of the activations.
     pub norm: f64,
     /// Euclidean norm of what rounding changed.
@@ -36,7 +39,8 @@ pub struct Activations {
 }
 
 impl Activations {
-    /// Converts `hidden`, rows of `cols` activations, for codes of that width.
+    /// Converts `hidden`, rows of as many activations as there are shifts, for
+    /// codes of that width that were rounded with them.
     ///
     /// The integers are as large as 16 bits and exact 32-bit sums of products
     /// with any codes allow. Activations that are not numbers count as 0: look
@@ -45,7 +49,8 @@ impl Activations {
     /// # Panics
     ///
     /// If `hidden` is not whole rows of 1 to 2^16 columns.
-    pub fn prepare(&mut self, hidden: &[f32], cols: usize, bits: Bits) {
+    pub fn prepare(&mut self, hidden: &[f32], dither: &Dither, bits: Bits) {
+        let cols = dither.shifts().len();
         assert!(
             (1..=1 << 16).contains(&cols) && hidden.len().is_multiple_of(cols),
             "{} activations are not whole rows of {cols}",
@@ -56,11 +61,11 @@ impl Activations {
         self.words.clear();
         self.halves.clear();
         for hidden in hidden.chunks_exact(cols) {
-            self.push(hidden, bits);
+            self.push(hidden, dither, bits);
         }
     }
 
-    fn push(&mut self, hidden: &[f32], bits: Bits) {
+    fn push(&mut self, hidden: &[f32], dither: &Dither, bits: Bits) {
         let magnitude = |x: &f32| f64::from(x.abs());
         let largest = hidden.iter().map(magnitude).fold(0.0, f64::max);
         let total: f64 = hidden.iter().map(magnitude).sum();
@@ -73,15 +78,18 @@ impl Activations {
         let mut token = Token {
             scale,
             sum: 0,
+            shifted: 0.0,
             norm: 0.0,
             error: 0.0,
         };
         for group in 0..self.token_groups {
             let mut four = [0_i16; 4];
-            for (p, x) in four.iter_mut().zip(hidden.iter().skip(4 * group)) {
+            let columns = hidden.iter().zip(dither.shifts()).skip(4 * group);
+            for (p, (x, shift)) in four.iter_mut().zip(columns) {
                 let x = f64::from(*x);
                 *p = (x * per_scale).round_ties_even().clamp(-LARGEST, LARGEST) as i16;
                 token.sum += i32::from(*p);
+                token.shifted += f64::from(*p) * f64::from(*shift);
                 token.norm += x * x;
                 token.error += (x - f64::from(scale) * f64::from(*p)).powi(2);
             }

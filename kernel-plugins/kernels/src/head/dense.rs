@@ -111,6 +111,11 @@ fn row_by_row(
 mod tiles {
     pub(super) const LANES: usize = crate::float::LANES;
 
+    /// Tiles that meet a block of columns one after the other.
+    const TILES: usize = 4;
+    /// Chunks of lanes in a block: 12 KiB of six tokens.
+    const BLOCK_CHUNKS: usize = 16;
+
     /// Values of the const parameter that says how rows are stored.
     const F32: u8 = 0;
     const F16: u8 = 1;
@@ -127,7 +132,9 @@ mod tiles {
                 use core::arch::x86_64::*;
 
                 use super::super::Stored;
-                use super::{BF16, F16, F32, LANES, $from_bf16, $from_f16, $sum};
+                use super::{
+                    BF16, BLOCK_CHUNKS, F16, F32, LANES, TILES, $from_bf16, $from_f16, $sum,
+                };
 
                 const WIDTH: usize = $width;
                 /// Registers that hold the lanes of a result.
@@ -165,6 +172,9 @@ mod tiles {
                     if S == F32 { 4 } else { 2 }
                 }
 
+                /// Lanes of a tile's results between two blocks of columns.
+                type Sums<const R: usize, const T: usize> = [[[$vector; T]; R]; PARTS];
+
                 #[target_feature(enable = $features)]
                 fn product<const S: u8>(
                     rows: &[u8],
@@ -172,30 +182,39 @@ mod tiles {
                     cols: usize,
                     out: &mut dyn FnMut(usize, usize, f32),
                 ) {
-                    let tile_rows = if hidden.len() == cols {
-                        $one_rows
-                    } else {
-                        $tile_rows
-                    };
                     let row_bytes = bytes::<S>() * cols;
-                    let mut tiles = rows.chunks_exact(tile_rows * row_bytes);
-                    let mut first = 0;
-                    for rows in tiles.by_ref() {
-                        match hidden.len() == cols {
-                            true => emit(first, 0, one::<S, $one_rows>(rows, hidden, cols), out),
-                            false => groups::<S, $tile_rows>(first, rows, hidden, cols, out),
+                    let num_rows = rows.len() / row_bytes;
+                    let one = hidden.len() == cols;
+                    let tile_rows = if one { $one_rows } else { $tile_rows };
+                    let whole = num_rows - num_rows % tile_rows;
+                    let (tiles, rest) = rows.split_at(whole * row_bytes);
+                    if one {
+                        for (tile, rows) in tiles.chunks_exact(tile_rows * row_bytes).enumerate() {
+                            let sums = one_token::<S, $one_rows>(rows, hidden, cols);
+                            for (row, sum) in sums.into_iter().enumerate() {
+                                out(tile * tile_rows + row, 0, sum);
+                            }
                         }
-                        first += tile_rows;
+                    } else {
+                        for (some, rows) in tiles.chunks(TILES * tile_rows * row_bytes).enumerate()
+                        {
+                            all_tokens::<S, $tile_rows>(
+                                some * TILES * tile_rows,
+                                rows,
+                                hidden,
+                                cols,
+                                out,
+                            );
+                        }
                     }
-                    for row in tiles.remainder().chunks_exact(row_bytes) {
-                        groups::<S, 1>(first, row, hidden, cols, out);
-                        first += 1;
+                    for (row, bytes) in rest.chunks_exact(row_bytes).enumerate() {
+                        all_tokens::<S, 1>(whole + row, bytes, hidden, cols, out);
                     }
                 }
 
-                /// A tile's rows times all tokens, a few at a time.
+                /// Some tiles times all tokens, a few at a time.
                 #[target_feature(enable = $features)]
-                fn groups<const S: u8, const R: usize>(
+                fn all_tokens<const S: u8, const R: usize>(
                     first_row: usize,
                     rows: &[u8],
                     hidden: &[f32],
@@ -205,51 +224,42 @@ mod tiles {
                     let batch = hidden.len() / cols;
                     let mut token = 0;
                     while token < batch {
-                        // Five are three and two rather than six less one.
+                        // Five are three and two rather than four and one.
                         let num = match batch - token {
                             5 => 3,
                             left => left.min($most),
                         };
                         let hidden = &hidden[token * cols..][..num * cols];
+                        let mut out = |row, i, sum| out(first_row + row, token + i, sum);
                         match num {
-                            1 => emit(first_row, token, one::<S, R>(rows, hidden, cols), out),
-                            2 => emit(first_row, token, some::<S, R, 2>(rows, hidden, cols), out),
-                            3 => emit(first_row, token, some::<S, R, 3>(rows, hidden, cols), out),
-                            4 => emit(first_row, token, some::<S, R, 4>(rows, hidden, cols), out),
-                            _ => emit(
-                                first_row,
-                                token,
-                                some::<S, R, $most>(rows, hidden, cols),
-                                out,
-                            ),
+                            1 => some_tokens::<S, R, 1>(rows, hidden, cols, &mut out),
+                            2 => some_tokens::<S, R, 2>(rows, hidden, cols, &mut out),
+                            3 => some_tokens::<S, R, 3>(rows, hidden, cols, &mut out),
+                            4 => some_tokens::<S, R, 4>(rows, hidden, cols, &mut out),
+                            _ => some_tokens::<S, R, $most>(rows, hidden, cols, &mut out),
                         }
                         token += num;
                     }
                 }
 
-                fn emit<const R: usize, const T: usize>(
-                    first_row: usize,
-                    first_token: usize,
-                    sums: [[f32; T]; R],
-                    out: &mut dyn FnMut(usize, usize, f32),
-                ) {
-                    for (row, sums) in sums.into_iter().enumerate() {
-                        for (token, sum) in sums.into_iter().enumerate() {
-                            out(first_row + row, first_token + token, sum);
-                        }
-                    }
-                }
-
                 /// One token: all lanes of `R` rows at once.
                 #[target_feature(enable = $features)]
-                fn one<const S: u8, const R: usize>(
+                fn one_token<const S: u8, const R: usize>(
                     rows: &[u8],
                     hidden: &[f32],
                     cols: usize,
-                ) -> [[f32; 1]; R] {
+                ) -> [f32; R] {
                     assert!(rows.len() == R * bytes::<S>() * cols && hidden.len() == cols);
                     let mut sums = [[$zero(); PARTS]; R];
                     for chunk in 0..cols / LANES {
+                        for row in 0..R {
+                            // Rows are short for the hardware's prefetching:
+                            // the same place of the next tile, which need not
+                            // exist.
+                            let at = (row * cols + chunk * LANES) * bytes::<S>();
+                            let next = rows.as_ptr().wrapping_add(rows.len() + at);
+                            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                        }
                         for part in 0..PARTS {
                             let at = chunk * LANES + part * WIDTH;
                             // SAFETY: `at + WIDTH <= cols`, the number of
@@ -262,21 +272,53 @@ mod tiles {
                             }
                         }
                     }
-                    sums.map(|parts| [$sum(parts)])
+                    sums.map(|parts| $sum(parts))
                 }
 
-                /// `R` rows times `T` tokens, a register of lanes at a time.
+                /// Tiles of `R` rows times `T` tokens. Of more than two tokens
+                /// a block of columns stays in the first-level cache while all
+                /// tiles meet it.
                 #[target_feature(enable = $features)]
-                fn some<const S: u8, const R: usize, const T: usize>(
+                fn some_tokens<const S: u8, const R: usize, const T: usize>(
                     rows: &[u8],
                     hidden: &[f32],
                     cols: usize,
-                ) -> [[f32; T]; R] {
+                    out: &mut dyn FnMut(usize, usize, f32),
+                ) {
+                    let chunks = cols / LANES;
+                    let block = if T > 2 { BLOCK_CHUNKS } else { chunks };
+                    let tile_bytes = R * bytes::<S>() * cols;
+                    let mut sums: [Sums<R, T>; TILES] = [[[[$zero(); T]; R]; PARTS]; TILES];
+                    for first in (0..chunks).step_by(block) {
+                        let block = first..chunks.min(first + block);
+                        for (rows, sums) in rows.chunks_exact(tile_bytes).zip(&mut sums) {
+                            add::<S, R, T>(rows, hidden, cols, block.clone(), sums);
+                        }
+                    }
+                    for (tile, sums) in sums[..rows.len() / tile_bytes].iter().enumerate() {
+                        for row in 0..R {
+                            for token in 0..T {
+                                let parts = core::array::from_fn(|part| sums[part][row][token]);
+                                out(tile * R + row, token, $sum(parts));
+                            }
+                        }
+                    }
+                }
+
+                /// Adds a block of columns, a register of lanes at a time.
+                #[target_feature(enable = $features)]
+                fn add<const S: u8, const R: usize, const T: usize>(
+                    rows: &[u8],
+                    hidden: &[f32],
+                    cols: usize,
+                    chunks: core::ops::Range<usize>,
+                    sums: &mut Sums<R, T>,
+                ) {
                     assert!(rows.len() == R * bytes::<S>() * cols && hidden.len() == T * cols);
-                    let mut parts = [[[$zero(); PARTS]; T]; R];
+                    assert!(chunks.end * LANES <= cols);
                     for part in 0..PARTS {
-                        let mut sums = [[$zero(); T]; R];
-                        for chunk in 0..cols / LANES {
+                        let mut tile = sums[part];
+                        for chunk in chunks.clone() {
                             let at = chunk * LANES + part * WIDTH;
                             let mut w = [$zero(); R];
                             for row in 0..R {
@@ -288,23 +330,12 @@ mod tiles {
                                 // SAFETY: likewise inside the token's.
                                 let x = unsafe { $load(hidden.as_ptr().add(token * cols + at)) };
                                 for row in 0..R {
-                                    sums[row][token] = $fmadd(x, w[row], sums[row][token]);
+                                    tile[row][token] = $fmadd(x, w[row], tile[row][token]);
                                 }
                             }
                         }
-                        for row in 0..R {
-                            for token in 0..T {
-                                parts[row][token][part] = sums[row][token];
-                            }
-                        }
+                        sums[part] = tile;
                     }
-                    let mut out = [[0.0; T]; R];
-                    for row in 0..R {
-                        for token in 0..T {
-                            out[row][token] = $sum(parts[row][token]);
-                        }
-                    }
-                    out
                 }
 
                 /// # Safety

@@ -12,14 +12,15 @@
 //!
 //! - `d·v <= |d| |v|`, and `|v| <= |w| + s sqrt(n)`. Known: `|d|`, from the
 //!   hidden state itself.
-//! - `h·e`: weights were rounded up or down at random, each on its own, so
-//!   that the expectation of `e` is 0 but for [`BIAS`]. Each `h[i] e[i]` lies
-//!   in an interval as long as `|h[i]| s`, so Hoeffding's inequality says
-//!   `P(h·e > t s |h|) <= exp(-2 t²)` whatever `h` is, as long as it does not
-//!   depend on the draws. It does not: all that a model is given are tokens,
-//!   and these are those of the unrounded head. With [`DEVIATIONS`] the right
-//!   side is 10^-20: one wrong token in 10^15 for a vocabulary of 100,000.
-//!   The bias adds `BIAS s sqrt(n) |h|`.
+//! - `h·e`: the levels that weights were rounded to are shifted at random, so
+//!   that the `e[i]` are independent and uniform on `s / 2` to either side of
+//!   0, whatever `w` is. For such a number `E exp(x e[i]) <= exp(x² s² / 24)`,
+//!   hence `P(h·e > t s |h|) <= exp(-6 t²)` for whatever `h` does not depend
+//!   on the shifts (Chernoff). It does not: all that a model is given are
+//!   tokens, and these are those of the unrounded head. With [`DEVIATIONS`]
+//!   the right side is 10^-20; that rows share the shifts does not matter to
+//!   the sum over all rows, one wrong token in 10^15 for a vocabulary of
+//!   100,000. [`UNEVENNESS`] adds `UNEVENNESS s sqrt(n) |h|`.
 //! - the logit that is looked for is not `h·w` but a sum in f32: every product
 //!   goes through one of `n / 32` fused additions of its lane and the five
 //!   that join the lanes, each off by one part in 2^24 at most, and the
@@ -32,10 +33,10 @@
 
 use std::ops::RangeInclusive;
 
-use ternion_kernels::head::{TILE_ROWS, Token, rounding::BIAS};
+use ternion_kernels::head::{TILE_ROWS, Token, rounding::UNEVENNESS};
 
-/// `t` in Hoeffding's inequality: `exp(-2 t²) = 10^-20`.
-const DEVIATIONS: f64 = 4.8;
+/// `t`: `exp(-6 t²) < 10^-20`.
+const DEVIATIONS: f64 = 2.78;
 
 /// Half a unit in the last place of an f32, relative.
 const ROUNDING: f64 = 1.0 / (1 << 24) as f64;
@@ -69,7 +70,7 @@ impl TileBounds {
         let (step_64, root) = (f64::from(step), (cols as f64).sqrt());
         let rounded_norm = row_norm + step_64 * root;
         let additions = (cols.div_ceil(32) + 5) as f64;
-        let norm = step_64 * (DEVIATIONS + BIAS * root)
+        let norm = step_64 * (DEVIATIONS + UNEVENNESS * root)
             + 1.01 * additions * ROUNDING * row_norm
             + 16.0 * ROUNDING * rounded_norm;
         self.step[row] = step;
@@ -88,7 +89,7 @@ impl TileBounds {
         let middle = i32::from(max_code) * token.sum;
         let (mut about, mut at_most) = ([0.0; TILE_ROWS], [0.0; TILE_ROWS]);
         for row in 0..TILE_ROWS {
-            let twice = (2 * sums[row] - middle) as f32;
+            let twice = (2 * sums[row] - middle) as f32 - token.twice_shifted;
             about[row] = twice * (token.half_scale * self.step[row]);
             at_most[row] =
                 about[row] + (self.norm[row] * token.norm + self.error[row] * token.error);
@@ -101,6 +102,7 @@ impl TileBounds {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokenBounds {
     sum: i32,
+    twice_shifted: f32,
     half_scale: f32,
     norm: f32,
     error: f32,
@@ -110,6 +112,7 @@ impl TokenBounds {
     pub(super) fn new(token: &Token) -> TokenBounds {
         TokenBounds {
             sum: token.sum,
+            twice_shifted: (2.0 * token.shifted) as f32,
             half_scale: token.scale / 2.0,
             norm: (token.norm * ROUNDED_UP) as f32,
             error: (token.error * ROUNDED_UP) as f32,

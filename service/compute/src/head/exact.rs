@@ -5,18 +5,22 @@ use std::ops::Range;
 
 use ternion_kernels::float::{dot, widen_bf16, widen_f16};
 use ternion_kernels::head::{Stored, dense_product};
-use ternion_kernels::team::{Columns, Team};
+use ternion_kernels::team::Columns;
 
-use super::{CHUNK, DenseFormat, DenseMatrix};
+use super::{DenseFormat, DenseMatrix, Workers};
 
 /// `logits[i] = head · hidden[i]`. `hidden` is `[n, cols]`, `logits`
 /// `[n, rows]`.
-pub(super) fn logits(head: &DenseMatrix<'_>, hidden: &[f32], team: &Team, logits: &mut [f32]) {
+pub(super) fn logits(
+    head: &DenseMatrix<'_>,
+    hidden: &[f32],
+    workers: &Workers<'_>,
+    logits: &mut [f32],
+) {
     if hidden.is_empty() {
         return;
     }
-    let chunks: Vec<Range<usize>> = chunks(head.rows()).collect();
-    team.columns(logits, head.rows(), &chunks, |_, _, mut columns| {
+    workers.columns(logits, head.rows(), |worker, mut columns| {
         let rows = columns.range();
         match stored(head.format()) {
             Some(stored) => {
@@ -32,7 +36,7 @@ pub(super) fn logits(head: &DenseMatrix<'_>, hidden: &[f32], team: &Team, logits
                     },
                 );
             }
-            None => blocks(head, rows, hidden, &mut columns),
+            None => blocks(head, rows, hidden, &mut worker.wide, &mut columns),
         }
     });
 }
@@ -42,22 +46,16 @@ fn blocks(
     head: &DenseMatrix<'_>,
     rows: Range<usize>,
     hidden: &[f32],
+    wide: &mut Vec<f32>,
     columns: &mut Columns<'_, f32>,
 ) {
-    let mut wide = vec![0.0; head.cols()];
+    wide.resize(head.cols(), 0.0);
     for (i, row) in rows.enumerate() {
-        widen(head, row, &mut wide);
+        widen(head, row, wide);
         for (position, hidden) in hidden.chunks_exact(head.cols()).enumerate() {
-            columns.row(position)[i] = dot(hidden, &wide);
+            columns.row(position)[i] = dot(hidden, wide);
         }
     }
-}
-
-/// The vocabulary in chunks.
-pub(super) fn chunks(rows: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..rows)
-        .step_by(CHUNK)
-        .map(move |first| first..rows.min(first + CHUNK))
 }
 
 /// One logit, as [`logits`] has it.

@@ -1,13 +1,12 @@
 //! A head of eight bits a weight, one scale a row.
 
-use std::ops::Range;
-
+use ternion_kernels::head::rounding::Dither;
 use ternion_kernels::head::{Activations, Bits, TILE_ROWS, Variant};
 use ternion_kernels::team::Team;
 
 use super::bound::TokenBounds;
-use super::rounded::{Rounded, Rounding};
-use super::{DenseMatrix, exact};
+use super::rounded::Rounded;
+use super::{DenseMatrix, Workers};
 
 pub(crate) struct Int8 {
     rounded: Rounded,
@@ -27,7 +26,7 @@ impl Int8 {
     /// If a row holds what is no number.
     pub(super) fn new(matrix: &DenseMatrix<'_>, team: &Team) -> Result<Int8, String> {
         Ok(Int8 {
-            rounded: Rounded::new(matrix, Bits::Eight, Rounding::Nearest, team)?,
+            rounded: Rounded::new(matrix, Bits::Eight, Dither::none(matrix.cols()), team)?,
             variant: Variant::best(),
         })
     }
@@ -40,13 +39,13 @@ impl Int8 {
     pub(super) fn logits(
         &self,
         hidden: &[f32],
-        cols: usize,
-        team: &Team,
+        workers: &Workers<'_>,
         scratch: &mut Scratch,
         logits: &mut [f32],
     ) {
         let codes = &self.rounded.codes;
-        scratch.activations.prepare(hidden, cols, codes.bits());
+        let dither = &self.rounded.dither;
+        scratch.activations.prepare(hidden, dither, codes.bits());
         scratch.bounds.clear();
         let tokens = scratch.activations.tokens();
         scratch.bounds.extend(tokens.iter().map(TokenBounds::new));
@@ -54,13 +53,12 @@ impl Int8 {
             activations,
             bounds,
         } = &*scratch;
-        let chunks: Vec<Range<usize>> = exact::chunks(codes.rows()).collect();
-        team.columns(logits, codes.rows(), &chunks, |_, _, mut columns| {
+        workers.columns(logits, codes.rows(), |worker, mut columns| {
             let rows = columns.range();
             let tiles = rows.start / TILE_ROWS..rows.end.div_ceil(TILE_ROWS);
-            let mut sums = vec![0; bounds.len() * tiles.len() * TILE_ROWS];
-            self.variant
-                .sums(codes, tiles.clone(), activations, &mut sums);
+            let sums = &mut worker.sums;
+            sums.resize(bounds.len() * tiles.len() * TILE_ROWS, 0);
+            self.variant.sums(codes, tiles.clone(), activations, sums);
             let (sums, _) = sums.as_chunks::<TILE_ROWS>();
             for (position, sums) in sums.chunks_exact(tiles.len()).enumerate() {
                 let out = columns.row(position).chunks_mut(TILE_ROWS);

@@ -13,11 +13,13 @@ mod rounded;
 mod screened;
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
+use std::sync::Mutex;
 
 use ternion_engine::{Batch, Logits, Wanted};
 use ternion_kernels::head::Variant;
-use ternion_kernels::team::Team;
+use ternion_kernels::team::{Columns, Team};
 use ternion_model::{DenseFormat, DenseMatrix};
 
 pub(crate) use exact::widen;
@@ -133,6 +135,36 @@ impl Head {
     }
 }
 
+/// The team, the vocabulary in chunks, and memory for each worker.
+pub(crate) struct Workers<'a> {
+    team: &'a Team,
+    chunks: &'a [Range<usize>],
+    scratch: &'a [Mutex<Worker>],
+}
+
+/// A worker's own memory.
+#[derive(Default)]
+struct Worker {
+    wide: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+impl Workers<'_> {
+    /// Gives chunks of `logits`, rows of `rows`, to workers.
+    fn columns(
+        &self,
+        logits: &mut [f32],
+        rows: usize,
+        f: impl Fn(&mut Worker, Columns<'_, f32>) + Sync,
+    ) {
+        self.team
+            .columns(logits, rows, self.chunks, |worker, _, columns| {
+                let mut worker = self.scratch[worker].lock().expect("a worker's own");
+                f(&mut worker, columns);
+            });
+    }
+}
+
 /// Memory of a step.
 #[derive(Default)]
 pub(crate) struct Scratch {
@@ -145,16 +177,28 @@ pub(crate) struct Scratch {
     hidden: [Vec<f32>; 2],
     /// Whether each position is one of the others.
     is_whole: Vec<bool>,
+    chunks: Vec<Range<usize>>,
+    workers: Vec<Mutex<Worker>>,
 }
 
 /// What one position looks at.
 struct Sought {
     count: usize,
     among: usize,
-    named: std::ops::Range<usize>,
+    named: Range<usize>,
 }
 
 impl Scratch {
+    /// For a vocabulary of `rows` and a team of so many threads.
+    pub(crate) fn new(rows: usize, threads: usize) -> Scratch {
+        let chunk = |first| first..rows.min(first + CHUNK);
+        Scratch {
+            chunks: (0..rows).step_by(CHUNK).map(chunk).collect(),
+            workers: (0..threads).map(|_| Mutex::default()).collect(),
+            ..Scratch::default()
+        }
+    }
+
     pub(crate) fn candidates(&self) -> Candidates {
         self.screening.candidates()
     }
@@ -174,14 +218,19 @@ impl Scratch {
             self.logits.begin(matrix.rows(), 0);
             return;
         }
+        let workers = Workers {
+            team,
+            chunks: &self.chunks,
+            scratch: &self.workers,
+        };
         match head {
             Head::Exact => {
                 let whole = self.logits.begin(matrix.rows(), hidden.len() / cols);
-                exact::logits(matrix, hidden, team, whole);
+                exact::logits(matrix, hidden, &workers, whole);
             }
             Head::Int8(int8) => {
                 let whole = self.logits.begin(matrix.rows(), hidden.len() / cols);
-                int8.logits(hidden, cols, team, &mut self.int8, whole);
+                int8.logits(hidden, &workers, &mut self.int8, whole);
             }
             Head::Screened(screen) => return self.screen(screen, matrix, batch, hidden, team),
         }
@@ -201,7 +250,12 @@ impl Scratch {
         let out = self
             .logits
             .begin(matrix.rows(), whole.len() / matrix.cols());
-        exact::logits(matrix, whole, team, out);
+        let workers = Workers {
+            team,
+            chunks: &self.chunks,
+            scratch: &self.workers,
+        };
+        exact::logits(matrix, whole, &workers, out);
         if !some.is_empty() {
             let named = &batch.named_tokens;
             self.screening

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use ternion_kernels::head::rounding::{self, Draws};
+use ternion_kernels::head::rounding::{Dither, round};
 use ternion_kernels::head::{Bits, Codes, TILE_ROWS};
 use ternion_kernels::team::Team;
 
@@ -12,15 +12,8 @@ use super::{DenseMatrix, widen};
 /// Codes, and what they stand for.
 pub(super) struct Rounded {
     pub(super) codes: Codes,
+    pub(super) dither: Dither,
     pub(super) bounds: Vec<TileBounds>,
-}
-
-/// How weights become codes.
-#[derive(Clone, Copy)]
-pub(super) enum Rounding {
-    Nearest,
-    /// With random numbers from this seed.
-    Stochastic(u64),
 }
 
 impl Rounded {
@@ -31,7 +24,7 @@ impl Rounded {
     pub(super) fn new(
         matrix: &DenseMatrix<'_>,
         bits: Bits,
-        rounding: Rounding,
+        dither: Dither,
         team: &Team,
     ) -> Result<Rounded, String> {
         let mut codes = Codes::new(bits, matrix.rows(), matrix.cols());
@@ -57,21 +50,7 @@ impl Rounded {
                     // A little more, so that no weight is outside.
                     let step = 2.0 * largest / f32::from(bits.max()) * 1.000_001;
                     if step > 0.0 {
-                        match rounding {
-                            Rounding::Nearest => {
-                                rounding::nearest(&wide, bits.max(), step, &mut row_codes);
-                            }
-                            Rounding::Stochastic(seed) => {
-                                let draws = Draws::new(seed, row);
-                                rounding::stochastic(
-                                    &wide,
-                                    bits.max(),
-                                    step,
-                                    draws,
-                                    &mut row_codes,
-                                );
-                            }
-                        }
+                        round(&wide, bits.max(), step, &dither, &mut row_codes);
                         Codes::pack(bits, row - first, &row_codes, lines);
                         bounds[0].set(row - first, matrix.cols(), row_norm, step);
                     }
@@ -79,7 +58,11 @@ impl Rounded {
             },
         );
         match bad_row.into_inner().expect("nothing panics with it") {
-            None => Ok(Rounded { codes, bounds }),
+            None => Ok(Rounded {
+                codes,
+                dither,
+                bounds,
+            }),
             Some(row) => Err(format!("row {row} of the output head has no usable norm")),
         }
     }

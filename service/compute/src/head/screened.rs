@@ -15,11 +15,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use ternion_engine::TokenLogit;
+use ternion_kernels::head::rounding::Dither;
 use ternion_kernels::head::{Activations, Bits, TILE_ROWS, Variant};
 use ternion_kernels::team::Team;
 
 use super::bound::TokenBounds;
-use super::rounded::{Rounded, Rounding};
+use super::rounded::Rounded;
 use super::{CHUNK, DenseMatrix, Sought, exact};
 
 /// Best rows of a chunk that are remembered for each position.
@@ -40,10 +41,11 @@ impl Screen {
     /// If a row can't be bounded.
     pub(super) fn new(matrix: &DenseMatrix<'_>, team: &Team) -> Result<Screen, String> {
         // Random for each process: nobody can make a head, or a prompt, that
-        // goes well with the draws.
+        // goes well with the shifts.
         let seed = RandomState::new().hash_one("output head");
+        let dither = Dither::random(seed, matrix.cols());
         Ok(Screen {
-            rounded: Rounded::new(matrix, Bits::Four, Rounding::Stochastic(seed), team)?,
+            rounded: Rounded::new(matrix, Bits::Four, dither, team)?,
             variant: Variant::best(),
         })
     }
@@ -144,7 +146,7 @@ impl Screening {
     ) {
         let codes = &screen.rounded.codes;
         self.activations
-            .prepare(hidden, matrix.cols(), codes.bits());
+            .prepare(hidden, &screen.rounded.dither, codes.bits());
         self.bounds.clear();
         let tokens = self.activations.tokens();
         self.bounds.extend(tokens.iter().map(TokenBounds::new));

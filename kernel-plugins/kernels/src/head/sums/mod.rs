@@ -124,6 +124,7 @@ impl Sums<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::rounding::Dither;
 
     /// The integers that `Activations` stores, in order.
     fn integers(activations: &Activations, token: usize, cols: usize) -> Vec<i64> {
@@ -149,7 +150,7 @@ mod tests {
             Codes::pack(bits, row % TILE_ROWS, codes, tile);
         }
         let mut activations = Activations::default();
-        activations.prepare(hidden, cols, bits);
+        activations.prepare(hidden, &Dither::none(cols), bits);
         let num_tiles = rows.div_ceil(TILE_ROWS);
         for variant in Variant::available() {
             for tiles in [0..num_tiles, num_tiles - 1..num_tiles] {
@@ -218,20 +219,26 @@ mod tests {
     fn activations_know_their_norm_and_error() {
         let hidden = [3.0, -4.0, 0.0, 0.0, 0.0];
         let mut activations = Activations::default();
-        activations.prepare(&hidden, 5, Bits::Four);
+        let dither = Dither::random(3, 5);
+        activations.prepare(&hidden, &dither, Bits::Four);
         let token = activations.tokens()[0];
         assert_eq!(token.norm, 5.0);
         let p = integers(&activations, 0, 5);
         assert_eq!(p[1], -32639);
+        let [first, second, ..] = dither.shifts() else {
+            unreachable!()
+        };
+        let shifted = p[0] as f64 * f64::from(*first) + p[1] as f64 * f64::from(*second);
+        assert_eq!(token.shifted, shifted);
         let off = |x: f64, p: i64| x - f64::from(token.scale) * p as f64;
         let error = off(3.0, p[0]).hypot(off(-4.0, p[1]));
         assert!((token.error - error).abs() < 1e-12);
 
         for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            activations.prepare(&[1.0, broken], 2, Bits::Four);
+            activations.prepare(&[1.0, broken], &Dither::none(2), Bits::Four);
             assert!(!activations.tokens()[0].norm.is_finite());
         }
-        activations.prepare(&[0.0; 8], 8, Bits::Eight);
+        activations.prepare(&[0.0; 8], &Dither::none(8), Bits::Eight);
         assert_eq!(
             (activations.tokens()[0].norm, activations.tokens()[0].error),
             (0.0, 0.0)
