@@ -22,7 +22,7 @@ const PLUGINS: [&str; 3] = [
 
 /// Kernels, plugins, the host that calls them, and `model`, which maps
 /// weights in one file.
-const UNSAFE_ALLOWED: [&str; 7] = [
+const UNSAFE_ALLOWED: [&str; 8] = [
     "kernel-plugins/kernels",
     "kernel-plugins/export",
     "kernel-plugins/i2s",
