@@ -6,6 +6,8 @@
 //! the instructions they need.
 
 #[cfg(target_arch = "x86_64")]
+mod ahead;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 mod layout;
 mod portable;
