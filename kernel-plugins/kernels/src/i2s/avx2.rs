@@ -190,7 +190,7 @@ fn packed_dots<const N: usize>(
     let mut sums = [[_mm256_setzero_si256(); 2]; N];
     for (step, words) in steps.iter().zip(words.as_chunks::<4>().0) {
         if half == 0 {
-            ahead::once(step);
+            ahead::again(step);
         }
         let (vectors, _) = step.as_chunks();
         let mut low = load(&vectors[2 * half]);
