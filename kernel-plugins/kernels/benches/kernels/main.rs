@@ -64,7 +64,7 @@ fn main() -> io::Result<()> {
             for shape in SHAPES {
                 measure_shape(
                     &mut criterion,
-                    &memory,
+                    reading,
                     &team,
                     &*contender,
                     shape,

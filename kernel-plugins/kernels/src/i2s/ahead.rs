@@ -11,9 +11,20 @@
 
 use core::arch::x86_64::{_MM_HINT_NTA, _MM_HINT_T0, _mm_prefetch};
 
+use super::Product;
 use super::layout::Step;
 
 const AHEAD: usize = 8192;
+
+/// Asks for the first weights of some rows, before any is read: a thread's rows
+/// seldom follow the last it had.
+pub(super) fn first(product: &Product<'_>) {
+    let rows = &product.packed[product.layout.bytes_of(&product.rows)];
+    for line in rows[..rows.len().min(AHEAD)].chunks(64) {
+        // SAFETY: every x86-64 CPU has the instruction, and it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+}
 
 /// For weights that are read once: they pass the second-level cache by, which
 /// is a little faster with two threads.

@@ -50,6 +50,7 @@ impl Avx2 {
 
 #[target_feature(enable = "avx2")]
 fn multiply(product: &Product<'_>, mut out: Output<'_>) {
+    ahead::first(product);
     match product.activations.batch() {
         1 => multiply_one(product, &mut out),
         2..=FEW_TOKENS => multiply_few(product, &mut out),

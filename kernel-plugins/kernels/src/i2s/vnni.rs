@@ -65,6 +65,7 @@ macro_rules! vnni {
 
             #[target_feature(enable = $features)]
             fn multiply(product: &Product<'_>, mut out: Output<'_>) {
+    ahead::first(product);
                 match product.activations.batch() {
                     ..=FEW_TOKENS => multiply_few(product, &mut out),
                     _ => multiply_many(product, &mut out),

@@ -31,7 +31,7 @@ impl MultiplyAdd {
     pub fn available() -> Vec<MultiplyAdd> {
         let mut all = vec![MultiplyAdd {
             name: "rust",
-            turn: 4096,
+            turn: 512,
             run: in_rust,
         }];
         #[cfg(target_arch = "x86_64")]
@@ -63,8 +63,8 @@ impl MultiplyAdd {
 }
 
 fn in_rust(turns: u64) {
-    let mut sums = [0_i16; 4096];
-    let codes = std::hint::black_box([1_i16; 4096]);
+    let mut sums = [0_i16; 512];
+    let codes = std::hint::black_box([1_i16; 512]);
     for turn in 0..turns {
         let x = std::hint::black_box(turn as i16);
         for (sum, code) in sums.iter_mut().zip(&codes) {
@@ -107,8 +107,8 @@ mod x86_64 {
         }
     }
 
-    /// A loop of assembly: what comes first, then `body` with `N` replaced by
-    /// each of the numbers in turn.
+    /// A loop of assembly, with each of the numbers in turn for `N`. An
+    /// instruction that names its register once repeats it in a comment.
     macro_rules! assembly {
         (
             $name:ident, $features:literal, load $load:literal,
