@@ -3,15 +3,15 @@
 //!
 //! [`panel::vnni`]: crate::panel::vnni
 //!
-//! As for AVX2, one token is bound by memory and spends as little as possible
-//! on a weight (`dot`); many tokens are bound by `vpdpbusd`, and share weights
-//! that were unpacked once to a panel; a few unpack as they go (`packed_dots`).
+//! One token is bound by memory, and many by `vpdpbusd`. Up to some dozens of
+//! tokens weights are unpacked in registers, again for each group of tokens:
+//! shifts and masks go to other ports than products, or where they don't are
+//! one in ten. Beyond, weights are unpacked once to a panel.
 //!
 //! The instruction comes with AVX-512 in vectors of 512 bits, and as AVX-VNNI
-//! in vectors of 256 bits on CPUs that have no AVX-512. One body is both: all
-//! work is done in pairs of vectors, of which a step has one or two.
+//! in vectors of 256 bits on CPUs that have no AVX-512. One body is both.
 
-/// Steps of one token between two joinings of its four sums. The largest code
+/// Steps between two joinings of a row's sums. The largest code
 /// of the field that is used at its place in the byte is 128, so that a step
 /// adds at most four products of 128 and 128 in magnitude, 2^16, and so many
 /// steps 2^30.
