@@ -105,9 +105,6 @@ fn largest_cache() -> usize {
         .map_or(0, |kibibytes| kibibytes.saturating_mul(1024))
 }
 
-/// Two cache lines.
-type Lines = [u8; 128];
-
 /// Adds up memory, in vectors of the CPU's best width.
 fn sum(chunk: &[u8; CHUNK], ahead: Option<usize>) -> u64 {
     let (lines, _) = chunk.as_chunks::<128>();
@@ -146,7 +143,10 @@ mod x86_64 {
         _mm512_setzero_si512, _mm512_storeu_si512,
     };
 
-    use super::{Lines, total};
+    use super::total;
+
+    /// Two cache lines.
+    type Lines = [u8; 128];
 
     macro_rules! sum {
         (
