@@ -5,10 +5,12 @@
 //! live as long as the team, wait for the next region by spinning for a short
 //! while and then sleep; the caller works too and is worker 0.
 //!
-//! Chunks are handed out by a shared counter rather than split in advance: on
-//! a shared machine a worker may lose its core for a while, and the others
-//! then take over what it has not begun. Which worker gets which chunk must
-//! therefore never matter to the result.
+//! Each worker has a share of the chunks, one after the other, since what
+//! follows in the index mostly follows in memory and is on its way already.
+//! Who is through with its share goes on with the others': on a shared machine
+//! a worker may lose its core for a while, and what it has not begun must not
+//! wait for it. Which worker gets which chunk must therefore never matter to
+//! the result.
 //!
 //! The team stands in this crate since lending a closure to threads that
 //! outlive it, and giving each chunk its own part of one output buffer, takes
@@ -44,14 +46,18 @@ struct Shared {
     epoch: AtomicU32,
     /// The current region. Written by the caller while no worker is in one.
     job: UnsafeCell<Option<Job>>,
-    /// Next chunk to hand out.
-    next: AtomicUsize,
+    /// Next chunk to hand out of each worker's share.
+    next: Vec<Next>,
     /// Workers still in the current region.
     busy: AtomicUsize,
     asleep: Vec<AtomicBool>,
     panicked: AtomicBool,
     stop: AtomicBool,
 }
+
+/// In a cache line of its own, as its worker writes it all the time.
+#[repr(align(64))]
+struct Next(AtomicUsize);
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -79,7 +85,7 @@ impl Team {
         let shared = Arc::new(Shared {
             epoch: AtomicU32::new(0),
             job: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            next: (0..size).map(|_| Next(AtomicUsize::new(0))).collect(),
             busy: AtomicUsize::new(0),
             asleep: (1..size).map(|_| AtomicBool::new(false)).collect(),
             panicked: AtomicBool::new(false),
@@ -139,7 +145,10 @@ impl Team {
         // SAFETY: `busy` is 0, so no worker reads the job; `region` is locked,
         // so no other caller writes it.
         unsafe { *shared.job.get() = Some(job) };
-        shared.next.store(0, Ordering::Relaxed);
+        for (worker, next) in shared.next.iter().enumerate() {
+            let first = shared.share(worker, num_chunks).start;
+            next.0.store(first, Ordering::Relaxed);
+        }
         shared.busy.store(self.workers.len(), Ordering::Relaxed);
         shared.epoch.fetch_add(1, Ordering::SeqCst);
         for (worker, asleep) in self.workers.iter().zip(&shared.asleep) {
@@ -297,13 +306,25 @@ impl Shared {
     }
 
     fn chunks(&self, worker: usize, num_chunks: usize, region: &Region<'_>) {
-        loop {
-            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-            if chunk >= num_chunks {
-                return;
+        let size = self.next.len();
+        for owner in (worker..size).chain(0..worker) {
+            let end = self.share(owner, num_chunks).end;
+            loop {
+                let chunk = self.next[owner].0.fetch_add(1, Ordering::Relaxed);
+                if chunk >= end {
+                    break;
+                }
+                region(worker, chunk);
             }
-            region(worker, chunk);
         }
+    }
+
+    /// A worker's own chunks.
+    fn share(&self, worker: usize, num_chunks: usize) -> Range<usize> {
+        let size = self.next.len();
+        let (least, rest) = (num_chunks / size, num_chunks % size);
+        let first = worker * least + worker.min(rest);
+        first..first + least + usize::from(worker < rest)
     }
 
     /// Returns the new epoch once it is no longer `seen`.

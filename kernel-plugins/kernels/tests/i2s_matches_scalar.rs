@@ -7,6 +7,9 @@ use ternion_kernels::scalar;
 /// What stands in the output where no result belongs.
 const UNTOUCHED: i32 = i32::MIN;
 
+/// More than any variant calls few.
+const MANY_TOKENS: usize = 70;
+
 struct Case {
     rows: usize,
     cols: usize,
@@ -61,7 +64,7 @@ impl Case {
 #[test]
 fn the_ends_of_the_ranges_do_not_overflow() {
     for cols in [1, 4, 16, 255, 256, 257, 512, 2560, 6912] {
-        for batch in [1, 2, 6, 7] {
+        for batch in [1, 2, 4, 6, 7, MANY_TOKENS] {
             for trit in [-1, 0, 1] {
                 for x in [-128, -1, 0, 127] {
                     let case = Case {
@@ -82,21 +85,24 @@ fn the_ends_of_the_ranges_do_not_overflow() {
 #[test]
 fn the_longest_rows_do_not_overflow() {
     for cols in [262_144, 262_160, 600_000] {
-        for (trit, x) in [(1, 127), (1, -128), (-1, -128)] {
-            let case = Case {
-                rows: 2,
-                cols,
-                batch: 1,
-                trits: vec![trit; 2 * cols],
-                activations: vec![x; cols],
-            };
-            case.check(0, 0);
+        for batch in [1, 2, 3, 8] {
+            for (trit, x) in [(1, 127), (1, -128), (-1, -128)] {
+                let case = Case {
+                    rows: 2,
+                    cols,
+                    batch,
+                    trits: vec![trit; 2 * cols],
+                    activations: vec![x; cols * batch],
+                };
+                case.check(0, 0);
+            }
         }
     }
 }
 
 fn cases() -> impl Strategy<Value = (Case, usize, usize)> {
-    (1..100usize, 1..700usize, 1..20usize).prop_flat_map(|(rows, cols, batch)| {
+    let batch = prop_oneof![4 => 1..20usize, 1 => 20..=MANY_TOKENS];
+    (1..100usize, 1..700usize, batch).prop_flat_map(|(rows, cols, batch)| {
         // The ends of the range are where arithmetic breaks: half of all.
         let activation = prop_oneof![any::<i8>(), prop_oneof![Just(-128i8), Just(127)]];
         (

@@ -31,7 +31,7 @@ const WORKING_SET: usize = 256 << 20;
 const REGION: usize = 16 << 20;
 
 /// Rows that a thread takes at a time are what the server's would be.
-const MAX_CHUNK_ROWS: usize = 128;
+const MAX_CHUNK_ROWS: usize = 320;
 
 /// Copies of a packed matrix, each at its own place in memory.
 pub(crate) struct Matrices {

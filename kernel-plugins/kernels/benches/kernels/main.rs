@@ -17,12 +17,12 @@ use std::io;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use ternion_kernels::limits::{MultiplyAdd, ReadBandwidth};
+use ternion_kernels::limits::{MultiplyAdd, ReadBandwidth, Reading};
 use ternion_kernels::team::Team;
 
 use case::{Case, Matrices, Shape};
 use contender::{Contender, contenders};
-use table::{Limits, Table};
+use table::{Samples, Table};
 
 /// The matrices of BitNet b1.58 2B-4T.
 const SHAPES: [Shape; 4] = [
@@ -59,11 +59,12 @@ fn main() -> io::Result<()> {
     let mut table = Table::default();
     for threads in THREADS {
         let team = Team::new(threads);
+        let (reading, _) = memory.fastest(&team, Duration::from_secs(1));
         for contender in contenders() {
             for shape in SHAPES {
                 measure_shape(
                     &mut criterion,
-                    &memory,
+                    reading,
                     &team,
                     &*contender,
                     shape,
@@ -79,7 +80,7 @@ fn main() -> io::Result<()> {
 
 fn measure_shape(
     criterion: &mut Criterion,
-    memory: &ReadBandwidth,
+    reading: Reading<'_>,
     team: &Team,
     contender: &dyn Contender,
     shape: Shape,
@@ -99,20 +100,13 @@ fn measure_shape(
         group.throughput(Throughput::Elements(products as u64));
         let threads = team.size();
         let id = BenchmarkId::from_parameter(format!("{batch}x{threads}"));
-        let mut times = Vec::new();
-        let mut limits = Limits::default();
+        let mut samples = Samples::new(reading, peak);
         group.bench_function(id, |bencher| {
             let mut case = Case::new(contender, &matrices, batch, team);
-            limits.measure(memory, peak, team);
-            bencher.iter_custom(|iterations| {
-                let time = case.run(iterations);
-                times.push(time.as_secs_f64() / iterations as f64);
-                time
-            });
-            limits.measure(memory, peak, team);
+            bencher.iter_custom(|products| samples.take(&mut case, team, products));
         });
-        if !times.is_empty() {
-            table.add(&name, &matrices, (batch, threads), times, limits);
+        if !samples.is_empty() {
+            table.add(&name, &matrices, (batch, threads), samples);
         }
     }
     group.finish();

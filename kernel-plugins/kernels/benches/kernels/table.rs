@@ -2,26 +2,51 @@
 
 use std::time::Duration;
 
-use ternion_kernels::limits::{MultiplyAdd, ReadBandwidth};
+use ternion_kernels::limits::{MultiplyAdd, Reading};
 use ternion_kernels::team::Team;
 
-use crate::case::{Matrices, Shape};
+use crate::case::{Case, Matrices, Shape};
 
-/// What the machine did beside a case, in units a second.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Limits {
-    bytes: f64,
-    products: f64,
+/// Seconds of a matrix, and what the machine did in between.
+pub(crate) struct Samples<'a> {
+    reading: Reading<'a>,
+    peak: MultiplyAdd,
+    times: Vec<f64>,
+    /// In units a second.
+    bytes: Vec<f64>,
+    products: Vec<f64>,
 }
 
-impl Limits {
-    /// Measures them, and keeps the better of this and earlier.
-    pub(crate) fn measure(&mut self, memory: &ReadBandwidth, peak: MultiplyAdd, team: &Team) {
-        let bytes = memory.measure(team, Duration::from_millis(200));
-        self.bytes = self.bytes.max(bytes);
-        let products = peak.measure(team, Duration::from_millis(50));
-        self.products = self.products.max(products);
+impl<'a> Samples<'a> {
+    pub(crate) fn new(reading: Reading<'a>, peak: MultiplyAdd) -> Samples<'a> {
+        Samples {
+            reading,
+            peak,
+            times: Vec::new(),
+            bytes: Vec::new(),
+            products: Vec::new(),
+        }
     }
+
+    /// Takes a sample, and measures the limits beside it.
+    pub(crate) fn take(&mut self, case: &mut Case<'_>, team: &Team, products: u64) -> Duration {
+        let read = self.reading.pass(team).as_secs_f64();
+        self.bytes.push(self.reading.bytes() as f64 / read);
+        self.products.push(self.peak.measure(team, Duration::ZERO));
+        let time = case.run(products);
+        self.times.push(time.as_secs_f64() / products as f64);
+        time
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+}
+
+/// The value below which so much of them lies.
+fn quantile(values: &mut [f64], part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * part).round() as usize]
 }
 
 #[derive(Default)]
@@ -30,40 +55,41 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// `times` are seconds of one matrix.
     pub(crate) fn add(
         &mut self,
         name: &str,
         matrices: &Matrices,
         (batch, threads): (usize, usize),
-        mut times: Vec<f64>,
-        limits: Limits,
+        mut samples: Samples<'_>,
     ) {
-        times.sort_by(f64::total_cmp);
-        let median = times[times.len() / 2];
-        let spread = times[times.len() * 9 / 10] / times[times.len() / 10] - 1.0;
+        let times = &mut samples.times;
+        let median = quantile(times, 0.5);
+        let spread = quantile(times, 0.9) / quantile(times, 0.1) - 1.0;
+        let most_bytes = quantile(&mut samples.bytes, 0.5);
+        let most_products = quantile(&mut samples.products, 0.5);
         let Shape { rows, cols } = matrices.shape();
         let bytes = matrices.bytes() as f64 / median;
         let products = (rows * cols * batch) as f64 / median;
         self.rows.push(format!(
-            "| {name} | {rows}x{cols} | {batch} | {threads} | {:.1} | {:.0} % | {:.0} | {:.0} % | {:.1} | {:.0} | {:.1} % |",
+            "| {name} | {rows}x{cols} | {batch} | {threads} | {:.1} | {:.0} % | {:.0} | {:.0} % \
+             | {:.1} | {:.0} | {:.0} % |",
             bytes / 1e9,
-            100.0 * bytes / limits.bytes,
+            100.0 * bytes / most_bytes,
             products / 1e9,
-            100.0 * products / limits.products,
-            limits.bytes / 1e9,
-            limits.products / 1e9,
+            100.0 * products / most_products,
+            most_bytes / 1e9,
+            most_products / 1e9,
             100.0 * spread,
         ));
     }
 
     pub(crate) fn print(&self) {
         println!(
-            "Medians. Shares are of what the machine read, and multiplied and added up in registers, \
-             just before or after; spread is from the first tenth of the times to the last.\n"
-        );
-        println!(
-            "| kernel | shape | tokens | threads | GB/s | of read | GMAC/s | of peak | read GB/s | peak GMAC/s | spread |"
+            "Medians. `of read` and `of peak` are shares of what the machine read, and multiplied \
+             and added up in registers, in turns with the case; `spread` is how much longer nine \
+             tenths of the samples took at most than one tenth.\n\n\
+             | kernel | shape | tokens | threads | GB/s | of read | GMAC/s | of peak | read GB/s \
+             | peak GMAC/s | spread |"
         );
         println!("|---|---|---|---|---|---|---|---|---|---|---|");
         self.rows.iter().for_each(|row| println!("{row}"));

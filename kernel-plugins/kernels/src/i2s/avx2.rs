@@ -10,16 +10,16 @@
 //! half as fast again as writing first what is then read once.
 
 use core::arch::x86_64::{
-    __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256,
-    _mm256_set1_epi8, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srai_epi16,
-    _mm256_srli_epi16,
+    __m256i, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_set1_epi8,
+    _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srai_epi16, _mm256_srli_epi16,
 };
 
 use super::activations::Group;
+use super::ahead;
 use super::layout::{ROW_TILE, STEP_BYTES, STEP_FIELDS, Step, Tile};
 use super::{Output, Product, Rows};
 use crate::panel::avx2::{
-    CHUNK_FIELDS, VECTOR, add_sums, load, multiply_add, store, store_bytes, widen,
+    CHUNK_FIELDS, LANES, VECTOR, add_sums, load, multiply_add, store, store_bytes, widen,
 };
 use crate::panel::{self, Field};
 
@@ -50,6 +50,7 @@ impl Avx2 {
 
 #[target_feature(enable = "avx2")]
 fn multiply(product: &Product<'_>, mut out: Output<'_>) {
+    ahead::first(product);
     match product.activations.batch() {
         1 => multiply_one(product, &mut out),
         2..=FEW_TOKENS => multiply_few(product, &mut out),
@@ -92,7 +93,7 @@ fn dot(tile: &Tile<'_>, token: &[[[u8; 4]; 4]], offset: i32) -> [i32; ROW_TILE] 
         for (steps, token) in halves.zip(token.chunks(CHUNK_STEPS / 2)) {
             let mut fourfold = [_mm256_setzero_si256(); STEP_VECTORS];
             for (step, words) in steps.iter().zip(token) {
-                prefetch_beyond(step);
+                ahead::once(step);
                 let x = words.map(|word| _mm256_set1_epi32(i32::from_ne_bytes(word)));
                 let (vectors, _) = step.as_chunks();
                 for v in 0..STEP_VECTORS {
@@ -120,30 +121,16 @@ fn dot(tile: &Tile<'_>, token: &[[[u8; 4]; 4]], offset: i32) -> [i32; ROW_TILE] 
     out
 }
 
-/// Asks for what the loop reads soon. The hardware's own prefetcher stops at
-/// every page; this one knows neither pages nor the end of the matrix, where
-/// it asks in vain. Half a kilobyte ahead costs a Zen 5 nothing, which
-/// manages alone; a whole one costs it a fifth of its speed.
-#[target_feature(enable = "avx2")]
-fn prefetch_beyond(step: &Step) {
-    const AHEAD: usize = 512;
-    for line in [AHEAD, AHEAD + 64] {
-        _mm_prefetch::<_MM_HINT_T0>(step.as_ptr().wrapping_add(line).cast());
-    }
-}
-
+/// All columns at once, so that results are written once.
 #[target_feature(enable = "avx2")]
 fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
     for tile in product.tiles() {
         let rows = product.begin(&tile, out);
-        for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
-            for group in product.groups() {
-                let first_field = chunk * CHUNK_FIELDS;
-                match group.num_tokens {
-                    2 => add_packed::<2>(steps, &group, first_field, rows, out),
-                    3 => add_packed::<3>(steps, &group, first_field, rows, out),
-                    _ => add_packed::<FEW_TOKENS>(steps, &group, first_field, rows, out),
-                }
+        for group in product.groups() {
+            match group.num_tokens {
+                2 => add_packed::<2>(tile.steps, &group, rows, out),
+                3 => add_packed::<3>(tile.steps, &group, rows, out),
+                _ => add_packed::<FEW_TOKENS>(tile.steps, &group, rows, out),
             }
         }
     }
@@ -159,6 +146,7 @@ fn multiply_many(product: &Product<'_>, out: &mut Output<'_>) {
 fn unpack(steps: &[Step], panel: &mut [Field]) {
     let low = _mm256_set1_epi8(0x03);
     for (step, fields) in steps.iter().zip(panel.as_chunks_mut::<4>().0) {
+        ahead::again(step);
         for (v, vector) in step.as_chunks().0.iter().enumerate() {
             let f0 = load(vector);
             let f1 = _mm256_srli_epi16::<2>(f0);
@@ -171,26 +159,28 @@ fn unpack(steps: &[Step], panel: &mut [Field]) {
     }
 }
 
-/// Adds a packed chunk's sums of `N` tokens to the output. This is not one
-/// function with the panel's, with a choice inside: merging the two loops' sums
-/// costs the compiler the registers, and the loop a quarter of its speed.
+/// Adds a tile's sums of `N` tokens to the output.
 #[target_feature(enable = "avx2")]
-fn add_packed<const N: usize>(
-    steps: &[Step],
-    group: &Group<'_>,
-    first_field: usize,
-    rows: Rows,
-    out: &mut Output<'_>,
-) {
+fn add_packed<const N: usize>(steps: &[Step], group: &Group<'_>, rows: Rows, out: &mut Output<'_>) {
     let (words, _) = group.bytes.as_chunks::<4>();
-    let words = &words.as_chunks::<N>().0[first_field..][..4 * steps.len()];
+    let words = words.as_chunks::<N>().0;
     for half in 0..STEP_VECTORS / 2 {
-        let sums = packed_dots(steps, words, half);
-        add_sums(sums, half, group.first_token, rows, out);
+        let mut total = [[_mm256_setzero_si256(); 2]; N];
+        let chunks = steps.chunks(CHUNK_STEPS).zip(words.chunks(CHUNK_FIELDS));
+        for (steps, words) in chunks {
+            let sums = packed_dots(steps, words, half);
+            for (total, sums) in total.iter_mut().zip(sums) {
+                for v in 0..2 {
+                    total[v] = _mm256_add_epi32(total[v], widen(sums[v]));
+                }
+            }
+        }
+        add_sums(total, half * 2 * LANES, group.first_token, rows, out);
     }
 }
 
 /// 16 rows times `N` tokens over one chunk, unpacking in registers.
+#[inline]
 #[target_feature(enable = "avx2")]
 fn packed_dots<const N: usize>(
     steps: &[Step],
@@ -200,6 +190,9 @@ fn packed_dots<const N: usize>(
     let mask = _mm256_set1_epi8(0x03);
     let mut sums = [[_mm256_setzero_si256(); 2]; N];
     for (step, words) in steps.iter().zip(words.as_chunks::<4>().0) {
+        if half == 0 {
+            ahead::again(step);
+        }
         let (vectors, _) = step.as_chunks();
         let mut low = load(&vectors[2 * half]);
         let mut high = load(&vectors[2 * half + 1]);

@@ -6,6 +6,8 @@
 //! the instructions they need.
 
 #[cfg(target_arch = "x86_64")]
+mod ahead;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 mod kernel;
 mod layout;
@@ -38,12 +40,7 @@ enum Instructions {
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
-    AvxVnni {
-        /// Four sums a pair of vectors are too few for the instruction's
-        /// latency, and AVX2's own ways are as fast or faster.
-        up_to_four: avx2::Avx2,
-        more: vnni::avx::Vnni,
-    },
+    AvxVnni(vnni::avx::Vnni),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(vnni::avx512::Vnni),
 }
@@ -57,13 +54,10 @@ impl Variant {
         let mut all = vec![Variant::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = avx2::Avx2::new();
-            let avx_vnni = avx2.zip(vnni::avx::Vnni::new());
-            let avx512_vnni = vnni::avx512::Vnni::new();
             let instructions = [
-                avx2.map(Instructions::Avx2),
-                avx_vnni.map(|(up_to_four, more)| Instructions::AvxVnni { up_to_four, more }),
-                avx512_vnni.map(Instructions::Avx512Vnni),
+                avx2::Avx2::new().map(Instructions::Avx2),
+                vnni::avx::Vnni::new().map(Instructions::AvxVnni),
+                vnni::avx512::Vnni::new().map(Instructions::Avx512Vnni),
             ];
             all.extend(instructions.into_iter().flatten().map(Variant));
         }
@@ -99,10 +93,7 @@ impl Variant {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(avx2) => avx2.multiply(product, out),
             #[cfg(target_arch = "x86_64")]
-            Instructions::AvxVnni { up_to_four, more } => match out.batch() {
-                ..=4 => up_to_four.multiply(product, out),
-                _ => more.multiply(product, out),
-            },
+            Instructions::AvxVnni(vnni) => vnni.multiply(product, out),
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(vnni) => vnni.multiply(product, out),
         }

@@ -3,34 +3,19 @@
 //!
 //! [`panel::vnni`]: crate::panel::vnni
 //!
-//! As for AVX2, one token is bound by memory and spends as little as possible
-//! on a weight (`dot`); many tokens are bound by `vpdpbusd`, and share weights
-//! that were unpacked once to a panel; a few unpack as they go (`packed_dots`).
+//! One token is bound by memory, and many by `vpdpbusd`. Up to some dozens of
+//! tokens weights are unpacked in registers, again for each group of tokens:
+//! shifts and masks go to other ports than products, or where they don't are
+//! one in ten. Beyond, weights are unpacked once to a panel.
 //!
 //! The instruction comes with AVX-512 in vectors of 512 bits, and as AVX-VNNI
-//! in vectors of 256 bits on CPUs that have no AVX-512. One body is both: all
-//! work is done in pairs of vectors, of which a step has one or two.
+//! in vectors of 256 bits on CPUs that have no AVX-512. One body is both.
 
-use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
-use super::layout::Step;
-
-/// Steps of one token between two joinings of its four sums. The largest code
+/// Steps between two joinings of a row's sums. The largest code
 /// of the field that is used at its place in the byte is 128, so that a step
 /// adds at most four products of 128 and 128 in magnitude, 2^16, and so many
 /// steps 2^30.
 const JOINED_STEPS: usize = 1 << 14;
-
-/// Asks for what the loop reads soon, beyond the end of a tile too.
-#[inline]
-fn prefetch_beyond(step: &Step) {
-    const AHEAD: usize = 1024;
-    for line in [AHEAD, AHEAD + 64] {
-        // SAFETY: every x86-64 CPU has the instruction, and it reads nothing:
-        // where there is no memory it does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(step.as_ptr().wrapping_add(line).cast()) }
-    }
-}
 
 macro_rules! vnni {
     (
@@ -51,7 +36,8 @@ macro_rules! vnni {
             use super::super::activations::{GROUP_TOKENS, Group};
             use super::super::layout::{STEP_BYTES, STEP_FIELDS, Step};
             use super::super::{Output, Product, Rows};
-            use super::{JOINED_STEPS, prefetch_beyond};
+            use super::super::ahead;
+            use super::JOINED_STEPS;
             use crate::panel::vnni::$module::{LANES, VECTOR, add_sums, broadcast, load, store_bytes};
             use crate::panel::{self, Field};
 
@@ -79,6 +65,7 @@ macro_rules! vnni {
 
             #[target_feature(enable = $features)]
             fn multiply(product: &Product<'_>, mut out: Output<'_>) {
+    ahead::first(product);
                 match product.activations.batch() {
                     ..=FEW_TOKENS => multiply_few(product, &mut out),
                     _ => multiply_many(product, &mut out),
@@ -120,6 +107,7 @@ macro_rules! vnni {
             fn unpack(steps: &[Step], panel: &mut [Field]) {
                 let low = $broadcast8(0x03);
                 for (step, fields) in steps.iter().zip(panel.as_chunks_mut::<4>().0) {
+                    ahead::again(step);
                     for (v, vector) in step.as_chunks().0.iter().enumerate() {
                         let f0 = load(vector);
                         let f1 = $shift_codes::<2>(f0);
@@ -174,7 +162,10 @@ macro_rules! vnni {
                     array::from_fn(|place| $broadcast8((0x03_u8 << (2 * place)).cast_signed()));
                 let mut sums = [[[$zero(); S]; V]; N];
                 for (step, words) in steps.iter().zip(words) {
-                    prefetch_beyond(step);
+                    match N {
+                        1 => ahead::once(step),
+                        _ => ahead::again(step),
+                    }
                     let (vectors, _) = step.as_chunks();
                     let mut codes: [$vector; V] = array::from_fn(|v| load(&vectors[block * V + v]));
                     for words in words.as_chunks::<S>().0 {
@@ -226,7 +217,7 @@ vnni! {
         _mm512_setzero_si512, _mm512_set1_epi8, _mm512_and_si512, _mm512_add_epi32, _mm512_srli_epi16,
         _mm512_srai_epi32, _mm512_dpbusd_epi32
     },
-    few up to 16,
+    few up to 64,
     1: 2 vectors 4 sums, 2: 2 vectors 4 sums, 3: 2 vectors 2 sums,
     4: 2 vectors 2 sums, 5: 2 vectors 2 sums, 6: 2 vectors 2 sums
 }

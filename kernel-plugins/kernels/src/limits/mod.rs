@@ -7,20 +7,19 @@ mod multiply_add;
 mod read;
 
 pub use multiply_add::MultiplyAdd;
-pub use read::ReadBandwidth;
+pub use read::{ReadBandwidth, Reading};
 
 use std::time::{Duration, Instant};
 
-/// The shortest of many runs within a budget, but of three at least.
-fn shortest(budget: Duration, mut run: impl FnMut()) -> Duration {
-    let mut best = Duration::MAX;
+/// The median of many runs within a budget, but of three at least. Not the
+/// shortest: what is compared with it is a median too, and on a shared machine
+/// the two are a fifth apart.
+fn median(budget: Duration, mut run: impl FnMut() -> Duration) -> Duration {
     let begin = Instant::now();
-    let mut runs = 0;
-    while runs < 3 || begin.elapsed() < budget {
-        let start = Instant::now();
-        run();
-        best = best.min(start.elapsed());
-        runs += 1;
+    let mut times = Vec::new();
+    while times.len() < 3 || begin.elapsed() < budget {
+        times.push(run());
     }
-    best
+    times.sort();
+    times[times.len() / 2]
 }

@@ -4,9 +4,9 @@
 //! Written as assembly, since what is measured is the instruction: a compiler
 //! sees that nothing comes of it. Sums are many enough to hide the latency.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::shortest;
+use super::median;
 use crate::team::Team;
 
 /// A way to multiply and add that this CPU has.
@@ -31,7 +31,7 @@ impl MultiplyAdd {
     pub fn available() -> Vec<MultiplyAdd> {
         let mut all = vec![MultiplyAdd {
             name: "rust",
-            turn: 4096,
+            turn: 512,
             run: in_rust,
         }];
         #[cfg(target_arch = "x86_64")]
@@ -53,14 +53,18 @@ impl MultiplyAdd {
         // for a while leaves the others to take over.
         const TURNS: u64 = 20_000;
         let num_chunks = 8 * team.size();
-        let time = shortest(budget, || team.run(num_chunks, &|_, _| (self.run)(TURNS)));
+        let time = median(budget, || {
+            let start = Instant::now();
+            team.run(num_chunks, &|_, _| (self.run)(TURNS));
+            start.elapsed()
+        });
         (num_chunks as u64 * TURNS * self.turn) as f64 / time.as_secs_f64()
     }
 }
 
 fn in_rust(turns: u64) {
-    let mut sums = [0_i16; 4096];
-    let codes = std::hint::black_box([1_i16; 4096]);
+    let mut sums = [0_i16; 512];
+    let codes = std::hint::black_box([1_i16; 512]);
     for turn in 0..turns {
         let x = std::hint::black_box(turn as i16);
         for (sum, code) in sums.iter_mut().zip(&codes) {
@@ -103,8 +107,8 @@ mod x86_64 {
         }
     }
 
-    /// A loop of assembly: what comes first, then `body` with `N` replaced by
-    /// each of the numbers in turn.
+    /// A loop of assembly, with each of the numbers in turn for `N`. An
+    /// instruction that names its register once repeats it in a comment.
     macro_rules! assembly {
         (
             $name:ident, $features:literal, load $load:literal,

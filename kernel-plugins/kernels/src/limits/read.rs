@@ -2,11 +2,11 @@
 
 use std::hint::black_box;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memmap2::{MmapMut, MmapOptions};
 
-use super::shortest;
+use super::median;
 use crate::team::Team;
 
 /// Bytes to read if the caches are not large: eight times what most have.
@@ -46,23 +46,50 @@ impl ReadBandwidth {
         Ok(ReadBandwidth { memories })
     }
 
-    /// Bytes a second that the team reads together: the best of several ways,
-    /// each of which gets its part of the budget.
+    /// Bytes a second that the team reads together, in the fastest way. Each
+    /// way gets its part of the budget.
     pub fn measure(&self, team: &Team, budget: Duration) -> f64 {
+        self.fastest(team, budget).1
+    }
+
+    /// The fastest way to read, and its bytes a second.
+    pub fn fastest(&self, team: &Team, budget: Duration) -> (Reading<'_>, f64) {
         let budget = budget / (PREFETCHES.len() * self.memories.len()) as u32;
-        let ways = PREFETCHES
-            .iter()
-            .flat_map(|ahead| self.memories.iter().map(move |memory| (ahead, memory)));
-        ways.map(|(&ahead, memory)| {
-            let (chunks, _) = memory.as_chunks::<CHUNK>();
-            let time = shortest(budget, || {
-                team.run(chunks.len(), &|_, chunk| {
-                    black_box(sum(&chunks[chunk], ahead));
-                });
-            });
-            memory.len() as f64 / time.as_secs_f64()
+        let ways = PREFETCHES.iter().flat_map(|&ahead| {
+            let reading = move |memory| Reading { memory, ahead };
+            self.memories.iter().map(reading)
+        });
+        ways.map(|way| {
+            let time = median(budget, || way.pass(team));
+            (way, way.memory.len() as f64 / time.as_secs_f64())
         })
-        .fold(0.0, f64::max)
+        .max_by(|(_, a), (_, b)| a.total_cmp(b))
+        .expect("there are some ways")
+    }
+}
+
+/// A way to read memory.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    memory: &'a MmapMut,
+    ahead: Option<usize>,
+}
+
+impl Reading<'_> {
+    /// Bytes of a pass.
+    pub fn bytes(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Reads all of it once, which takes some milliseconds: to be taken in
+    /// turns with what is measured against it.
+    pub fn pass(&self, team: &Team) -> Duration {
+        let (chunks, _) = self.memory.as_chunks::<CHUNK>();
+        let start = Instant::now();
+        team.run(chunks.len(), &|_, chunk| {
+            black_box(sum(&chunks[chunk], self.ahead));
+        });
+        start.elapsed()
     }
 }
 

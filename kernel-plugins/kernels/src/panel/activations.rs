@@ -180,11 +180,12 @@ mod tests {
 
     #[test]
     fn tokens_of_a_group_take_turns() {
-        let cases: [(usize, usize, &[(usize, usize)]); 4] = [
-            (1, 2, &[(0, 2)]),
-            (5, 6, &[(0, 6)]),
-            (16, 7, &[(0, 4), (4, 3)]),
-            (21, 13, &[(0, 5), (5, 4), (9, 4)]),
+        // Where groups begin; the last number is where they end.
+        let cases = [
+            (1, 2, vec![0, 2]),
+            (5, 6, vec![0, 6]),
+            (16, 7, vec![0, 4, 7]),
+            (21, 13, vec![0, 5, 9, 13]),
         ];
         for (cols, batch, groups) in cases {
             let (x, bytes) = prepared(cols, batch);
@@ -192,10 +193,8 @@ mod tests {
             let start = (4 * batch).next_multiple_of(64);
             assert_eq!(bytes.len(), start + batch * padded);
             for token in 0..batch {
-                let (first, width) = *groups
-                    .iter()
-                    .find(|(first, width)| (*first..first + width).contains(&token))
-                    .unwrap();
+                let index = groups.partition_point(|&begin| begin <= token);
+                let (first, width) = (groups[index - 1], groups[index] - groups[index - 1]);
                 for col in 0..padded {
                     let at = start
                         + first * padded

@@ -75,38 +75,39 @@ fn add_unpacked<const N: usize>(
     let (words, _) = group.bytes.as_chunks::<4>();
     let words = &words.as_chunks::<N>().0[first_field..][..panel.len()];
     for half in 0..FIELD_VECTORS / 2 {
-        let sums = dots(panel, words, half);
-        add_sums(sums, half, group.first_token, rows, out);
+        for (lane, sums) in dots(panel, words, half).into_iter().enumerate() {
+            let sums = [sums.map(|sums| widen(sums))];
+            add_sums(sums, half * 2 * LANES, group.first_token + lane, rows, out);
+        }
     }
 }
 
-/// Adds a chunk's sums of 16 rows to the output.
+/// Adds sums of 16 rows, of which the first stands in a tile where it is told.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn add_sums<const N: usize>(
     sums: [[__m256i; 2]; N],
-    half: usize,
+    first_row: usize,
     first_token: usize,
     rows: Rows,
     out: &mut Output<'_>,
 ) {
-    let first_row = half * 2 * LANES;
-    for (lane, [low, high]) in sums.into_iter().enumerate() {
-        let token = first_token + lane;
-        if rows.num >= first_row + 2 * LANES {
-            let out = out.of_token(token, rows.first + first_row, 2 * LANES);
+    let num_rows = rows.num.saturating_sub(first_row).min(2 * LANES);
+    let first_row = rows.first + first_row.min(rows.num);
+    for (lane, sums) in sums.into_iter().enumerate() {
+        let out = out.of_token(first_token + lane, first_row, num_rows);
+        if num_rows == 2 * LANES {
             let (vectors, _) = out.as_chunks_mut();
-            add_to(&mut vectors[0], widen(low));
-            add_to(&mut vectors[1], widen(high));
-        } else if rows.num > first_row {
-            let mut sums = [0; 2 * LANES];
-            let (vectors, _) = sums.as_chunks_mut();
-            store(&mut vectors[0], widen(low));
-            store(&mut vectors[1], widen(high));
-            let num_rows = rows.num - first_row;
-            let out = out.of_token(token, rows.first + first_row, num_rows);
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = out.wrapping_add(sum);
+            for v in 0..2 {
+                add_to(&mut vectors[v], sums[v]);
+            }
+        } else {
+            let mut all = [[0; LANES]; 2];
+            for v in 0..2 {
+                store(&mut all[v], sums[v]);
+            }
+            for (out, sum) in out.iter_mut().zip(all.as_flattened()) {
+                *out = out.wrapping_add(*sum);
             }
         }
     }
