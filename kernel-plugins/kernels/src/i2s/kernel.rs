@@ -21,7 +21,7 @@ impl Kernel for Variant {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(_) => c"avx2",
             #[cfg(target_arch = "x86_64")]
-            Instructions::AvxVnni { .. } => c"avx-vnni",
+            Instructions::AvxVnni(_) => c"avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(_) => c"avx512-vnni",
             #[cfg(target_arch = "aarch64")]
@@ -35,7 +35,7 @@ impl Kernel for Variant {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(_) => 200,
             #[cfg(target_arch = "x86_64")]
-            Instructions::AvxVnni { .. } => 250,
+            Instructions::AvxVnni(_) => 250,
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512Vnni(_) => 300,
             #[cfg(target_arch = "aarch64")]

@@ -3,10 +3,10 @@
 use core::ffi::CStr;
 use core::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
 use super::portable;
 use super::{ALIGNMENT, Activations, Instructions, Layout, Product, ROW_TILE, Variant};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use crate::kernel::{Kernel, Weights};
 use crate::output::Output;
 use crate::trits::NotATrit;
@@ -22,6 +22,8 @@ impl Kernel for Variant {
         match self.0 {
             Instructions::Portable => c"portable",
             #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(_) => c"avx2",
+            #[cfg(target_arch = "x86_64")]
             Instructions::Avx512(_) => c"avx512-vbmi2",
         }
     }
@@ -31,6 +33,8 @@ impl Kernel for Variant {
     fn score(self) -> i32 {
         match self.0 {
             Instructions::Portable => 50,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(_) => 150,
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512(_) => 290,
         }
@@ -61,6 +65,8 @@ impl Kernel for Variant {
         let max_tables = match self.0 {
             Instructions::Portable => portable::MAX_TABLES,
             #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(_) => avx2::MAX_TABLES,
+            #[cfg(target_arch = "x86_64")]
             Instructions::Avx512(_) => avx512::MAX_TABLES,
         };
         Activations::new(cols, batch, max_tables)
@@ -84,6 +90,10 @@ impl Kernel for Variant {
         match (activations, self.0) {
             (Activations::Panel(panel), _) => panel.prepare(x, prepared),
             (Activations::Tables(tables), Instructions::Portable) => tables.fill(x, prepared),
+            #[cfg(target_arch = "x86_64")]
+            (Activations::Tables(tables), Instructions::Avx2(avx2)) => {
+                avx2.fill(tables, x, prepared);
+            }
             #[cfg(target_arch = "x86_64")]
             (Activations::Tables(tables), Instructions::Avx512(avx512)) => {
                 avx512.fill(tables, x, prepared);
@@ -122,6 +132,8 @@ impl Kernel for Variant {
         };
         match self.0 {
             Instructions::Portable => portable::multiply(&product, out),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(avx2) => avx2.multiply(&product, out),
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512(avx512) => avx512.multiply(&product, out),
         }

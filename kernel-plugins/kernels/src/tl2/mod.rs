@@ -10,6 +10,8 @@
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod code;
 mod kernel;
@@ -39,6 +41,8 @@ pub struct Variant(Instructions);
 enum Instructions {
     Portable,
     #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
 }
 
@@ -51,7 +55,10 @@ impl Variant {
         let mut all = vec![Variant::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
-            let instructions = [avx512::Avx512::new().map(Instructions::Avx512)];
+            let instructions = [
+                avx2::Avx2::new().map(Instructions::Avx2),
+                avx512::Avx512::new().map(Instructions::Avx512),
+            ];
             all.extend(instructions.into_iter().flatten().map(Variant));
         }
         all
