@@ -94,9 +94,7 @@ fn without_settings(mut command: Command) -> Command {
         }
     }
     // What one test measured is no other's to remember.
-    if name == "ternion-server" {
-        command.env("TERNION_CACHE_DIR", "off");
-    }
+    command.env("TERNION_CACHE_DIR", "off");
     command
 }
 
