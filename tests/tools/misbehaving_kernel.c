@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #define ternion_kernel_v1 well_behaved_kernel
-#include "../../kernel-plugins/conformance/tests/plugin.c"
+#include "../../kernel-plugins/conformance/tests/odd_plugin.c"
 #undef ternion_kernel_v1
 
 #ifndef NAME

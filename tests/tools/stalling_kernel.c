@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #define ternion_kernel_v1 steady_kernel
-#include "../../kernel-plugins/conformance/tests/plugin.c"
+#include "../../kernel-plugins/conformance/tests/odd_plugin.c"
 #undef ternion_kernel_v1
 
 static int32_t stalling_gemm(uint64_t rows, uint64_t cols, const uint8_t *packed, uint64_t batch,
