@@ -77,7 +77,13 @@ impl Kernel {
     fn memory(&self, rows: usize, cols: usize) -> Result<MmapMut, KernelError> {
         let bytes = self.packed_bytes(rows, cols)?;
         let what = "packed weights";
-        MmapMut::map_anon(bytes).map_err(|_| KernelError::OutOfMemory { what, bytes })
+        let memory =
+            MmapMut::map_anon(bytes).map_err(|_| KernelError::OutOfMemory { what, bytes })?;
+        // Five hundred times fewer faults, and fewer misses at every pass.
+        // Only whole huge pages become one, so nothing is wasted.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        Ok(memory)
     }
 
     /// The rows are the caller's own arithmetic: `rows` lies in the matrix,

@@ -15,7 +15,6 @@
 //!       zeros up to a page, then the matrices, each at a page
 //! ```
 
-use std::io;
 use std::ops::Range;
 
 use crate::kernel::{Kernel, KernelError};
@@ -59,8 +58,6 @@ pub(crate) struct Place {
 pub enum PlanError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("the kernel's file can't be read: {0}")]
-    KernelFile(#[from] io::Error),
     #[error("{0} matrices take more bytes than there are addresses")]
     TooLarge(usize),
 }
@@ -96,7 +93,7 @@ impl PackedPlan {
             len = end;
         }
         Ok(PackedPlan {
-            key: key(kernel, model, &places)?,
+            key: key(kernel, model, &places),
             kernel: kernel.clone(),
             places,
             len,
@@ -123,7 +120,7 @@ impl PackedPlan {
 }
 
 /// Names the model, the very plugin, and all sizes.
-fn key(kernel: &Kernel, model: &str, places: &[Place]) -> Result<[u8; 32], PlanError> {
+fn key(kernel: &Kernel, model: &str, places: &[Place]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     let isa = kernel.isa();
     for text in [model, kernel.name(), kernel.version(), isa] {
@@ -132,15 +129,13 @@ fn key(kernel: &Kernel, model: &str, places: &[Place]) -> Result<[u8; 32], PlanE
     }
     // Builds of one version may differ in their layout. A table that is part
     // of this program has no file.
-    if !kernel.path().as_os_str().is_empty() {
-        let mut file = blake3::Hasher::new();
-        file.update_reader(std::fs::File::open(kernel.path())?)?;
-        hasher.update(file.finalize().as_bytes());
+    if let Some(sha256) = kernel.sha256() {
+        hasher.update(sha256.to_string().as_bytes());
     }
     for place in places {
         for number in [place.rows, place.cols, place.bytes, place.pages.start] {
             hasher.update(&(number as u64).to_le_bytes());
         }
     }
-    Ok(hasher.finalize().into())
+    hasher.finalize().into()
 }

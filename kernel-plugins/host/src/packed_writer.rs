@@ -85,12 +85,14 @@ impl<'a> PackedWriter<'a> {
     /// Reserves the file's space, so that a full disk is known before anything
     /// is packed, having made room: of the cache's packed weights, those used
     /// longest ago are removed until with the new ones they are no more than
-    /// `limit` bytes.
+    /// `limit` bytes. A finished file of this name, which the new one would
+    /// replace, goes at once.
     pub fn reserve(&self, limit: u64) -> Result<(), PackedWriterError> {
         let bytes = self.plan.len;
         if bytes as u64 > limit {
             return Err(PackedWriterError::OverLimit { bytes, limit });
         }
+        self.cache.remove(&self.plan.file_name());
         make_room(self.cache, self.plan, limit);
         self.file
             .set_len(0)
@@ -205,9 +207,9 @@ fn lock(cache: &CacheDir, name: &str, patience: Duration) -> Result<File, Packed
 /// as are beyond the limit, those first that were used longest ago. What can't
 /// be looked at or removed stays: the limit is a matter of tidiness.
 fn make_room(cache: &CacheDir, plan: &PackedPlan, limit: u64) {
-    let own = [plan.file_name(), plan.unfinished_name()];
+    let own = plan.unfinished_name();
     let mut finished = Vec::new();
-    for name in cache.names().into_iter().filter(|name| !own.contains(name)) {
+    for name in cache.names().into_iter().filter(|name| *name != own) {
         if name.starts_with(UNFINISHED) {
             remove_if_abandoned(cache, &name);
         } else if name.starts_with(FINISHED)

@@ -37,10 +37,19 @@ pub(crate) fn alphabet_char(byte: u8) -> char {
     }
 }
 
+/// One more than the last character of the alphabet.
+const ALPHABET_END: usize = 0x144;
+
 fn alphabet_byte(c: char) -> Option<u8> {
-    static INVERSE: std::sync::LazyLock<std::collections::HashMap<char, u8>> =
-        std::sync::LazyLock::new(|| (0..=255).map(|b| (alphabet_char(b), b)).collect());
-    INVERSE.get(&c).copied()
+    static INVERSE: std::sync::LazyLock<[Option<u8>; ALPHABET_END]> =
+        std::sync::LazyLock::new(|| {
+            let mut inverse = [None; ALPHABET_END];
+            for byte in 0..=255 {
+                inverse[alphabet_char(byte) as usize] = Some(byte);
+            }
+            inverse
+        });
+    INVERSE.get(c as usize).copied().flatten()
 }
 
 fn byte_piece(piece: &str) -> Option<u8> {

@@ -167,14 +167,18 @@ impl<'a> Vocabulary<'a> {
             .strings(MERGES)?
             .ok_or_else(|| refuse(MERGES, "is missing"))?;
         let vocab = self.ids();
+        let known = |piece: &str| vocab.contains_key(piece);
+        let mut union = String::new();
         let mut pairs = Vec::with_capacity(merges.len());
         for (i, merge) in merges.iter().enumerate() {
             let (left, right) = pair(i, merge)?;
             // llama.cpp carries on with merges that make no token and falls back to bytes in the
             // end. No trained vocabulary has any; the cut-down ones of test files do.
-            let known = |piece: &str| vocab.contains_key(piece);
-            if known(&left) && known(&right) && known(&format!("{left}{right}")) {
-                pairs.push((left, right));
+            union.clear();
+            union.push_str(left);
+            union.push_str(right);
+            if known(left) && known(right) && known(&union) {
+                pairs.push((left.to_owned(), right.to_owned()));
             }
         }
         let bpe = BPE::builder()
@@ -307,14 +311,14 @@ impl Words {
 }
 
 /// A merge is two pieces with a space between. The left one may begin with a space.
-fn pair(i: usize, merge: &str) -> Result<(String, String), ModelError> {
+fn pair(i: usize, merge: &str) -> Result<(&str, &str), ModelError> {
     let halves = merge
         .char_indices()
         .skip(1)
         .find(|(_, c)| *c == ' ')
         .map(|(at, _)| (&merge[..at], &merge[at + 1..]));
     match halves {
-        Some((left, right)) if !right.is_empty() => Ok((left.to_owned(), right.to_owned())),
+        Some((left, right)) if !right.is_empty() => Ok((left, right)),
         _ => Err(refuse(
             MERGES,
             format!("is {merge:?} at {i}, expected two pieces"),
