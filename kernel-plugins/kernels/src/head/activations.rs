@@ -118,6 +118,7 @@ impl Activations {
         &self.words[token * self.token_groups..][..self.token_groups]
     }
 
+    #[cfg(any(target_arch = "x86_64", test))]
     pub(super) fn halves(&self, token: usize) -> &[[[i8; 4]; 2]] {
         &self.halves[token * self.token_groups..][..self.token_groups]
     }

@@ -288,11 +288,13 @@ mod tiles {
                     let chunks = cols / LANES;
                     let block = if T > 2 { BLOCK_CHUNKS } else { chunks };
                     let tile_bytes = R * bytes::<S>() * cols;
+                    // The next tiles, which need not exist.
+                    let ahead = rows.len();
                     let mut sums: [Sums<R, T>; TILES] = [[[[$zero(); T]; R]; PARTS]; TILES];
                     for first in (0..chunks).step_by(block) {
                         let block = first..chunks.min(first + block);
                         for (rows, sums) in rows.chunks_exact(tile_bytes).zip(&mut sums) {
-                            add::<S, R, T>(rows, hidden, cols, block.clone(), sums);
+                            add::<S, R, T>(rows, ahead, hidden, cols, block.clone(), sums);
                         }
                     }
                     for (tile, sums) in sums[..rows.len() / tile_bytes].iter().enumerate() {
@@ -309,6 +311,7 @@ mod tiles {
                 #[target_feature(enable = $features)]
                 fn add<const S: u8, const R: usize, const T: usize>(
                     rows: &[u8],
+                    ahead: usize,
                     hidden: &[f32],
                     cols: usize,
                     chunks: core::ops::Range<usize>,
@@ -321,6 +324,15 @@ mod tiles {
                         for chunk in chunks.clone() {
                             let at = chunk * LANES + part * WIDTH;
                             let mut w = [$zero(); R];
+                            if part == 0 {
+                                // The hardware's prefetching does not see
+                                // through blocks of columns.
+                                for row in 0..R {
+                                    let at = (row * cols + at) * bytes::<S>() + ahead;
+                                    let next = rows.as_ptr().wrapping_add(at);
+                                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                                }
+                            }
                             for row in 0..R {
                                 // SAFETY: `at + WIDTH <= cols`, so this stays
                                 // inside the row.

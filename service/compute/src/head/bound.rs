@@ -20,7 +20,8 @@
 //!   tokens, and these are those of the unrounded head. With [`DEVIATIONS`]
 //!   the right side is 10^-20; that rows share the shifts does not matter to
 //!   the sum over all rows, one wrong token in 10^15 for a vocabulary of
-//!   100,000. [`UNEVENNESS`] adds `UNEVENNESS s sqrt(n) |h|`.
+//!   100,000. Shifts are pseudo-random numbers from a secret seed of 64 bits.
+//!   [`UNEVENNESS`] adds `UNEVENNESS s sqrt(n) |h|`.
 //! - the logit that is looked for is not `h·w` but a sum in f32: every product
 //!   goes through one of `n / 32` fused additions of its lane and the five
 //!   that join the lanes, each off by one part in 2^24 at most, and the

@@ -34,6 +34,12 @@ const CHUNK: usize = 512;
 /// a cache, and reading less of it gains nothing.
 const SCREENED_BYTES: usize = 16 << 20;
 
+/// Without vectors made for it screening is bound by arithmetic, and has more
+/// of it than the head itself.
+fn screening_is_faster(matrix: &DenseMatrix<'_>) -> bool {
+    matrix.bytes().len() >= SCREENED_BYTES && !Variant::best().is_portable()
+}
+
 /// How the output head is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeadChoice {
@@ -102,7 +108,7 @@ impl Head {
             HeadChoice::F16 => Ok(Head::Exact),
             HeadChoice::Int8 => Int8::new(matrix, team).map(Head::Int8),
             HeadChoice::Screened => Screen::new(matrix, team).map(Head::Screened),
-            HeadChoice::Auto if matrix.bytes().len() < SCREENED_BYTES => Ok(Head::Exact),
+            HeadChoice::Auto if !screening_is_faster(matrix) => Ok(Head::Exact),
             // A head that can't be screened, since it holds what is no number,
             // is computed as it is.
             HeadChoice::Auto => Ok(Screen::new(matrix, team).map_or(Head::Exact, Head::Screened)),

@@ -471,7 +471,11 @@ fn a_head_that_holds_what_is_no_number_is_not_screened() {
             .unwrap()
             .choice()
     };
-    assert_eq!(choice(&weights), HeadChoice::Screened);
+    let best = match Variant::best().is_portable() {
+        true => HeadChoice::F16,
+        false => HeadChoice::Screened,
+    };
+    assert_eq!(choice(&weights), best);
     assert_eq!(choice(&weights[256..]), HeadChoice::F16);
     weights[77] = f32::NAN;
     assert_eq!(choice(&weights), HeadChoice::F16);

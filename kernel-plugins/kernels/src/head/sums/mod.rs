@@ -35,7 +35,7 @@ impl Variant {
             avx2::Avx2::new().map(Kind::Avx2),
         ];
         #[cfg(not(target_arch = "x86_64"))]
-        let fast = [];
+        let fast: [Option<Kind>; 0] = [];
         fast.into_iter()
             .flatten()
             .chain([Kind::Portable])
@@ -47,6 +47,11 @@ impl Variant {
         Variant::available()
             .next()
             .expect("the portable one is always there")
+    }
+
+    /// Whether it leaves vectors to the compiler.
+    pub fn is_portable(self) -> bool {
+        self.0 == Kind::Portable
     }
 
     /// Its instruction set.
