@@ -1,7 +1,6 @@
 //! Pieces of attention over one head.
 
-use super::activation::exp;
-use super::{LANES, add_lanes, two_widths};
+use super::{LANES, add_lanes, exp, two_widths};
 
 two_widths! {
     /// Replaces scores by their softmax. The exponentials are summed in the
