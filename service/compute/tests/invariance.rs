@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use ternion_compute::{CpuExecutor, KvConfig, LoadedModel, Synthetic, architecture_of};
+use ternion_compute::{
+    CpuExecutor, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
+};
 use ternion_engine::{Batch, BlockId, Executor, Span};
 use ternion_kernels::team::Team;
 
@@ -17,16 +19,21 @@ const VOCAB: usize = 1024;
 const MAX_LEN: usize = 64;
 
 fn executor(threads: usize) -> CpuExecutor {
+    let kv = KvConfig {
+        num_blocks: NUM_BLOCKS,
+        block_size: BLOCK_SIZE,
+        precision: KvPrecision::F16,
+    };
+    executor_with(threads, kv, MAX_LEN)
+}
+
+fn executor_with(threads: usize, kv: KvConfig, max_len: usize) -> CpuExecutor {
     let team = Arc::new(Team::new(threads));
     let architecture = architecture_of("tiny").expect("a known shape");
     let source = Arc::new(Synthetic::new(architecture, &team));
     let kernel = plugin::i2s();
     let loaded = LoadedModel::load(source, None, &kernel, &team, &|_, _| {}).expect("loads");
-    let kv = KvConfig {
-        num_blocks: NUM_BLOCKS,
-        block_size: BLOCK_SIZE,
-    };
-    CpuExecutor::new(Arc::new(loaded), team, kv, MAX_LEN)
+    CpuExecutor::new(Arc::new(loaded), team, kv, max_len)
 }
 
 /// Tokens of a sequence, different for each seed.
@@ -163,4 +170,39 @@ fn pages_of_a_finished_sequence_leave_no_trace() {
     let mut new = Running::new(1, 37, [5, 3, 1, 0, 2, 4, 6, 8, 7, 9]);
     step(&mut executor, &mut [(&mut new, 37)]);
     assert_same_bits(&new.logits, &plainest(1, 37), "in used pages");
+}
+
+/// Contexts of several segments, which several workers share: attention is cut
+/// in other places for each way to run them.
+#[test]
+fn long_contexts_and_page_sizes_change_nothing() {
+    const LEN: usize = 600;
+    for precision in [KvPrecision::F32, KvPrecision::F16, KvPrecision::Int8] {
+        let run = |threads, block_size: usize, chunks: &[usize]| {
+            let num_blocks = LEN.div_ceil(block_size);
+            let kv = KvConfig {
+                num_blocks,
+                block_size,
+                precision,
+            };
+            let mut executor = executor_with(threads, kv, LEN);
+            let mut sequence = Running::new(1, LEN, (0..num_blocks as u32).rev());
+            for len in chunks {
+                step(&mut executor, &mut [(&mut sequence, *len)]);
+            }
+            sequence.logits
+        };
+        let want = run(1, 16, &[1; LEN]);
+        for (threads, block_size, chunks) in [
+            (1, 16, vec![LEN]),
+            (2, 16, vec![512, 3, 5, 1, 1, 78]),
+            (3, 32, vec![300, 297, 1, 1, 1]),
+            (5, 20, vec![256, 1, 1, 1, 341]),
+            (2, 1, vec![100, 480, 20]),
+            (2, 1024, vec![257, 343]),
+        ] {
+            let how = format!("{precision}, {threads} threads, pages of {block_size}, {chunks:?}");
+            assert_same_bits(&run(threads, block_size, &chunks), &want, &how);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
-use ternion_compute::{CpuExecutor, KvConfig, shapes};
+use ternion_compute::{CpuExecutor, KvConfig, KvPrecision, WeightSource, shapes};
 use ternion_engine::{Batch, BlockId, Executor, Span};
 use ternion_kernels::team::Team;
 use ternion_model::Adapter;
@@ -44,6 +44,10 @@ pub(crate) struct ScoreArguments {
     /// Threads to compute with
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// What keys and values are kept as: f32, f16 or int8. Unset: as where the
+    /// model's reference answers come from
+    #[arg(long, value_name = "TYPE")]
+    kv: Option<KvPrecision>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -126,10 +130,12 @@ fn score(arguments: &ScoreArguments) -> anyhow::Result<Score> {
     let team = Arc::new(Team::new(launch::num_threads(
         arguments.threads.map(usize::from),
     )));
+    let precision = arguments.kv.unwrap_or(model.dialect().kv_precision());
     let loaded = launch::pack(Arc::new(model), adapter.as_ref(), &kernel, &team)?;
     let kv = KvConfig {
         num_blocks: len.div_ceil(BLOCK_SIZE),
         block_size: BLOCK_SIZE,
+        precision,
     };
     let mut one = OneSequence {
         executor: CpuExecutor::new(Arc::new(loaded), team, kv, len),

@@ -4,7 +4,7 @@ use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use rustls::ServerConfig;
-use ternion_compute::{CpuExecutor, WeightSource, kv_token_bytes, shapes};
+use ternion_compute::{CpuExecutor, WeightSource, shapes};
 use ternion_engine::{Limits, Vocabulary};
 use ternion_kernel_host::State;
 use ternion_kernels::team::Team;
@@ -195,7 +195,8 @@ fn launch(
     let kv = kv_size(
         &settings.kv,
         &settings.scheduler,
-        kv_token_bytes(&model.architecture, model.dialect().kv_precision()) as u64,
+        &model.architecture,
+        model.dialect().kv_precision(),
         context_limit,
         memory(),
     )?;
