@@ -8,10 +8,10 @@ use ternion_kernels::float::{relu2_times, silu_times};
 use ternion_kernels::team::Team;
 use ternion_model::{Activation, Architecture, Norm};
 
-use crate::attention::{self, Heads, Place, attend};
+use crate::attention::{self, Heads, Plan};
 use crate::dialect::{NormFunction, QuantiseFunction};
 use crate::head::{self, Candidates};
-use crate::kv_cache::{KvCache, KvConfig, KvPrecision};
+use crate::kv_cache::{Entry, KvCache, KvConfig, KvPrecision};
 use crate::linear::{LinearGroup, Quantised, Sums, Write};
 use crate::loaded::LoadedModel;
 use crate::rope::RopeTable;
@@ -23,7 +23,15 @@ pub struct CpuExecutor {
     cache: KvCache,
     kv: KvConfig,
     rope: RopeTable,
+    plan: Plan,
     scratch: Scratch,
+}
+
+/// Where a token of the batch stands.
+#[derive(Clone, Copy)]
+struct Place {
+    span: usize,
+    position: usize,
 }
 
 /// Memory of a step, kept from one to the next.
@@ -43,7 +51,7 @@ struct Scratch {
     mixed: Vec<f32>,
     head: head::Scratch,
     sums: Vec<Mutex<Sums>>,
-    attention: Vec<Mutex<attention::Scratch>>,
+    attention: Vec<Mutex<attention::Worker>>,
 }
 
 /// Bytes of KV cache that one token takes.
@@ -62,21 +70,22 @@ impl CpuExecutor {
         max_model_len: usize,
     ) -> CpuExecutor {
         let a = model.architecture();
+        let heads = Heads {
+            heads: a.heads,
+            kv_heads: a.kv_heads,
+            head_dim: a.head_dim,
+        };
+        let attention = || Mutex::new(attention::Worker::new(heads));
         let scratch = Scratch {
             sums: per_worker(&team),
-            attention: per_worker(&team),
+            attention: (0..team.size()).map(|_| attention()).collect(),
             head: head::Scratch::new(a.vocab, team.size()),
             ..Scratch::default()
         };
         CpuExecutor {
-            cache: KvCache::new(
-                kv,
-                model.source.dialect().kv_precision(),
-                a.layers,
-                a.kv_heads,
-                a.head_dim,
-            ),
+            cache: KvCache::new(kv, a.layers, a.kv_heads, a.head_dim),
             kv,
+            plan: Plan::new(heads),
             rope: RopeTable::new(a.rope, a.rope_theta, a.head_dim, max_model_len),
             scratch,
             team,
@@ -94,17 +103,20 @@ impl CpuExecutor {
         self.scratch.head.candidates()
     }
 
+    /// Fills the KV cache with something, as if all its pages had been computed:
+    /// for measuring speed, to which only their number matters.
+    pub fn make_up_context(&mut self) {
+        self.cache
+            .make_up(&self.team, self.model.architecture().layers);
+    }
+
     /// The pass, top to bottom, in the arithmetic of bitnet.cpp: exact integer
     /// products of int8 activations and ternary weights, everything else f32.
     fn forward(&mut self, batch: &Batch) -> Result<(), KernelError> {
         let model = &*self.model;
         let a = model.architecture();
         let n = batch.tokens.len();
-        let heads = Heads {
-            heads: a.heads,
-            kv_heads: a.kv_heads,
-            head_dim: a.head_dim,
-        };
+        self.plan.divide(batch, self.team.size());
         let mut step = Step {
             model,
             team: &self.team,
@@ -120,12 +132,10 @@ impl CpuExecutor {
             step.rotate(&self.rope, a);
             step.store(&mut self.cache, batch, index, a);
             step.s.mixed.resize(n * a.q_rows(), 0.0);
-            attend(
-                heads,
+            self.plan.attend(
                 index,
                 &self.cache,
                 batch,
-                &step.s.places,
                 &step.s.wide,
                 layer.qkv.width(),
                 step.team,
@@ -273,11 +283,18 @@ impl Step<'_> {
 
     fn store(&self, cache: &mut KvCache, batch: &Batch, layer: usize, a: &Architecture) {
         let stride = a.q_rows() + 2 * a.kv_rows();
-        for (place, qkv) in self.s.places.iter().zip(self.s.wide.chunks_exact(stride)) {
+        let (places, wide) = (&self.s.places, &self.s.wide);
+        cache.write(self.team, layer, self.n, |token| {
+            let Place { span, position } = places[token];
+            let qkv = &wide[token * stride..][..stride];
             let (key, value) = qkv[a.q_rows()..].split_at(a.kv_rows());
-            let table = batch.table_of(&batch.spans[place.span]);
-            cache.write(layer, table, place.position, key, value);
-        }
+            Entry {
+                table: batch.table_of(&batch.spans[span]),
+                position,
+                key,
+                value,
+            }
+        });
     }
 
     fn gate(&mut self, a: &Architecture) {

@@ -1,8 +1,18 @@
 //! Paged memory for keys and values.
 
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use bytemuck::Pod;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
+use memmap2::{Advice, MmapMut};
 use ternion_engine::BlockId;
-use ternion_kernels::float::widen_f16;
+use ternion_kernels::float::attention::{
+    SEGMENT, SEGMENT_TILES, Scales, TILE, Tile, Tiles, value_len,
+};
+use ternion_kernels::team::Team;
 
 /// Size of a KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +21,8 @@ pub struct KvConfig {
     pub num_blocks: usize,
     /// Tokens a page holds.
     pub block_size: usize,
+    /// How keys and values are kept.
+    pub precision: KvPrecision,
 }
 
 /// How keys and values are kept between steps. It is part of a model's
@@ -23,82 +35,199 @@ pub enum KvPrecision {
     F32,
     /// Rounded to f16, as in bitnet.cpp.
     F16,
+    /// Integers from -127 to 127, with a scale for each head and token.
+    Int8,
 }
 
 impl KvPrecision {
-    fn bytes(self) -> usize {
+    /// Names that [`from_str`](KvPrecision::from_str) knows.
+    pub const NAMES: &'static [&'static str] = &["f32", "f16", "int8"];
+
+    fn cell_bytes(self) -> usize {
         match self {
             KvPrecision::F32 => 4,
             KvPrecision::F16 => 2,
+            KvPrecision::Int8 => 1,
+        }
+    }
+
+    fn scale_bytes(self) -> usize {
+        match self {
+            KvPrecision::F32 | KvPrecision::F16 => 0,
+            KvPrecision::Int8 => 2 * size_of::<f32>(),
+        }
+    }
+}
+
+impl fmt::Display for KvPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KvPrecision::F32 => "f32",
+            KvPrecision::F16 => "f16",
+            KvPrecision::Int8 => "int8",
+        })
+    }
+}
+
+impl FromStr for KvPrecision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<KvPrecision, String> {
+        match name {
+            "f32" => Ok(KvPrecision::F32),
+            "f16" => Ok(KvPrecision::F16),
+            "int8" => Ok(KvPrecision::Int8),
+            _ => Err(format!(
+                "{name:?} is none of {}",
+                KvPrecision::NAMES.join(", ")
+            )),
         }
     }
 }
 
 /// Keys and values of every layer, in pages of `block_size` tokens.
 ///
-/// A page is `[kv_heads][block_size][head_dim]`, so that attention over one
-/// head reads consecutive memory.
+/// `[layers][kv_heads][pages]`, and one head's part of a page is one piece:
+/// keys, values, and scales where there are some. Keys of up to sixteen
+/// positions form a tile, `[head_dim][positions]`, values are `[position]
+/// [head_dim]`: see [`ternion_kernels::float::attention`]. Heads come before
+/// pages so that each can be given to another worker to write.
 pub(crate) struct KvCache {
-    layers: Vec<Layer>,
-    shape: Shape,
-}
-
-struct Layer {
-    keys: Cells,
-    values: Cells,
-}
-
-enum Cells {
-    F32(Vec<f32>),
-    /// Little endian.
-    F16(Vec<u8>),
+    memory: MmapMut,
+    layout: Layout,
 }
 
 #[derive(Clone, Copy)]
-struct Shape {
+struct Layout {
+    num_blocks: usize,
     block_size: usize,
+    precision: KvPrecision,
     kv_heads: usize,
-    head_dim: usize,
+    dim: usize,
 }
 
-impl Shape {
-    /// Where the vector of one token and head begins.
-    fn offset(self, block: BlockId, kv_head: usize, slot: usize) -> usize {
-        ((block.0 as usize * self.kv_heads + kv_head) * self.block_size + slot) * self.head_dim
+/// Elements of a cell's type that one position takes, keys and values: whole
+/// words, so that scales are aligned.
+fn position_cells(dim: usize) -> usize {
+    (dim + value_len(dim)).next_multiple_of(4)
+}
+
+fn position_bytes(precision: KvPrecision, dim: usize) -> usize {
+    position_cells(dim) * precision.cell_bytes() + precision.scale_bytes()
+}
+
+impl Layout {
+    /// Bytes of one head's part of a page.
+    fn page_bytes(self) -> usize {
+        self.block_size * position_bytes(self.precision, self.dim)
+    }
+
+    /// Bytes of one head in all pages.
+    fn head_bytes(self) -> usize {
+        self.num_blocks * self.page_bytes()
+    }
+
+    /// Bytes of a layer.
+    fn layer_bytes(self) -> usize {
+        self.kv_heads * self.head_bytes()
+    }
+
+    /// Positions of a tile of keys. Pages that are not whole tiles of the
+    /// kernel are one tile of their own size, and gathered before use.
+    fn tile(self) -> usize {
+        if self.block_size.is_multiple_of(TILE) {
+            TILE
+        } else {
+            self.block_size
+        }
+    }
+
+    /// Keys and values of a page's cells, as ranges of them.
+    fn parts<T>(self) -> (Range<usize>, Range<usize>) {
+        let keys = self.block_size * self.dim;
+        let values = self.block_size * value_len(self.dim);
+        let cell = size_of::<T>();
+        (0..keys * cell, keys * cell..(keys + values) * cell)
+    }
+
+    /// Where the key of a slot begins; its elements are a tile's width apart.
+    fn key(self, slot: usize) -> usize {
+        let tile = self.tile();
+        slot / tile * tile * self.dim + slot % tile
+    }
+
+    /// Where the scales of a page are: those of the keys, then of the values.
+    fn scales(self) -> Range<usize> {
+        let end = self.page_bytes();
+        end - self.block_size * self.precision.scale_bytes()..end
     }
 }
 
-impl Cells {
-    fn new(precision: KvPrecision, len: usize) -> Cells {
-        match precision {
-            KvPrecision::F32 => Cells::F32(vec![0.0; len]),
-            KvPrecision::F16 => Cells::F16(vec![0; 2 * len]),
-        }
-    }
+/// What a key or value is kept as.
+trait Cell: Pod {
+    /// Stores `vector`, and returns what its cells are to be multiplied with.
+    fn keep(vector: &[f32], cells: &mut [Self]) -> f32;
+}
 
-    fn write(&mut self, at: usize, vector: &[f32]) {
-        match self {
-            Cells::F32(cells) => cells[at..at + vector.len()].copy_from_slice(vector),
-            Cells::F16(cells) => {
-                let cells = cells[2 * at..][..2 * vector.len()].as_chunks_mut::<2>().0;
-                for (cell, value) in cells.iter_mut().zip(vector) {
-                    *cell = f16::from_f32(*value).to_le_bytes();
-                }
-            }
-        }
+impl Cell for f32 {
+    fn keep(vector: &[f32], cells: &mut [f32]) -> f32 {
+        cells.copy_from_slice(vector);
+        1.0
     }
+}
 
-    /// Elements from `at`, converted in `scratch` if need be.
-    fn read<'a>(&'a self, at: usize, len: usize, scratch: &'a mut Vec<f32>) -> &'a [f32] {
-        match self {
-            Cells::F32(cells) => &cells[at..at + len],
-            Cells::F16(cells) => {
-                scratch.resize(len, 0.0);
-                widen_f16(&cells[2 * at..][..2 * len], scratch);
-                scratch
-            }
-        }
+impl Cell for f16 {
+    fn keep(vector: &[f32], cells: &mut [f16]) -> f32 {
+        cells.convert_from_f32_slice(vector);
+        1.0
     }
+}
+
+impl Cell for i8 {
+    fn keep(vector: &[f32], cells: &mut [i8]) -> f32 {
+        let largest = vector.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+        let scale = largest / 127.0;
+        let factor = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        for (cell, x) in cells.iter_mut().zip(vector) {
+            *cell = (x * factor).round_ties_even() as i8;
+        }
+        scale
+    }
+}
+
+/// Largest head: one is converted on the stack.
+const MAX_DIM: usize = 1024;
+
+/// Writes one head's key and value of one token.
+fn write<T: Cell>(layout: Layout, page: &mut [u8], slot: usize, key: &[f32], value: &[f32]) {
+    let (keys, values) = layout.parts::<T>();
+    let dim = layout.dim;
+    let mut kept = [T::zeroed(); MAX_DIM];
+    let kept = &mut kept[..dim];
+    let key_scale = T::keep(key, kept);
+    let cells: &mut [T] = bytemuck::cast_slice_mut(&mut page[keys]);
+    let elements = cells[layout.key(slot)..].iter_mut().step_by(layout.tile());
+    elements
+        .zip(kept)
+        .for_each(|(cell, element)| *cell = *element);
+    let cells: &mut [T] = bytemuck::cast_slice_mut(&mut page[values]);
+    let value_scale = T::keep(value, &mut cells[slot * value_len(dim)..][..dim]);
+    let scales: &mut [f32] = bytemuck::cast_slice_mut(&mut page[layout.scales()]);
+    if !scales.is_empty() {
+        scales[slot] = key_scale;
+        scales[layout.block_size + slot] = value_scale;
+    }
+}
+
+/// One token's key and value on their way into the cache.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) table: &'a [BlockId],
+    pub(crate) position: usize,
+    /// `[kv_heads * head_dim]`.
+    pub(crate) key: &'a [f32],
+    /// Likewise.
+    pub(crate) value: &'a [f32],
 }
 
 /// The positions of one head that attention looks at.
@@ -107,31 +236,47 @@ pub(crate) struct View<'a> {
     pub(crate) layer: usize,
     pub(crate) table: &'a [BlockId],
     pub(crate) kv_head: usize,
-    /// All from 0 up to this.
+    /// Which [`SEGMENT`] positions.
+    pub(crate) segment: usize,
+    /// How many of them, from its first.
     pub(crate) len: usize,
 }
 
+/// Memory for a segment whose tiles don't lie in pages as the kernel wants
+/// them: a page of its own that has all of it. Words, so that all kinds of
+/// cells are aligned.
+#[derive(Default)]
+pub(crate) struct Gathered(Vec<u32>);
+
+/// After so many tokens made up contexts repeat themselves.
+const NOISE_TOKENS: usize = 61;
+
+/// Below so many tokens the caller writes them itself: waking a worker takes
+/// longer.
+const FEW_TOKENS: usize = 8;
+
 impl KvCache {
-    pub(crate) fn new(
-        config: KvConfig,
-        precision: KvPrecision,
-        layers: usize,
-        kv_heads: usize,
-        head_dim: usize,
-    ) -> KvCache {
-        let shape = Shape {
+    /// # Panics
+    ///
+    /// If the operating system has not that much memory, or heads are larger
+    /// than 1024.
+    pub(crate) fn new(config: KvConfig, layers: usize, kv_heads: usize, dim: usize) -> KvCache {
+        assert!(dim <= MAX_DIM, "heads of {dim} elements");
+        let layout = Layout {
+            num_blocks: config.num_blocks,
             block_size: config.block_size,
+            precision: config.precision,
             kv_heads,
-            head_dim,
+            dim,
         };
-        let len = config.num_blocks * config.block_size * kv_heads * head_dim;
-        let layers = (0..layers)
-            .map(|_| Layer {
-                keys: Cells::new(precision, len),
-                values: Cells::new(precision, len),
-            })
-            .collect();
-        KvCache { layers, shape }
+        let bytes = layers * layout.layer_bytes();
+        let memory = MmapMut::map_anon(bytes.max(1))
+            .unwrap_or_else(|error| panic!("no {bytes} bytes for the KV cache: {error}"));
+        // Each page is read once a step, from one end to the other: without huge
+        // pages it is a look-up of an address every 4 KiB. Where the system has
+        // none, it works all the same.
+        let _ = memory.advise(Advice::HugePage);
+        KvCache { memory, layout }
     }
 
     /// Bytes that a token takes in all layers.
@@ -139,67 +284,217 @@ impl KvCache {
         precision: KvPrecision,
         layers: usize,
         kv_heads: usize,
-        head_dim: usize,
+        dim: usize,
     ) -> usize {
-        2 * layers * kv_heads * head_dim * precision.bytes()
+        layers * kv_heads * position_bytes(precision, dim)
     }
 
-    /// Stores one token's key and value, `[kv_heads * head_dim]` each.
-    pub(crate) fn write(
+    /// Stores keys and values of `num_tokens` tokens in one layer.
+    pub(crate) fn write<'a>(
         &mut self,
+        team: &Team,
         layer: usize,
+        num_tokens: usize,
+        entry: impl Fn(usize) -> Entry<'a> + Sync,
+    ) {
+        let layout = self.layout;
+        let bytes = layout.layer_bytes();
+        let layer = &mut self.memory[layer * bytes..][..bytes];
+        let head = |head: usize, pages: &mut [u8]| {
+            for token in 0..num_tokens {
+                layout.write(entry(token), head, pages);
+            }
+        };
+        if num_tokens < FEW_TOKENS {
+            let heads = layer.chunks_exact_mut(layout.head_bytes());
+            heads
+                .enumerate()
+                .for_each(|(index, pages)| head(index, pages));
+        } else {
+            team.rows(layer, layout.head_bytes(), |_, index, pages| {
+                head(index, pages)
+            });
+        }
+    }
+
+    /// Writes something to every position of every page.
+    pub(crate) fn make_up(&mut self, team: &Team, layers: usize) {
+        let layout = self.layout;
+        let table: Vec<_> = (0..layout.num_blocks as u32).map(BlockId).collect();
+        let width = layout.kv_heads * layout.dim;
+        // Different from token to token, and of the size that norms leave.
+        let noise: Vec<f32> = (0..2 * width + NOISE_TOKENS)
+            .map(|i| (i as u32).wrapping_mul(2_654_435_761) as i32 as f32 / (1_u32 << 31) as f32)
+            .collect();
+        for layer in 0..layers {
+            self.write(
+                team,
+                layer,
+                layout.num_blocks * layout.block_size,
+                |token| {
+                    let noise = &noise[token % NOISE_TOKENS..];
+                    Entry {
+                        table: &table,
+                        position: token,
+                        key: &noise[..width],
+                        value: &noise[width..][..width],
+                    }
+                },
+            );
+        }
+    }
+
+    /// Calls `f` with the tiles of the positions in view.
+    pub(crate) fn tiles<R>(
+        &self,
+        view: View<'_>,
+        gathered: &mut Gathered,
+        f: impl FnOnce(Tiles<'_>) -> R,
+    ) -> R {
+        match self.layout.precision {
+            KvPrecision::F32 => f(Tiles::F32(self.tiles_of(view, gathered, &mut no_tiles()))),
+            KvPrecision::F16 => f(Tiles::F16(self.tiles_of(view, gathered, &mut no_tiles()))),
+            KvPrecision::Int8 => f(Tiles::I8(self.tiles_of(view, gathered, &mut no_tiles()))),
+        }
+    }
+
+    fn tiles_of<'a, T: Cell>(
+        &'a self,
+        view: View<'_>,
+        gathered: &'a mut Gathered,
+        tiles: &'a mut [Tile<'a, T>; SEGMENT_TILES],
+    ) -> &'a [Tile<'a, T>] {
+        let layout = self.layout;
+        let first = view.layer * layout.layer_bytes() + view.kv_head * layout.head_bytes();
+        let pages = &self.memory[first..][..layout.head_bytes()];
+        let tiles = &mut tiles[..view.len.div_ceil(TILE)];
+        let (layout, pages, table, first) = if layout.tile() == TILE {
+            (layout, pages, view.table, view.segment * SEGMENT)
+        } else {
+            let (layout, page) = layout.gather::<T>(pages, view, gathered);
+            (layout, page, &[BlockId(0)][..], 0)
+        };
+        for (index, tile) in tiles.iter_mut().enumerate() {
+            *tile = layout.tile_at(pages, table, first + index * TILE);
+        }
+        tiles
+    }
+}
+
+/// Room for a segment's.
+fn no_tiles<'a, T>() -> [Tile<'a, T>; SEGMENT_TILES] {
+    std::array::from_fn(|_| Tile {
+        keys: &[],
+        values: &[],
+        scales: None,
+    })
+}
+
+impl Layout {
+    fn write(self, entry: Entry<'_>, head: usize, pages: &mut [u8]) {
+        let block = entry.table[entry.position / self.block_size].0 as usize;
+        let page = &mut pages[block * self.page_bytes()..][..self.page_bytes()];
+        let slot = entry.position % self.block_size;
+        let part = head * self.dim..(head + 1) * self.dim;
+        let (key, value) = (&entry.key[part.clone()], &entry.value[part]);
+        match self.precision {
+            KvPrecision::F32 => write::<f32>(self, page, slot, key, value),
+            KvPrecision::F16 => write::<f16>(self, page, slot, key, value),
+            KvPrecision::Int8 => write::<i8>(self, page, slot, key, value),
+        }
+    }
+
+    /// The page of one head that holds a position, and the slot there.
+    fn page<'a>(self, pages: &'a [u8], table: &[BlockId], position: usize) -> (&'a [u8], usize) {
+        let block = table[position / self.block_size].0 as usize;
+        let page = &pages[block * self.page_bytes()..][..self.page_bytes()];
+        (page, position % self.block_size)
+    }
+
+    /// Copies what is in view to a page of its own, and tells its layout.
+    fn gather<'a, T: Cell>(
+        self,
+        pages: &[u8],
+        view: View<'_>,
+        gathered: &'a mut Gathered,
+    ) -> (Layout, &'a [u8]) {
+        let to = Layout {
+            num_blocks: 1,
+            block_size: SEGMENT,
+            ..self
+        };
+        gathered.0.resize(to.page_bytes() / size_of::<u32>(), 0);
+        let gathered = bytemuck::cast_slice_mut(&mut gathered.0);
+        for slot in 0..view.len {
+            let (page, from) = self.page(pages, view.table, view.segment * SEGMENT + slot);
+            copy::<T>((self, page, from), (to, gathered, slot));
+        }
+        (to, gathered)
+    }
+
+    /// The tile from `position` on, which begins one in its page.
+    fn tile_at<'a, T: Cell>(
+        self,
+        pages: &'a [u8],
         table: &[BlockId],
         position: usize,
-        key: &[f32],
-        value: &[f32],
-    ) {
-        let shape = self.shape;
-        let block = table[position / shape.block_size];
-        let layer = &mut self.layers[layer];
-        for head in 0..shape.kv_heads {
-            let at = shape.offset(block, head, position % shape.block_size);
-            let part = head * shape.head_dim..(head + 1) * shape.head_dim;
-            layer.keys.write(at, &key[part.clone()]);
-            layer.values.write(at, &value[part]);
+    ) -> Tile<'a, T> {
+        let (page, slot) = self.page(pages, table, position);
+        let (keys, values) = self.parts::<T>();
+        let (keys, values) = (&page[keys], &page[values]);
+        let (keys, values): (&[T], &[T]) =
+            (bytemuck::cast_slice(keys), bytemuck::cast_slice(values));
+        let scales: &[f32] = bytemuck::cast_slice(&page[self.scales()]);
+        let len = value_len(self.dim);
+        Tile {
+            keys: &keys[slot * self.dim..][..TILE * self.dim],
+            values: &values[slot * len..][..TILE * len],
+            scales: (!scales.is_empty()).then(|| tile_scales(scales, self.block_size, slot)),
         }
     }
+}
 
-    /// Calls `f(position, key)` in order of position.
-    pub(crate) fn keys(
-        &self,
-        view: View<'_>,
-        scratch: &mut Vec<f32>,
-        f: impl FnMut(usize, &[f32]),
-    ) {
-        self.vectors(&self.layers[view.layer].keys, view, scratch, f);
+/// Copies the key and value of one position and head to another page.
+fn copy<T: Cell>(
+    (from, source, from_slot): (Layout, &[u8], usize),
+    (to, target, to_slot): (Layout, &mut [u8], usize),
+) {
+    let dim = from.dim;
+    let (source_keys, source_values) = from.parts::<T>();
+    let (target_keys, target_values) = to.parts::<T>();
+
+    let source_keys: &[T] = bytemuck::cast_slice(&source[source_keys]);
+    let target_keys: &mut [T] = bytemuck::cast_slice_mut(&mut target[target_keys]);
+    let key = source_keys[from.key(from_slot)..]
+        .iter()
+        .step_by(from.tile());
+    let elements = target_keys[to.key(to_slot)..].iter_mut().step_by(to.tile());
+    elements
+        .zip(key)
+        .take(dim)
+        .for_each(|(to, from)| *to = *from);
+
+    let source_values: &[T] = bytemuck::cast_slice(&source[source_values]);
+    let target_values: &mut [T] = bytemuck::cast_slice_mut(&mut target[target_values]);
+    let len = value_len(dim);
+    let value = &source_values[from_slot * len..][..len];
+    target_values[to_slot * len..][..len].copy_from_slice(value);
+
+    let source_scales: &[f32] = bytemuck::cast_slice(&source[from.scales()]);
+    let target_scales: &mut [f32] = bytemuck::cast_slice_mut(&mut target[to.scales()]);
+    if !source_scales.is_empty() {
+        target_scales[to_slot] = source_scales[from_slot];
+        target_scales[to.block_size + to_slot] = source_scales[from.block_size + from_slot];
     }
+}
 
-    /// Calls `f(position, value)` in order of position.
-    pub(crate) fn values(
-        &self,
-        view: View<'_>,
-        scratch: &mut Vec<f32>,
-        f: impl FnMut(usize, &[f32]),
-    ) {
-        self.vectors(&self.layers[view.layer].values, view, scratch, f);
-    }
-
-    fn vectors(
-        &self,
-        cells: &Cells,
-        view: View<'_>,
-        scratch: &mut Vec<f32>,
-        mut f: impl FnMut(usize, &[f32]),
-    ) {
-        let shape = self.shape;
-        for (first, block) in (0..view.len).step_by(shape.block_size).zip(view.table) {
-            let tokens = shape.block_size.min(view.len - first);
-            let at = shape.offset(*block, view.kv_head, 0);
-            let page = cells.read(at, tokens * shape.head_dim, scratch);
-            for (slot, vector) in page.chunks_exact(shape.head_dim).enumerate() {
-                f(first + slot, vector);
-            }
-        }
+/// Scales of sixteen positions from `slot` on, of `len` positions.
+fn tile_scales(scales: &[f32], len: usize, slot: usize) -> Scales<'_> {
+    let (keys, values) = scales.split_at(len);
+    let whole = "a tile begins at the slot";
+    Scales {
+        keys: keys[slot..].first_chunk().expect(whole),
+        values: values[slot..].first_chunk().expect(whole),
     }
 }
 
@@ -207,63 +502,142 @@ impl KvCache {
 mod tests {
     use super::*;
 
-    fn all(read: impl Fn(&mut Vec<f32>, &mut dyn FnMut(usize, &[f32]))) -> Vec<(usize, Vec<f32>)> {
-        let mut vectors = Vec::new();
-        read(&mut Vec::new(), &mut |position, vector| {
-            vectors.push((position, vector.to_vec()));
-        });
-        vectors
+    /// Key and value of each position in view, element by element.
+    fn read(cache: &KvCache, view: View<'_>) -> Vec<(Vec<f32>, Vec<f32>)> {
+        cache.tiles(view, &mut Gathered::default(), |tiles| match tiles {
+            Tiles::F32(tiles) => all(tiles, view.len, cache.layout.dim, |x| x),
+            Tiles::F16(tiles) => all(tiles, view.len, cache.layout.dim, f16::to_f32),
+            Tiles::I8(tiles) => all(tiles, view.len, cache.layout.dim, f32::from),
+        })
+    }
+
+    fn all<T: Copy>(
+        tiles: &[Tile<'_, T>],
+        len: usize,
+        dim: usize,
+        float: impl Fn(T) -> f32,
+    ) -> Vec<(Vec<f32>, Vec<f32>)> {
+        (0..len)
+            .map(|position| {
+                let (tile, slot) = (&tiles[position / TILE], position % TILE);
+                let (key, value) = tile
+                    .scales
+                    .map_or((1.0, 1.0), |s| (s.keys[slot], s.values[slot]));
+                let keys = (0..dim).map(|i| float(tile.keys[i * TILE + slot]) * key);
+                let values =
+                    (0..dim).map(|i| float(tile.values[slot * value_len(dim) + i]) * value);
+                (keys.collect(), values.collect())
+            })
+            .collect()
     }
 
     #[test]
     fn what_is_written_is_read_by_head_and_position() {
-        let config = KvConfig {
-            num_blocks: 4,
-            block_size: 2,
+        const DIM: usize = 20;
+        let team = Team::new(2);
+        // Element `i` of a head at a position. Exact in every precision: the
+        // largest is 127 / 2, so that int8's scale is a half.
+        let key = |position: usize, head: usize, i: usize| match i {
+            0 => 63.5,
+            _ => ((position * 7 + head * 50 + i) % 100) as f32 / 2.0 - 20.0,
         };
-        let table = [BlockId(3), BlockId(0), BlockId(2)];
-        for precision in [KvPrecision::F32, KvPrecision::F16] {
-            let mut cache = KvCache::new(config, precision, 2, 2, 2);
-            for position in 0..5 {
-                let p = position as f32;
-                let key = [p, p + 0.25, p + 0.5, p + 0.75];
-                cache.write(1, &table, position, &key, &key.map(|x| -x));
+        for (block_size, len) in [(1, 9), (6, 300), (16, 300), (32, 300), (40, 300)] {
+            let num_blocks = 300_usize.div_ceil(block_size) + 3;
+            // Pages in no order.
+            let table: Vec<_> = (0..num_blocks)
+                .map(|i| BlockId((i * 5 % num_blocks) as u32))
+                .collect();
+            for precision in [KvPrecision::F32, KvPrecision::F16, KvPrecision::Int8] {
+                let config = KvConfig {
+                    num_blocks,
+                    block_size,
+                    precision,
+                };
+                let mut cache = KvCache::new(config, 2, 2, DIM);
+                let tokens: Vec<Vec<f32>> = (0..len)
+                    .map(|p| (0..2 * DIM).map(|i| key(p, i / DIM, i % DIM)).collect())
+                    .collect();
+                let negative: Vec<Vec<f32>> = tokens
+                    .iter()
+                    .map(|token| token.iter().map(|x| -x).collect())
+                    .collect();
+                let entry = |position: usize| Entry {
+                    table: &table,
+                    position,
+                    key: &tokens[position],
+                    value: &negative[position],
+                };
+                // One alone, then many at once.
+                cache.write(&team, 1, 1, entry);
+                cache.write(&team, 1, len - 1, |token| entry(token + 1));
+                for (segment, len) in [(0, len.min(SEGMENT)), (1, len.saturating_sub(SEGMENT))] {
+                    let view = |layer, kv_head| View {
+                        layer,
+                        table: &table,
+                        kv_head,
+                        segment,
+                        len,
+                    };
+                    for head in 0..2 {
+                        for (slot, (k, v)) in read(&cache, view(1, head)).iter().enumerate() {
+                            let position = segment * SEGMENT + slot;
+                            let want = &tokens[position][head * DIM..][..DIM];
+                            let how = format!("{precision}, pages of {block_size}, {position}");
+                            assert_eq!(k, want, "{how}");
+                            assert_eq!(v, &negative[position][head * DIM..][..DIM], "{how}");
+                        }
+                    }
+                    let untouched = read(&cache, view(0, 1));
+                    assert!(
+                        untouched
+                            .iter()
+                            .flat_map(|(k, v)| k.iter().chain(v))
+                            .all(|x| *x == 0.0)
+                    );
+                }
             }
-            let view = |layer, kv_head, len| View {
-                layer,
-                table: &table,
-                kv_head,
-                len,
-            };
-            let keys = all(|scratch, f| cache.keys(view(1, 1, 5), scratch, f));
-            let want = (0..5).map(|p| (p, vec![p as f32 + 0.5, p as f32 + 0.75]));
-            assert_eq!(keys, want.collect::<Vec<_>>());
-            let values = all(|scratch, f| cache.values(view(1, 0, 3), scratch, f));
-            let want = (0..3).map(|p| (p, vec![-(p as f32), -(p as f32 + 0.25)]));
-            assert_eq!(values, want.collect::<Vec<_>>());
-            let untouched = all(|scratch, f| cache.keys(view(0, 1, 5), scratch, f));
-            assert!(untouched.iter().all(|(_, vector)| vector == &[0.0, 0.0]));
         }
     }
 
     #[test]
-    fn f16_rounds_and_f32_does_not() {
-        let config = KvConfig {
-            num_blocks: 1,
-            block_size: 1,
-        };
-        // 1 + 2^-11 lies half-way between two values of f16 and goes to the even one.
-        let value = 1.0 + 1.0 / 2048.0;
-        for (precision, want) in [(KvPrecision::F32, value), (KvPrecision::F16, 1.0)] {
-            let mut cache = KvCache::new(config, precision, 1, 1, 1);
-            cache.write(0, &[BlockId(0)], 0, &[value], &[value]);
+    fn each_precision_rounds_as_it_says() {
+        // 1 + 2^-11 lies half-way between two values of f16 and goes to the
+        // even one; of int8 the largest keeps its value and a small one is the
+        // nearest of 127 steps.
+        let key = [1.0 + 1.0 / 2048.0, 0.3];
+        let steps = (1.0 + 1.0 / 2048.0) / 127.0;
+        let wants = [
+            (KvPrecision::F32, key),
+            (KvPrecision::F16, [1.0, f16::from_f32(0.3).to_f32()]),
+            (KvPrecision::Int8, [127.0 * steps, 38.0 * steps]),
+        ];
+        for (precision, want) in wants {
+            let config = KvConfig {
+                num_blocks: 1,
+                block_size: 1,
+                precision,
+            };
+            let mut cache = KvCache::new(config, 1, 1, 2);
+            let table = [BlockId(0)];
+            let entry = Entry {
+                table: &table,
+                position: 0,
+                key: &key,
+                value: &[0.0, 0.0],
+            };
+            cache.write(&Team::new(1), 0, 1, |_| entry);
             let view = View {
                 layer: 0,
-                table: &[BlockId(0)],
+                table: &table,
                 kv_head: 0,
+                segment: 0,
                 len: 1,
             };
-            assert_eq!(all(|s, f| cache.keys(view, s, f)), [(0, vec![want])]);
+            assert_eq!(
+                read(&cache, view),
+                [(want.to_vec(), vec![0.0, 0.0])],
+                "{precision}"
+            );
         }
     }
 }

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use ternion_compute::{CpuExecutor, HeadChoice, KvConfig, LoadedModel, Synthetic, architecture_of};
+use ternion_compute::{
+    CpuExecutor, HeadChoice, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
+};
 use ternion_engine::{Batch, BlockId, Executor, Row, Span, Wanted};
 use ternion_kernels::team::Team;
 
@@ -17,21 +19,25 @@ const VOCAB: usize = 1024;
 const MAX_LEN: usize = 64;
 
 fn executor(threads: usize) -> CpuExecutor {
-    executor_with(threads, HeadChoice::F16)
+    executor_with(threads, HeadChoice::F16, small_cache(), MAX_LEN)
 }
 
-fn executor_with(threads: usize, head: HeadChoice) -> CpuExecutor {
+fn small_cache() -> KvConfig {
+    KvConfig {
+        num_blocks: NUM_BLOCKS,
+        block_size: BLOCK_SIZE,
+        precision: KvPrecision::F16,
+    }
+}
+
+fn executor_with(threads: usize, head: HeadChoice, kv: KvConfig, max_len: usize) -> CpuExecutor {
     let team = Arc::new(Team::new(threads));
     let architecture = architecture_of("tiny").expect("a known shape");
     let source = Arc::new(Synthetic::new(architecture, &team));
     let kernel = plugin::i2s();
     let mut loaded = LoadedModel::load(source, None, &kernel, &team, &|_, _| {}).expect("loads");
     loaded.choose_head(head, &team).expect("a head like others");
-    let kv = KvConfig {
-        num_blocks: NUM_BLOCKS,
-        block_size: BLOCK_SIZE,
-    };
-    CpuExecutor::new(Arc::new(loaded), team, kv, MAX_LEN)
+    CpuExecutor::new(Arc::new(loaded), team, kv, max_len)
 }
 
 /// Tokens of a sequence, different for each seed.
@@ -185,7 +191,7 @@ fn a_screened_head_has_the_same_largest_logits_however_it_is_run() {
     const COUNT: usize = 7;
     let want = plainest(1, 37);
     for threads in [1, 2, 3] {
-        let mut executor = executor_with(threads, HeadChoice::Screened);
+        let mut executor = executor_with(threads, HeadChoice::Screened, small_cache(), MAX_LEN);
         let mut mates = 0;
         for chunks in [vec![37], vec![5, 1, 31], vec![1; 37]] {
             let mut sequence = Running::new(1, 37, 0..16);
@@ -262,6 +268,41 @@ fn assert_largest(row: &[(u32, f32)], want: &[f32], count: usize, how: &str) {
                 row.iter().any(|entry| entry.0 == token as u32),
                 "{how}: no token {token}"
             );
+        }
+    }
+}
+
+/// Contexts of several segments, which several workers share: attention is cut
+/// in other places for each way to run them.
+#[test]
+fn long_contexts_and_page_sizes_change_nothing() {
+    const LEN: usize = 600;
+    for precision in [KvPrecision::F32, KvPrecision::F16, KvPrecision::Int8] {
+        let run = |threads, block_size: usize, chunks: &[usize]| {
+            let num_blocks = LEN.div_ceil(block_size);
+            let kv = KvConfig {
+                num_blocks,
+                block_size,
+                precision,
+            };
+            let mut executor = executor_with(threads, HeadChoice::F16, kv, LEN);
+            let mut sequence = Running::new(1, LEN, (0..num_blocks as u32).rev());
+            for len in chunks {
+                step(&mut executor, &mut [(&mut sequence, *len)]);
+            }
+            sequence.logits
+        };
+        let want = run(1, 16, &[1; LEN]);
+        for (threads, block_size, chunks) in [
+            (1, 16, vec![LEN]),
+            (2, 16, vec![512, 3, 5, 1, 1, 78]),
+            (3, 32, vec![300, 297, 1, 1, 1]),
+            (5, 20, vec![256, 1, 1, 1, 341]),
+            (2, 1, vec![100, 480, 20]),
+            (2, 1024, vec![257, 343]),
+        ] {
+            let how = format!("{precision}, {threads} threads, pages of {block_size}, {chunks:?}");
+            assert_same_bits(&run(threads, block_size, &chunks), &want, &how);
         }
     }
 }

@@ -49,9 +49,10 @@ impl fmt::Display for Banner<'_> {
         writeln!(f, "compute  {threads} thread{s}")?;
         writeln!(
             f,
-            "kv       {} pages of {} tokens, {:.1} MiB",
+            "kv       {} pages of {} tokens in {}, {:.1} MiB",
             kv.config.num_blocks,
             kv.config.block_size,
+            kv.config.precision,
             kv.bytes as f64 / f64::from(1 << 20),
         )?;
         let with = if *tls { " with TLS" } else { "" };

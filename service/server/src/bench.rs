@@ -9,8 +9,8 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use ternion_compute::{
-    Candidates, CpuExecutor, HeadChoice, KvConfig, LoadedModel, Synthetic, WeightSource,
-    architecture_of, shape_names,
+    Candidates, CpuExecutor, HeadChoice, KvConfig, KvPrecision, LoadedModel, Synthetic,
+    WeightSource, architecture_of, kv_token_bytes, shape_names,
 };
 use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
 use ternion_kernel_host::Kernel;
@@ -41,6 +41,15 @@ pub(crate) struct BenchArguments {
     /// Sequences that generate side by side, one test for each number
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N,N,…")]
     batch: Vec<usize>,
+    /// Tokens of context that are in the KV cache before a test begins, one
+    /// test for each number. What they are doesn't matter to speed, so they are
+    /// made up rather than computed
+    #[arg(long, value_delimiter = ',', default_value = "0", value_name = "N,N,…")]
+    depth: Vec<usize>,
+    /// What keys and values are kept as: f32, f16 or int8. Unset: as where the
+    /// model's reference answers come from
+    #[arg(long, value_name = "TYPE")]
+    kv: Option<KvPrecision>,
     /// Times each test is run; the median is printed
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
@@ -67,6 +76,7 @@ pub(crate) struct BenchArguments {
 struct Row {
     test: String,
     batch: usize,
+    depth: usize,
     threads: usize,
     /// Of all sequences together, median of the runs.
     tokens_per_second: f64,
@@ -76,6 +86,9 @@ struct Row {
     /// Packed ternary weights, and head where it is used, streamed from
     /// memory: bytes of one pass times passes a second.
     weight_gb_per_second: f64,
+    /// Keys and values of the context read from memory, likewise.
+    kv_gb_per_second: f64,
+    kv: String,
     model: String,
     kernel: String,
     /// How the output head was computed, and with which instruction set.
@@ -91,6 +104,7 @@ struct Row {
 struct Run {
     tokens: usize,
     weight_bytes: usize,
+    kv_bytes: usize,
     candidates: Option<f64>,
     took: Duration,
 }
@@ -113,6 +127,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         }
     };
     let architecture = source.architecture().clone();
+    let dialect = source.dialect();
     let search = KernelSearch::simple(&arguments.plugin_dirs, arguments.kernel.as_deref())?;
     let mut contest = Contest {
         architecture: &architecture,
@@ -126,10 +141,11 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     let kernel = search.survey(&architecture, &mut choose)?.selected()?;
     let loaded = Arc::new(launch::pack(source, None, &kernel, arguments.head, &team)?);
 
-    let longest = arguments.pp.max(arguments.tg);
+    let deepest = arguments.depth.iter().copied().max().unwrap_or(0);
+    let longest = arguments.pp.max(arguments.tg).saturating_add(deepest);
     anyhow::ensure!(
         longest <= architecture.context,
-        "{longest} tokens are more than the model's context of {}",
+        "--depth and a test make {longest} tokens, more than the model's context of {}",
         architecture.context,
     );
     let widest = arguments.batch.iter().copied().max().unwrap_or(1);
@@ -138,10 +154,13 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         "--batch: {:?} must be between 1 and 4096",
         arguments.batch,
     );
-    let blocks_of_one = longest.div_ceil(BLOCK_SIZE).max(1);
+    let blocks = |tokens: usize| tokens.div_ceil(BLOCK_SIZE);
     let kv = KvConfig {
-        num_blocks: blocks_of_one.max(arguments.tg.div_ceil(BLOCK_SIZE) * widest),
+        num_blocks: blocks(longest)
+            .max(blocks(deepest + arguments.tg) * widest)
+            .max(1),
         block_size: BLOCK_SIZE,
+        precision: arguments.kv.unwrap_or(dialect.kv_precision()),
     };
     let head = match loaded.head_variant() {
         Some(isa) => format!("{} ({isa})", loaded.head()),
@@ -151,6 +170,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     let mut bench = Bench {
         ternary_bytes: loaded.ternary_bytes(),
         head: HeadUse::of(&loaded, architecture.vocab),
+        token_bytes: kv_token_bytes(&architecture, kv.precision),
         vocab: architecture.vocab,
         wanted: match arguments.top_k {
             0 => Wanted::All,
@@ -164,19 +184,26 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         executor: CpuExecutor::new(loaded, Arc::clone(&team), kv, longest),
         batch: Batch::default(),
     };
+    if deepest > 0 {
+        bench.executor.make_up_context();
+    }
 
-    let report = |test: String, batch: usize, mut runs: Vec<Run>| {
+    let report = |test: String, batch: usize, depth: usize, mut runs: Vec<Run>| {
         runs.sort_by_key(|run| run.took);
         let rate = |run: &Run| run.tokens as f64 / run.took.as_secs_f64();
         let median = &runs[runs.len() / 2];
+        let per_second = |bytes: usize| bytes as f64 / median.took.as_secs_f64() / 1e9;
         let row = Row {
             test,
             batch,
+            depth,
             threads,
             tokens_per_second: rate(median),
             tokens_per_second_min: rate(&runs[runs.len() - 1]),
             tokens_per_second_max: rate(&runs[0]),
-            weight_gb_per_second: median.weight_bytes as f64 / median.took.as_secs_f64() / 1e9,
+            weight_gb_per_second: per_second(median.weight_bytes),
+            kv_gb_per_second: per_second(median.kv_bytes),
+            kv: kv.precision.to_string(),
             model: name.clone(),
             kernel: format!("{} ({})", kernel.name(), kernel.isa()),
             head: head.clone(),
@@ -186,21 +213,22 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         print(&row, arguments.json)
     };
     // The first pass touches every page of weights and scratch.
-    bench.prompt(arguments.pp.clamp(1, 32))?;
-    if arguments.pp > 0 {
-        let runs = (0..arguments.repeat).map(|_| bench.prompt(arguments.pp));
-        report(
-            format!("pp{}", arguments.pp),
-            1,
-            runs.collect::<Result<_, _>>()?,
-        )?;
-    }
-    if arguments.tg > 0 {
-        for batch in &arguments.batch {
-            let runs = (0..arguments.repeat).map(|_| bench.generation(*batch, arguments.tg));
+    bench.prompt(0, arguments.pp.clamp(1, 32))?;
+    let BenchArguments { pp, tg, repeat, .. } = *arguments;
+    for depth in arguments.depth.iter().copied() {
+        if pp > 0 {
+            let runs = (0..repeat).map(|_| bench.prompt(depth, pp));
+            report(format!("pp{pp}"), 1, depth, runs.collect::<Result<_, _>>()?)?;
+        }
+        if tg == 0 {
+            continue;
+        }
+        for batch in arguments.batch.iter().copied() {
+            let runs = (0..repeat).map(|_| bench.generation(batch, depth, tg));
             report(
-                format!("tg{}", arguments.tg),
-                *batch,
+                format!("tg{tg}"),
+                batch,
+                depth,
                 runs.collect::<Result<_, _>>()?,
             )?;
         }
@@ -216,14 +244,18 @@ fn print(row: &Row, json: bool) -> anyhow::Result<()> {
     } else {
         writeln!(
             out,
-            "{:>7}  batch {:>3}  threads {}  {:8.2} tokens/s ({:.2}–{:.2})  {:6.2} GB/s  {} on {}, head {}",
+            "{:>7}  batch {:>3}  depth {:>5}  threads {}  {:8.2} tokens/s ({:.2}–{:.2})  \
+             {:6.2} GB/s weights {:6.2} kv {}  {} on {}, head {}",
             row.test,
             row.batch,
+            row.depth,
             row.threads,
             row.tokens_per_second,
             row.tokens_per_second_min,
             row.tokens_per_second_max,
             row.weight_gb_per_second,
+            row.kv_gb_per_second,
+            row.kv,
             row.model,
             row.kernel,
             row.head,
@@ -244,6 +276,8 @@ struct Bench {
     batch: Batch,
     ternary_bytes: usize,
     head: HeadUse,
+    /// Keys and values of a token.
+    token_bytes: usize,
     vocab: usize,
     wanted: Wanted,
 }
@@ -293,24 +327,27 @@ fn mean(screened: Candidates) -> Option<f64> {
 }
 
 impl Bench {
-    /// A prompt of `len` tokens, without logits but for the last.
-    fn prompt(&mut self, len: usize) -> anyhow::Result<Run> {
+    /// A prompt of `len` tokens after `depth` others, without logits but for the
+    /// last.
+    fn prompt(&mut self, depth: usize, len: usize) -> anyhow::Result<Run> {
         let before = self.executor.candidates();
         let begin = Instant::now();
-        let mut steps = 0;
-        for position in (0..len).step_by(PROMPT_CHUNK) {
-            let end = len.min(position + PROMPT_CHUNK);
-            let num_logits = usize::from(end == len);
+        let (mut steps, mut kv_bytes) = (0, 0);
+        let last = depth + len;
+        for position in (depth..last).step_by(PROMPT_CHUNK) {
+            let end = last.min(position + PROMPT_CHUNK);
+            let num_logits = usize::from(end == last);
             self.batch.clear();
             self.add_span(
                 0,
                 position,
                 end - position,
                 num_logits,
-                len.div_ceil(BLOCK_SIZE),
+                last.div_ceil(BLOCK_SIZE),
             );
             self.executor.execute(&self.batch)?;
             steps += 1;
+            kv_bytes += position * self.token_bytes;
         }
         let took = begin.elapsed();
         let screened = since(before, self.executor.candidates());
@@ -318,20 +355,24 @@ impl Bench {
             tokens: len,
             weight_bytes: steps * self.ternary_bytes + self.head.read(1, screened),
             candidates: mean(screened),
+            kv_bytes,
             took,
         })
     }
 
-    /// `len` tokens in each of `sequences`, from empty contexts.
-    fn generation(&mut self, sequences: usize, len: usize) -> anyhow::Result<Run> {
+    /// `len` tokens in each of `sequences`, from contexts of `depth` tokens.
+    fn generation(&mut self, sequences: usize, depth: usize, len: usize) -> anyhow::Result<Run> {
         let before = self.executor.candidates();
         let begin = Instant::now();
-        for position in 0..len {
+        let table_len = (depth + len).div_ceil(BLOCK_SIZE);
+        let mut kv_bytes = 0;
+        for position in depth..depth + len {
             self.batch.clear();
             for sequence in 0..sequences {
-                self.add_span(sequence, position, 1, 1, len.div_ceil(BLOCK_SIZE));
+                self.add_span(sequence, position, 1, 1, table_len);
             }
             self.executor.execute(&self.batch)?;
+            kv_bytes += sequences * position * self.token_bytes;
         }
         let took = begin.elapsed();
         let screened = since(before, self.executor.candidates());
@@ -339,6 +380,7 @@ impl Bench {
             tokens: sequences * len,
             weight_bytes: len * self.ternary_bytes + self.head.read(len, screened),
             candidates: mean(screened),
+            kv_bytes,
             took,
         })
     }

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use ternion_compute::KvConfig;
+use ternion_compute::{KvConfig, KvPrecision, kv_token_bytes};
+use ternion_model::Architecture;
 
 use crate::settings::{KvSettings, SchedulerSettings};
 
@@ -35,14 +36,17 @@ pub(crate) enum KvSizeError {
     },
 }
 
-/// Chooses the number of pages; a token takes `token_bytes` in all layers.
+/// Chooses the number of pages for a model whose own precision is `precision`.
 pub(crate) fn kv_size(
     kv: &KvSettings,
     scheduler: &SchedulerSettings,
-    token_bytes: u64,
+    architecture: &Architecture,
+    precision: KvPrecision,
     context_limit: usize,
     memory: u64,
 ) -> Result<KvSize, KvSizeError> {
+    let precision = kv.precision.unwrap_or(precision);
+    let token_bytes = kv_token_bytes(architecture, precision) as u64;
     let page = token_bytes.saturating_mul(kv.block_size as u64).max(1);
     let pages = match (kv.pages, kv.memory_bytes) {
         (Some(pages), _) => pages as u64,
@@ -70,6 +74,7 @@ pub(crate) fn kv_size(
         config: KvConfig {
             num_blocks: pages as usize,
             block_size: kv.block_size,
+            precision,
         },
         bytes,
     })
@@ -99,15 +104,26 @@ fn machine_memory() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use ternion_compute::architecture_of;
+
     use super::*;
 
+    /// One layer and head of 32 elements, keys and values, in f32.
     const TOKEN_BYTES: u64 = 256;
+
+    fn architecture() -> Architecture {
+        let mut architecture = architecture_of("tiny").expect("a known shape");
+        architecture.layers = 1;
+        architecture.kv_heads = 1;
+        architecture
+    }
 
     fn pages(pages: Option<usize>, bytes: Option<u64>, memory: u64) -> Result<usize, KvSizeError> {
         let kv = KvSettings {
             block_size: 16,
             pages,
             memory_bytes: bytes,
+            precision: None,
         };
         let scheduler = SchedulerSettings {
             max_num_seqs: 3,
@@ -115,7 +131,14 @@ mod tests {
             max_draft_tokens: 0,
             max_queued: 0,
         };
-        let size = kv_size(&kv, &scheduler, TOKEN_BYTES, 100, memory)?;
+        let size = kv_size(
+            &kv,
+            &scheduler,
+            &architecture(),
+            KvPrecision::F32,
+            100,
+            memory,
+        )?;
         assert_eq!(size.bytes, size.config.num_blocks as u64 * 16 * TOKEN_BYTES);
         Ok(size.config.num_blocks)
     }
@@ -140,5 +163,36 @@ mod tests {
             pages(Some(11), None, 10 * page),
             Err(KvSizeError::MoreThanMemory { .. })
         ));
+    }
+
+    #[test]
+    fn a_narrower_type_makes_more_pages_of_the_same_memory() {
+        let pages = |precision| {
+            let kv = KvSettings {
+                block_size: 16,
+                pages: None,
+                memory_bytes: Some(64 << 10),
+                precision,
+            };
+            let scheduler = SchedulerSettings {
+                max_num_seqs: 3,
+                max_num_batched_tokens: 64,
+                max_queued: 0,
+            };
+            let memory = 1 << 30;
+            kv_size(
+                &kv,
+                &scheduler,
+                &architecture(),
+                KvPrecision::F16,
+                100,
+                memory,
+            )
+            .map(|size| (size.config.precision, size.config.num_blocks))
+        };
+        assert_eq!(pages(None), Ok((KvPrecision::F16, 32)));
+        assert_eq!(pages(Some(KvPrecision::F32)), Ok((KvPrecision::F32, 16)));
+        // 64 bytes and two scales a token.
+        assert_eq!(pages(Some(KvPrecision::Int8)), Ok((KvPrecision::Int8, 56)));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
-use ternion_compute::{CpuExecutor, HeadChoice, KvConfig};
+use ternion_compute::{CpuExecutor, HeadChoice, KvConfig, KvPrecision, WeightSource};
 use ternion_engine::{Batch, BlockId, Executor, Logits, Row, Span, TokenLogit, Wanted};
 use ternion_kernels::team::Team;
 use ternion_model::Adapter;
@@ -48,6 +48,10 @@ pub(crate) struct ScoreArguments {
     /// Threads to compute with
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// What keys and values are kept as: f32, f16 or int8. Unset: as where the
+    /// model's reference answers come from
+    #[arg(long, value_name = "TYPE")]
+    kv: Option<KvPrecision>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -126,6 +130,7 @@ fn score(arguments: &ScoreArguments) -> anyhow::Result<Score> {
     let team = Arc::new(Team::new(launch::num_threads(
         arguments.threads.map(usize::from),
     )));
+    let precision = arguments.kv.unwrap_or(model.dialect().kv_precision());
     let loaded = launch::pack(
         Arc::new(model),
         adapter.as_ref(),
@@ -136,6 +141,7 @@ fn score(arguments: &ScoreArguments) -> anyhow::Result<Score> {
     let kv = KvConfig {
         num_blocks: len.div_ceil(BLOCK_SIZE),
         block_size: BLOCK_SIZE,
+        precision,
     };
     let mut one = OneSequence {
         executor: CpuExecutor::new(Arc::new(loaded), team, kv, len),

@@ -4,7 +4,7 @@ use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use rustls::ServerConfig;
-use ternion_compute::{CpuExecutor, PackedCache, WeightSource, kv_token_bytes};
+use ternion_compute::{CpuExecutor, PackedCache, WeightSource};
 use ternion_engine::{Limits, Vocabulary};
 use ternion_kernel_host::{Kernel, State};
 use ternion_kernels::team::Team;
@@ -219,7 +219,8 @@ fn launch(
     let kv = kv_size(
         &settings.kv,
         &settings.scheduler,
-        kv_token_bytes(&model.architecture, model.dialect().kv_precision()) as u64,
+        &model.architecture,
+        model.dialect().kv_precision(),
         context_limit,
         memory(),
     )?;

@@ -1,7 +1,7 @@
 //! Every setting of the server, as data: the configuration file, environment,
 //! flags, `--help` and `ternion-server config` all read this list.
 
-use ternion_compute::HeadChoice;
+use ternion_compute::{HeadChoice, KvPrecision};
 
 use crate::setting_kind::Kind;
 
@@ -230,6 +230,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
         },
         default: None,
         help: "Pages of the KV cache",
+    },
+    Setting {
+        key: "kv.type",
+        flag: "kv",
+        kind: Kind::Choice(KvPrecision::NAMES),
+        default: None,
+        help: "What keys and values are kept as: f32, f16, or int8 with a scale for each head and \
+               token. Unset: as where the model's reference answers come from, f16 for GGUF and \
+               f32 for Hugging Face directories",
     },
     Setting {
         key: "kv.memory_bytes",

@@ -12,7 +12,7 @@ use std::{
 use config::{Config, Environment, File, Source, Value, ValueKind};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value as Json};
-use ternion_compute::HeadChoice;
+use ternion_compute::{HeadChoice, KvPrecision};
 
 use crate::{
     setting_kind::{OFF, parse_duration},
@@ -97,6 +97,9 @@ pub(crate) struct KvSettings {
     pub(crate) block_size: usize,
     pub(crate) pages: Option<usize>,
     pub(crate) memory_bytes: Option<u64>,
+    /// `None`: the model's own.
+    #[serde(rename = "type", default, deserialize_with = "kv_precision")]
+    pub(crate) precision: Option<KvPrecision>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -545,6 +548,14 @@ pub(crate) fn tree(entries: &[Entry]) -> Map<String, Json> {
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).ok_or_else(|| serde::de::Error::custom("not a time"))
+}
+
+fn kv_precision<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<KvPrecision>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    name.map(|name| name.parse().map_err(serde::de::Error::custom))
+        .transpose()
 }
 
 fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

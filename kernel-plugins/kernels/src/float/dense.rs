@@ -73,6 +73,16 @@ two_widths! {
     }
 }
 
+two_widths! {
+    /// `out[i] += factor * x[i]`.
+    pub fn add_scaled(factor: f32, x: &[f32], out: &mut [f32]) {
+        assert_eq!(x.len(), out.len());
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = factor.mul_add(*x, *out);
+        }
+    }
+}
+
 /// [`dot`] of `a` and a row of f16, `2 * a.len()` bytes.
 pub fn dot_f16(a: &[f32], row: &[u8]) -> f32 {
     assert_eq!(2 * a.len(), row.len());

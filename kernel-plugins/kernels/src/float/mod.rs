@@ -9,14 +9,15 @@
 //! since the one of the C library differs between machines.
 
 mod activation;
-mod attention;
+pub mod attention;
 mod dense;
+mod exp;
 mod norm;
 mod quantise;
 
-pub use activation::{exp, relu2_times, silu_times};
-pub use attention::{add_scaled, softmax};
-pub use dense::{dot, dot_bf16, dot_f16, dot_f32_bytes, widen_bf16, widen_f16};
+pub use activation::{relu2_times, silu_times};
+pub use dense::{add_scaled, dot, dot_bf16, dot_f16, dot_f32_bytes, widen_bf16, widen_f16};
+pub use exp::exp;
 pub use norm::{rms_norm, rms_norm_ggml, rms_norm_torch};
 pub use quantise::{quantise, quantise_torch};
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A fixed, patternless sequence in -1..1.
-fn noise(len: usize, seed: u32) -> Vec<f32> {
+pub(super) fn noise(len: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     (0..len)
         .map(|_| {
@@ -172,7 +172,7 @@ fn exponential_is_close_to_the_real_one() {
 }
 
 #[test]
-fn gates_and_softmax_match_f64() {
+fn gates_match_f64() {
     let (gate, up) = (noise(77, 4), noise(77, 5));
     let (mut relu2, mut silu) = (vec![0.0; 77], vec![0.0; 77]);
     relu2_times(&gate, &up, &mut relu2);
@@ -181,15 +181,6 @@ fn gates_and_softmax_match_f64() {
         let (g, u) = (f64::from(gate[i]), f64::from(up[i]));
         assert!((f64::from(relu2[i]) - g.max(0.0).powi(2) * u).abs() < 1e-6);
         assert!((f64::from(silu[i]) - g / (1.0 + (-g).exp()) * u).abs() < 1e-6);
-    }
-    for len in [1, 5, 32, 77] {
-        let scores: Vec<f32> = noise(len, 6).iter().map(|x| 20.0 * x).collect();
-        let total: f64 = scores.iter().map(|x| f64::from(*x).exp()).sum();
-        let mut weights = scores.clone();
-        softmax(&mut weights);
-        for (weight, score) in weights.iter().zip(&scores) {
-            assert!((f64::from(*weight) - f64::from(*score).exp() / total).abs() < 1e-6);
-        }
     }
     let mut out = [1.0, 2.0];
     add_scaled(0.5, &[4.0, -4.0], &mut out);

@@ -1,0 +1,143 @@
+//! Speed of attention, in units to compare with the machine's limits: bytes of
+//! keys and values a second for one token, multiply-adds a second for a prompt.
+
+use std::hint::black_box;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use bytemuck::Pod;
+use half::f16;
+use memmap2::{Advice, MmapMut};
+use ternion_kernels::float::attention::{
+    Aligned, Attention, SEGMENT, SEGMENT_TILES, Scales, TILE, Tile, Tiles, Variant, partial_len,
+    value_len,
+};
+use ternion_kernels::team::Team;
+
+const DIM: usize = 128;
+const GROUP: usize = 4;
+const ONES: [f32; TILE] = [1.0; TILE];
+
+/// Positions in memory: for cells of two bytes 256 MiB, more than any cache.
+const POSITIONS: usize = 1 << 19;
+
+fn main() {
+    println!("variant   cells  threads  queries   GB/s  GMAC/s");
+    for variant in Variant::available().skip(1) {
+        for threads in [1, 2] {
+            let team = Team::new(threads);
+            for queries in [1, 2, 16] {
+                measure(
+                    variant,
+                    &team,
+                    "f16",
+                    queries,
+                    f16::from_f32(0.25),
+                    |tiles, f| {
+                        f(Tiles::F16(tiles));
+                    },
+                );
+                measure(variant, &team, "int8", queries, 3_i8, |tiles, f| {
+                    f(Tiles::I8(tiles))
+                });
+            }
+            read(&team);
+        }
+    }
+}
+
+fn measure<T: Pod + Sync>(
+    variant: Variant,
+    team: &Team,
+    cells: &str,
+    queries: usize,
+    cell: T,
+    tiles: impl Fn(&[Tile<'_, T>], &mut dyn FnMut(Tiles<'_>)) + Sync,
+) {
+    let rows = queries * GROUP;
+    let page = TILE * (DIM + value_len(DIM));
+    // A prompt's come from a cache.
+    let positions = if queries > 2 { 4096 } else { POSITIONS };
+    let mut bytes = mapped(positions / TILE * page * size_of::<T>());
+    let memory: &mut [T] = bytemuck::cast_slice_mut(&mut bytes);
+    memory.fill(cell);
+    let memory = &*memory;
+    let workers: Vec<_> = (0..team.size())
+        .map(|_| {
+            let mut attention = Attention::with(variant, DIM, rows);
+            attention.set_queries(&vec![0.01; rows * DIM]);
+            Mutex::new((attention, Aligned::new(partial_len(rows, DIM))))
+        })
+        .collect();
+    let counts = vec![SEGMENT; rows];
+    let segments = positions / SEGMENT;
+    let seconds = best(|| {
+        team.run(segments, &|worker, segment| {
+            let mut worker = workers[worker].lock().expect("no panic");
+            let (attention, out) = &mut *worker;
+            let pages = memory[segment * SEGMENT_TILES * page..].chunks_exact(page);
+            let of_segment: Vec<_> = pages
+                .take(SEGMENT_TILES)
+                .map(|page| Tile {
+                    keys: &page[..TILE * DIM],
+                    values: &page[TILE * DIM..],
+                    scales: (size_of::<T>() == 1).then_some(Scales {
+                        keys: &ONES,
+                        values: &ONES,
+                    }),
+                })
+                .collect();
+            tiles(&of_segment, &mut |tiles| {
+                attention.attend(tiles, &counts, 0.1, out)
+            });
+            black_box(&out);
+        });
+    });
+    println!(
+        "{:8} {cells:>6} {:8} {queries:8} {:6.1}  {:6.1}",
+        variant.name(),
+        team.size(),
+        size_of_val(memory) as f64 / seconds / 1e9,
+        (rows * positions * 2 * DIM) as f64 / seconds / 1e9,
+    );
+}
+
+/// The limit: memory summed up.
+fn read(team: &Team) {
+    let mut bytes = mapped(512 << 20);
+    let memory: &mut [u64] = bytemuck::cast_slice_mut(&mut bytes);
+    memory.fill(1);
+    let memory = &*memory;
+    let seconds = best(|| {
+        team.run(64, &|_, part| {
+            let part = &memory[part << 20..][..1 << 20];
+            let mut sums = [0_u64; 32];
+            for chunk in part.as_chunks::<32>().0 {
+                for (sum, x) in sums.iter_mut().zip(chunk) {
+                    *sum = sum.wrapping_add(*x);
+                }
+            }
+            black_box(sums);
+        });
+    });
+    let rate = size_of_val(memory) as f64 / seconds / 1e9;
+    println!("reading  {:15}          {rate:6.1}", team.size());
+}
+
+/// Memory as the KV cache has it.
+fn mapped(bytes: usize) -> MmapMut {
+    let memory = MmapMut::map_anon(bytes).expect("memory");
+    let _ = memory.advise(Advice::HugePage);
+    memory
+}
+
+fn best(mut run: impl FnMut()) -> f64 {
+    let mut best = Duration::MAX;
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(700) {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed());
+    }
+    best.as_secs_f64()
+}
