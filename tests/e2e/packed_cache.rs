@@ -22,10 +22,9 @@ fn start(cache: &Path) -> Server {
 
 /// Ids, and their logits' traces to the bit.
 async fn answer(server: &Server) -> (Vec<u32>, Vec<TokenLogprob>) {
-    let request = Generate::token_ids(PROMPT)
+    let mut request = Generate::token_ids(PROMPT)
         .sampling(Sampling {
             temperature: Some(0.0),
-            logprobs: Some(4),
             ..Sampling::default()
         })
         .stopping(Stopping {
@@ -33,6 +32,7 @@ async fn answer(server: &Server) -> (Vec<u32>, Vec<TokenLogprob>) {
             ignore_eos: Some(true),
             ..Stopping::default()
         });
+    request.request.logprobs = Some(4);
     let client = server.client().await;
     let mut events = client.generate(request).await.expect("it is taken");
     let mut answer = Answer::default();
