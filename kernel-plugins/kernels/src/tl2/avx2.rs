@@ -21,6 +21,7 @@ use core::arch::x86_64::{
     _mm256_unpackhi_epi16, _mm256_unpacklo_epi16,
 };
 
+use super::ahead;
 use super::code::{self, PANEL_CODES};
 use super::layout::{
     BLOCK_CODES, BLOCK_FIELDS, BLOCK_WORDS, Block, STRIP_ROWS, TILE_STRIPS, Tile, WORD_CODES,
@@ -182,6 +183,7 @@ fn codes_of(block: &Block) -> [__m256i; BLOCK_CODES] {
     let mut codes = [_mm256_setzero_si256(); BLOCK_CODES];
     let mut spare = _mm256_setzero_si256();
     for k in 0..BLOCK_WORDS {
+        ahead::ask(&block[k]);
         let [first, second] = load_words(block, k);
         let firsts = [
             first,
