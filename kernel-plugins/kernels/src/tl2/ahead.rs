@@ -3,8 +3,8 @@
 //! Between two loads of weights lie a dozen instructions, so that those in
 //! flight don't cover memory's latency, and the hardware's own prefetcher stops
 //! at every page. Each load asks for one line, and no more: five in a row cost
-//! a Zen 5 a quarter of its speed, twenty in a row a half. Two kilobytes ahead
-//! are a third slower than eight.
+//! a Zen 5 a seventh of its speed, twenty in a row a third. Four kilobytes
+//! ahead are a sixth slower than eight.
 
 use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 

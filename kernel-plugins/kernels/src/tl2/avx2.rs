@@ -213,7 +213,7 @@ fn codes_of(block: &Block) -> [__m256i; BLOCK_CODES] {
 /// Adds 32 rows' digits to their results, in their order.
 #[target_feature(enable = "avx2")]
 fn add_widened(total: &mut [i32; STRIP_ROWS], sums: &Sums) {
-    let weights = _mm256_set1_epi32(i32::from(BASE) << 16 | 1);
+    let weights = _mm256_set1_epi32((i32::from(BASE) << 16) | 1);
     let (results, _) = total.as_chunks_mut();
     for (half, [low, high]) in sums.iter().enumerate() {
         let first = _mm256_unpacklo_epi16(*low, *high);
