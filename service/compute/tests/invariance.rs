@@ -20,7 +20,7 @@ fn executor(threads: usize) -> CpuExecutor {
     let team = Arc::new(Team::new(threads));
     let architecture = architecture_of("tiny").expect("a known shape");
     let source = Arc::new(Synthetic::new(architecture, &team));
-    let kernel = plugin::i2s();
+    let kernel = plugin::open("i2s");
     let loaded = LoadedModel::load(source, None, &kernel, &team, &|_, _| {}).expect("loads");
     let kv = KvConfig {
         num_blocks: NUM_BLOCKS,
