@@ -31,7 +31,7 @@ impl Place {
         Place {
             cache: CacheDir::open(&root.path().join("cache")).expect("it can be created"),
             root,
-            kernel: plugin::i2s(),
+            kernel: plugin::open("i2s"),
             team: Arc::new(Team::new(2)),
         }
     }
