@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
-use ternion_compute::{CpuExecutor, KvConfig, LoadedModel, Synthetic, architecture_of};
-use ternion_engine::{Batch, BlockId, Executor, Span};
+use ternion_compute::{
+    CpuExecutor, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
+};
+use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
 use ternion_kernel_host::Kernel;
 use ternion_kernels::team::Team;
 use ternion_model::{Activation, Architecture, Rope};
@@ -32,6 +34,7 @@ fn run(architecture: Architecture, kernel: &Kernel) -> Vec<f32> {
     let kv = KvConfig {
         num_blocks: NUM_BLOCKS,
         block_size: BLOCK_SIZE,
+        precision: KvPrecision::F16,
     };
     let max_tokens = NUM_BLOCKS * BLOCK_SIZE;
     let mut executor = CpuExecutor::new(Arc::new(loaded), team, kv, max_tokens);
@@ -55,8 +58,10 @@ fn run(architecture: Architecture, kernel: &Kernel) -> Vec<f32> {
             table_begin: 0,
             table_len: NUM_BLOCKS,
             num_logits: len,
+            wanted: Wanted::All,
         });
-        logits.extend(executor.execute(&batch).expect("a valid batch"));
+        let step = executor.execute(&batch).expect("a valid batch");
+        logits.extend(step.whole_rows());
         position += len;
     }
     logits
@@ -72,7 +77,7 @@ fn digest(logits: &[f32]) -> u64 {
 
 #[track_caller]
 fn assert_digest(architecture: &Architecture, want: u64) {
-    for kernel in [plugin::open("i2s"), plugin::open("tl1")] {
+    for kernel in ["i2s", "tl1", "tl2"].map(plugin::open) {
         let logits = run(architecture.clone(), &kernel);
         assert!(logits.iter().all(|logit| logit.is_finite()));
         let got = digest(&logits);
