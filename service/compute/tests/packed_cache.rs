@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ternion_compute::{CacheUse, CpuExecutor, KvConfig, LoadedModel, PackedCache};
-use ternion_engine::{Batch, BlockId, Executor, Span};
+use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
 use ternion_kernel_host::{CacheDir, Kernel};
 use ternion_kernels::team::Team;
 use ternion_model::Model;
@@ -71,8 +71,10 @@ impl Place {
             table_begin: 0,
             table_len: 2,
             num_logits: len,
+            wanted: Wanted::All,
         });
-        executor.execute(&batch).expect("a valid batch").to_vec()
+        let logits = executor.execute(&batch).expect("a valid batch");
+        logits.whole_rows().to_vec()
     }
 
     /// The files of the cache.
