@@ -80,7 +80,7 @@ fn four_bits<const T: usize>(lines: &[Line], half: usize, pairs: [&[[i32; 2]]; T
         ];
         for (sum, pairs) in sums.iter_mut().zip(pairs) {
             let ([even_low, odd_low], [even_high, odd_high]) =
-                (in_all_lanes(pairs[2 * i]), in_all_lanes(pairs[2 * i + 1]));
+                (in_all_lanes(&pairs[2 * i]), in_all_lanes(&pairs[2 * i + 1]));
             let even = _mm256_add_epi32(
                 _mm256_madd_epi16(fields[0], even_low),
                 _mm256_madd_epi16(fields[1], even_high),
@@ -109,7 +109,7 @@ fn eight_bits<const T: usize>(
         let even = _mm256_and_si256(codes, mask);
         let odd = _mm256_srli_epi16::<8>(codes);
         for (sum, pairs) in sums.iter_mut().zip(pairs) {
-            let [x, y] = in_all_lanes(pairs[i]);
+            let [x, y] = in_all_lanes(&pairs[i]);
             let both = _mm256_add_epi32(_mm256_madd_epi16(even, x), _mm256_madd_epi16(odd, y));
             *sum = _mm256_add_epi32(*sum, both);
         }
@@ -117,10 +117,16 @@ fn eight_bits<const T: usize>(
     sums
 }
 
-/// Two pairs, each in all lanes.
+/// Two pairs, each in all lanes: by a broadcast from memory, which the compiler
+/// does not make of two numbers that stand side by side.
 #[target_feature(enable = "avx2")]
-fn in_all_lanes(pairs: [i32; 2]) -> [__m256i; 2] {
-    [_mm256_set1_epi32(pairs[0]), _mm256_set1_epi32(pairs[1])]
+fn in_all_lanes(pairs: &[i32; 2]) -> [__m256i; 2] {
+    // SAFETY: each reference is to the four bytes that are loaded.
+    let load = |pair: &i32| unsafe { _mm_loadu_si32(std::ptr::from_ref(pair).cast()) };
+    [
+        _mm256_broadcastd_epi32(load(&pairs[0])),
+        _mm256_broadcastd_epi32(load(&pairs[1])),
+    ]
 }
 
 #[target_feature(enable = "avx2")]
