@@ -6,11 +6,6 @@
 //! stay in the first-level cache while all rows pass over them. Both do the same
 //! operations for a row in the same order.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "register tiles are arrays indexed by constants, several in one loop"
-)]
-
 use super::cell::Cell;
 use super::lanes::Lanes;
 use super::{Partial, Row, SEGMENT_TILES, Scratch, Segment, TILE, Tile};
