@@ -234,8 +234,6 @@ fn every_machine_gives_the_same_bits() {
     silu_times(&wide, &b, &mut out);
     got.push(("silu", digest_of(&out)));
     out.copy_from_slice(&wide);
-    softmax(&mut out);
-    got.push(("softmax", digest_of(&out)));
     add_scaled(0.3, &a, &mut out);
     got.push(("add_scaled", digest_of(&out)));
     for (name, quantise) in [
@@ -256,7 +254,6 @@ fn every_machine_gives_the_same_bits() {
             ("rms_norm_torch", 0x1e41_fc8b_0214_3765),
             ("relu2", 0x1ecf_5465_ff1e_4bee),
             ("silu", 0xf5e7_f98a_97c5_f494),
-            ("softmax", 0xe296_87a3_06e9_062e),
             ("add_scaled", 0x22be_c5fc_821c_a96b),
             ("quantise", 0x80e0_af8b_a353_3a25),
             ("quantise_torch", 0xf498_bf83_e8d9_ea38),
