@@ -8,7 +8,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use ternion_compute::{
     CpuExecutor, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
 };
-use ternion_engine::{Batch, BlockId, Executor, Span};
+use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
 use ternion_kernels::team::Team;
 
 mod plugin;
@@ -23,7 +23,7 @@ fn executor(precision: KvPrecision, sequences: usize) -> CpuExecutor {
     let team = Arc::new(Team::new(2));
     let architecture = architecture_of("tiny").expect("a known shape");
     let source = Arc::new(Synthetic::new(architecture, &team));
-    let kernel = plugin::i2s();
+    let kernel = plugin::open("i2s");
     let loaded = LoadedModel::load(source, None, &kernel, &team, &|_, _| {}).expect("loads");
     let kv = KvConfig {
         num_blocks: sequences * MAX_LEN / BLOCK_SIZE,
@@ -44,6 +44,7 @@ fn fill(batch: &mut Batch, positions: &mut [usize], len: usize) {
             table_begin: batch.block_tables.len(),
             table_len: MAX_LEN / BLOCK_SIZE,
             num_logits: 1,
+            wanted: Wanted::All,
         });
         batch
             .tokens
