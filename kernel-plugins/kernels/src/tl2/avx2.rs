@@ -8,7 +8,7 @@
 //! are then at most 240 in 16 bits, which holds 136 blocks.
 //!
 //! This takes more instructions for a weight than i2s' multiply-add, and no
-//! fewer for being fewer bytes: see `BENCHMARKS-tl2.md`. More than one token
+//! fewer for being fewer bytes: see `kernel-plugins/BENCHMARKS.md`. More than one token
 //! is multiplied in panels.
 
 use core::arch::x86_64::{
