@@ -37,6 +37,9 @@ impl Bits {
 #[repr(C, align(64))]
 pub struct Line(pub(super) [u8; 4 * TILE_ROWS]);
 
+// SAFETY: bytes, which may all be 0, without padding.
+unsafe impl bytemuck::Zeroable for Line {}
+
 /// A matrix of codes, tile after tile, each from its first column to its last.
 #[derive(Debug)]
 pub struct Codes {
@@ -47,10 +50,11 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// All codes 0.
+    /// All codes 0. Memory comes with the first write to it, from whichever
+    /// thread that is.
     pub fn new(bits: Bits, rows: usize, cols: usize) -> Codes {
         let tile_lines = cols.div_ceil(bits.line_cols());
-        let lines = vec![Line([0; 4 * TILE_ROWS]); rows.div_ceil(TILE_ROWS) * tile_lines];
+        let lines = bytemuck::zeroed_vec(rows.div_ceil(TILE_ROWS) * tile_lines);
         Codes {
             bits,
             rows,
@@ -102,14 +106,28 @@ impl Codes {
     pub fn pack(bits: Bits, row: usize, codes: &[u8], tile: &mut [Line]) {
         assert!(row < TILE_ROWS, "row {row} of {TILE_ROWS}");
         assert_eq!(codes.len().div_ceil(bits.line_cols()), tile.len());
-        for (codes, line) in codes.chunks(bits.line_cols()).zip(tile) {
-            let mut padded = [0; 8];
-            padded[..codes.len()].copy_from_slice(codes);
-            let [low, high] = [0, 4].map(|at| {
-                u32::from_le_bytes([padded[at], padded[at + 1], padded[at + 2], padded[at + 3]])
-            });
-            let word = low | high << 4;
-            line.0[4 * row..][..4].copy_from_slice(&word.to_le_bytes());
+        match bits {
+            Bits::Four => pack_words(row, codes, tile, |[a, b, c, d, e, f, g, h]: [u8; 8]| {
+                [a | e << 4, b | f << 4, c | g << 4, d | h << 4]
+            }),
+            Bits::Eight => pack_words(row, codes, tile, |word: [u8; 4]| word),
         }
+    }
+}
+
+/// One line after the other gets the word of its `N` codes; what the last one
+/// lacks is 0.
+fn pack_words<const N: usize>(
+    row: usize,
+    codes: &[u8],
+    tile: &mut [Line],
+    word: impl Fn([u8; N]) -> [u8; 4],
+) {
+    let (whole, rest) = codes.as_chunks::<N>();
+    let mut last = [0; N];
+    last[..rest.len()].copy_from_slice(rest);
+    let all = whole.iter().chain((!rest.is_empty()).then_some(&last));
+    for (codes, line) in all.zip(tile) {
+        line.0[4 * row..][..4].copy_from_slice(&word(*codes));
     }
 }

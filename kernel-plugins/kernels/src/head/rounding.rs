@@ -51,6 +51,20 @@ impl Dither {
 }
 
 two_widths! {
+    /// The largest magnitude of numbers.
+    pub fn largest(row: &[f32]) -> f32 {
+        let mut lanes = [0.0_f32; 32];
+        let (chunks, rest) = row.as_chunks::<32>();
+        for chunk in chunks {
+            for l in 0..32 {
+                lanes[l] = if chunk[l].abs() > lanes[l] { chunk[l].abs() } else { lanes[l] };
+            }
+        }
+        lanes.iter().chain(rest).fold(0.0, |largest, x| largest.max(x.abs()))
+    }
+}
+
+two_widths! {
     /// Rounds each weight to the nearest level. `step` is at least `2 *
     /// largest / max`.
     ///

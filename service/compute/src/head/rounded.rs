@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use ternion_kernels::head::rounding::{Dither, round};
+use ternion_kernels::head::rounding::{Dither, largest, round};
 use ternion_kernels::head::{Bits, Codes, TILE_ROWS};
 use ternion_kernels::team::Team;
 
@@ -46,7 +46,7 @@ impl Rounded {
                         *bad_row.lock().expect("nothing panics with it") = Some(row);
                         return;
                     }
-                    let largest = wide.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+                    let largest = largest(&wide);
                     // A little more, so that no weight is outside.
                     let step = 2.0 * largest / f32::from(bits.max()) * 1.000_001;
                     if step > 0.0 {
