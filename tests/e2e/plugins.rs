@@ -278,6 +278,9 @@ async fn a_choice_is_remembered_until_what_it_depends_on_changes() {
             text(dir.path()),
             "--cache-dir",
             text(cache.path()),
+            // What is cut short is not kept, and the machine may be busy.
+            "--kernel-timing-budget",
+            "10s",
         ];
         Server::start(&plugins)
     };

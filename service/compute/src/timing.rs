@@ -10,8 +10,8 @@
 //! budget has time for, and the times are scaled up. What counts most comes
 //! first: single tokens before batches, large matrices before small ones.
 //! Kernels take turns within each measurement, so that a disturbance hits all
-//! alike; of each, the median counts. What isn't measured for all kernels
-//! counts for none.
+//! alike; of each, the shortest time counts, as disturbances only ever add.
+//! What isn't measured for all kernels counts for none.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -34,8 +34,10 @@ const MAX_BATCH: usize = 64;
 /// Kernels whose times differ by less are as good as each other, and their own
 /// scores decide: a choice that changes with the weather helps nobody.
 const INDISTINCT: f64 = 1.02;
-/// A kernel that is slower by this factor is not timed any further.
+/// A kernel that is slower by this factor is not timed any further, ...
 const HOPELESS: f64 = 4.0;
+/// ... if it was after so many tries: on a busy machine one may take any time.
+const TRIES: usize = 3;
 
 /// Weights packed of each part of a layer for each hundredth of a second of
 /// the budget: it takes about a twentieth of the budget on one thread.
@@ -49,7 +51,7 @@ const MAX_CACHE_BYTES: usize = 256 << 20;
 /// Shares of the budget after which packing and copying come to an end.
 const PACKED_BY: f64 = 0.4;
 const COPIED_BY: f64 = 0.6;
-/// More don't make a median better.
+/// More don't make the shortest time shorter.
 const MAX_ROUNDS: usize = 51;
 
 /// How to time.
@@ -83,8 +85,10 @@ pub struct Cell {
     pub batch: usize,
     /// Bytes of packed weights.
     pub bytes: usize,
-    /// Of the median, preparation included.
+    /// The shortest, preparation included.
     pub seconds: f64,
+    /// How often it was measured.
+    pub samples: usize,
 }
 
 /// What a kernel takes.
@@ -99,6 +103,14 @@ pub struct KernelTiming {
 }
 
 impl KernelTiming {
+    /// Whether everything was measured often enough that another start would
+    /// find the same.
+    pub fn is_settled(&self) -> bool {
+        let parts = BATCHES.len() * GROUPS.len();
+        let often = self.cells.iter().all(|cell| cell.samples >= TRIES);
+        self.is_hopeless || (often && self.cells.len() == parts)
+    }
+
     /// A whole layer with so many tokens, if all of it was measured.
     fn seconds(&self, batch: usize, parts: &[Part]) -> Option<f64> {
         parts
@@ -222,12 +234,17 @@ pub fn time_kernels(kernels: &[Kernel], team: &Team, timing: &Timing<'_>) -> Vec
     let mut samples = Samples::default();
     for round in 0..MAX_ROUNDS {
         for (batch, _) in BATCHES {
-            for index in 0..contest.matrices.len() {
+            // Whoever is dropped after the first round was tried several times.
+            let tries = if round == 0 { TRIES } else { 1 };
+            for (index, attempt) in (0..contest.matrices.len())
+                .flat_map(|index| (0..tries).map(move |attempt| (index, attempt)))
+            {
                 // The first of all is measured however late it is.
-                if spent(1.0) && !(round == 0 && index == 0 && batch == BATCHES[0].0) {
+                let is_first = (round, batch, index, attempt) == (0, BATCHES[0].0, 0, 0);
+                if spent(1.0) && !is_first {
                     return contest.finish(&samples);
                 }
-                contest.measure(index, batch, round, &mut samples);
+                contest.measure(index, batch, round + attempt, &mut samples);
             }
             if round == 0 && !timing.thorough {
                 contest.drop_hopeless(batch, &samples);
@@ -242,10 +259,9 @@ pub fn time_kernels(kernels: &[Kernel], team: &Team, timing: &Timing<'_>) -> Vec
 struct Samples(HashMap<(usize, usize, usize), Vec<f64>>);
 
 impl Samples {
-    fn median(&self, kernel: usize, part: usize, batch: usize) -> Option<f64> {
-        let mut sorted = self.0.get(&(kernel, part, batch))?.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get((sorted.len() - 1) / 2).copied()
+    fn shortest(&self, kernel: usize, part: usize, batch: usize) -> Option<f64> {
+        let samples = self.0.get(&(kernel, part, batch))?;
+        samples.iter().copied().reduce(f64::min)
     }
 }
 
@@ -403,7 +419,7 @@ impl Contest<'_> {
     fn drop_hopeless(&mut self, batch: usize, samples: &Samples) {
         let layer = |kernel: usize| -> Option<f64> {
             (0..self.matrices.len())
-                .map(|part| samples.median(kernel, part, batch))
+                .map(|part| samples.shortest(kernel, part, batch))
                 .sum()
         };
         let layers: Vec<Option<f64>> = (0..self.kernels.len()).map(layer).collect();
@@ -421,9 +437,10 @@ impl Contest<'_> {
         for (kernel, timing) in self.timings.iter_mut().enumerate() {
             for (batch, _) in BATCHES {
                 for (index, matrices) in self.matrices.iter().enumerate() {
-                    let Some(seconds) = samples.median(kernel, index, batch) else {
+                    let Some(seconds) = samples.shortest(kernel, index, batch) else {
                         continue;
                     };
+                    let num_samples = samples.0.get(&(kernel, index, batch)).map_or(0, Vec::len);
                     let bytes = matrices.packed[kernel]
                         .first()
                         .map_or(0, LinearGroup::bytes);
@@ -432,6 +449,7 @@ impl Contest<'_> {
                         batch,
                         bytes: (bytes as f64 * matrices.scale) as usize,
                         seconds,
+                        samples: num_samples,
                     });
                 }
             }
@@ -540,6 +558,7 @@ mod tests {
                 batch,
                 bytes: 1,
                 seconds: *seconds,
+                samples: TRIES,
             });
         KernelTiming {
             cells: cells.collect(),
@@ -592,5 +611,21 @@ mod tests {
         });
         let whole = timing(&[1.0; 6]);
         assert_costs(&[hopeless, failed, whole], &[None, None, Some(1.0)]);
+    }
+
+    #[test]
+    fn only_the_shortest_of_several_times_counts() {
+        let mut samples = Samples::default();
+        samples.0.insert((0, 0, 1), vec![9.0, 1.0, 5.0]);
+        assert_eq!(samples.shortest(0, 0, 1), Some(1.0));
+        assert_eq!(samples.shortest(1, 0, 1), None);
+    }
+
+    #[test]
+    fn what_was_cut_short_is_not_settled() {
+        assert!(!timing(&[1.0; 6]).is_settled(), "half of the parts");
+        let mut hopeless = timing(&[1.0]);
+        hopeless.is_hopeless = true;
+        assert!(hopeless.is_settled());
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ternion_compute::{CacheUse, CpuExecutor, KvConfig, LoadedModel, PackedCache};
+use ternion_compute::{CacheUse, CpuExecutor, KvConfig, KvPrecision, LoadedModel, PackedCache};
 use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
 use ternion_kernel_host::{CacheDir, Kernel};
 use ternion_kernels::team::Team;
@@ -31,7 +31,7 @@ impl Place {
         Place {
             cache: CacheDir::open(&root.path().join("cache")).expect("it can be created"),
             root,
-            kernel: plugin::i2s(),
+            kernel: plugin::open("i2s"),
             team: Arc::new(Team::new(2)),
         }
     }
@@ -58,6 +58,7 @@ impl Place {
         let kv = KvConfig {
             num_blocks: 2,
             block_size: 4,
+            precision: KvPrecision::F16,
         };
         let len = TOKENS.len();
         let mut executor = CpuExecutor::new(Arc::new(loaded), self.team.clone(), kv, len);

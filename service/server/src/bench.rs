@@ -136,6 +136,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         thorough: true,
         cache: None,
         measured: Measured::default(),
+        is_settled: false,
     };
     let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
     let kernel = search.survey(&architecture, &mut choose)?.selected()?;

@@ -29,6 +29,8 @@ pub(crate) struct Contest<'a> {
     pub(crate) cache: Option<&'a CacheDir>,
     /// What the choice was made by; nothing, where there was none.
     pub(crate) measured: Measured,
+    /// Whether there was the time to measure it all.
+    pub(crate) is_settled: bool,
 }
 
 /// What was measured, now or before.
@@ -130,7 +132,10 @@ impl Contest<'_> {
             tracing::warn!("kernels could not be compared within kernel_timing_budget");
             return None;
         };
-        self.remember(question, chosen);
+        // What was cut short by the budget, or by others' work, may be chance.
+        if self.is_settled {
+            self.remember(question, chosen);
+        }
         Some(self.choice(kernels, chosen))
     }
 
@@ -146,6 +151,7 @@ impl Contest<'_> {
         let seconds = begin.elapsed().as_secs_f64();
         tracing::info!(seconds, kernels = kernels.len(), "timed the kernels");
         self.measured = measured(kernels, &timings);
+        self.is_settled = timings.iter().all(KernelTiming::is_settled);
         timing::fastest(&timings, kernels)
     }
 

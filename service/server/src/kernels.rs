@@ -54,6 +54,7 @@ pub(crate) fn run(arguments: KernelsArguments) -> anyhow::Result<()> {
         thorough: true,
         cache: cache.as_ref(),
         measured: Measured::default(),
+        is_settled: false,
     };
     let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
     let survey = KernelSearch::of(&settings)?.survey(&architecture, &mut choose)?;

@@ -177,6 +177,7 @@ mod tests {
             let scheduler = SchedulerSettings {
                 max_num_seqs: 3,
                 max_num_batched_tokens: 64,
+                max_draft_tokens: 0,
                 max_queued: 0,
             };
             let memory = 1 << 30;

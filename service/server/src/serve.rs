@@ -195,6 +195,7 @@ fn launch(
         thorough: false,
         cache: cache.as_ref(),
         measured: Measured::default(),
+        is_settled: false,
     };
     let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
     let survey = KernelSearch::of(settings)?.survey(&model.architecture, &mut choose)?;

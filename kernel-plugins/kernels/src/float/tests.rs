@@ -219,3 +219,77 @@ fn gates_match_f64() {
     add_scaled(0.5, &[4.0, -4.0], &mut out);
     assert_eq!(out, [3.0, 0.0]);
 }
+
+/// FNV-1a over bytes.
+fn digest(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+fn digest_of(values: &[f32]) -> u64 {
+    digest(values.iter().flat_map(|x| x.to_le_bytes()))
+}
+
+/// The numbers are what an x86-64 with AVX2 and an aarch64 with NEON told. Who
+/// changes an order or a function changes them, and has to mean it.
+#[test]
+fn every_machine_gives_the_same_bits() {
+    let (a, b) = (noise(2561, 7), noise(2561, 8));
+    let mut out = vec![0.0; 2561];
+    let f32_bytes: Vec<u8> = b.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let f16: Vec<u8> = b
+        .iter()
+        .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+        .collect();
+    let bf16: Vec<u8> = b
+        .iter()
+        .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
+        .collect();
+    let sums = [
+        dot(&a, &b),
+        dot_f32_bytes(&a, &f32_bytes),
+        dot_f16(&a, &f16),
+        dot_bf16(&a, &bf16),
+    ];
+    let mut got = vec![("dot", digest_of(&sums))];
+    for (name, norm) in [
+        ("rms_norm", rms_norm as fn(&[f32], &[f32], f32, &mut [f32])),
+        ("rms_norm_ggml", rms_norm_ggml),
+        ("rms_norm_torch", rms_norm_torch),
+    ] {
+        norm(&a, &b, 1e-5, &mut out);
+        got.push((name, digest_of(&out)));
+    }
+    relu2_times(&a, &b, &mut out);
+    got.push(("relu2", digest_of(&out)));
+    let wide: Vec<f32> = a.iter().map(|x| 30.0 * x).collect();
+    silu_times(&wide, &b, &mut out);
+    got.push(("silu", digest_of(&out)));
+    out.copy_from_slice(&wide);
+    add_scaled(0.3, &a, &mut out);
+    got.push(("add_scaled", digest_of(&out)));
+    for (name, quantise) in [
+        ("quantise", quantise as fn(&[f32], &mut [i8]) -> f32),
+        ("quantise_torch", quantise_torch),
+    ] {
+        let mut q = vec![0; 2561];
+        let scale = quantise(&a, &mut q);
+        let bytes = q.iter().map(|q| q.cast_unsigned());
+        got.push((name, digest(bytes.chain(scale.to_le_bytes()))));
+    }
+    assert_eq!(
+        got,
+        [
+            ("dot", 0x96c5_a484_e0f0_57c5),
+            ("rms_norm", 0x04e5_52c7_c9c8_f049),
+            ("rms_norm_ggml", 0x1e41_fc8b_0214_3765),
+            ("rms_norm_torch", 0x1e41_fc8b_0214_3765),
+            ("relu2", 0x1ecf_5465_ff1e_4bee),
+            ("silu", 0xf5e7_f98a_97c5_f494),
+            ("add_scaled", 0x22be_c5fc_821c_a96b),
+            ("quantise", 0x80e0_af8b_a353_3a25),
+            ("quantise_torch", 0xf498_bf83_e8d9_ea38),
+        ]
+    );
+}

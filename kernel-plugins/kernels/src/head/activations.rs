@@ -31,9 +31,9 @@ pub struct Activations {
     tokens: Vec<Token>,
     /// Groups of four columns of a token, an even number of them.
     token_groups: usize,
-    /// Columns 0, 2, 1, 3 of each group: as pairs, what meets the even and the
-    /// odd bytes of a line.
-    words: Vec<[i16; 4]>,
+    /// Columns 0 and 2, 1 and 3 of each group, the first in the lower half:
+    /// what meets the even and the odd bytes of a line.
+    pairs: Vec<[i32; 2]>,
     /// Each group's upper and lower halves: `256 * upper + lower`.
     halves: Vec<[[i8; 4]; 2]>,
 }
@@ -58,7 +58,7 @@ impl Activations {
         );
         self.token_groups = cols.div_ceil(4).next_multiple_of(2);
         self.tokens.clear();
-        self.words.clear();
+        self.pairs.clear();
         self.halves.clear();
         for hidden in hidden.chunks_exact(cols) {
             self.push(hidden, dither, bits);
@@ -94,7 +94,8 @@ impl Activations {
                 token.error += (x - f64::from(scale) * f64::from(*p)).powi(2);
             }
             let [a, b, c, d] = four;
-            self.words.push([a, c, b, d]);
+            let pair = |low: i16, high: i16| i32::from(low) & 0xffff | i32::from(high) << 16;
+            self.pairs.push([pair(a, c), pair(b, d)]);
             let lower = four.map(|p| p as i8);
             let upper = four.map(|p| ((i32::from(p) + 128) >> 8) as i8);
             self.halves.push([upper, lower]);
@@ -114,8 +115,8 @@ impl Activations {
         assert_eq!(self.token_groups, groups, "activations for other codes");
     }
 
-    pub(super) fn words(&self, token: usize) -> &[[i16; 4]] {
-        &self.words[token * self.token_groups..][..self.token_groups]
+    pub(super) fn pairs(&self, token: usize) -> &[[i32; 2]] {
+        &self.pairs[token * self.token_groups..][..self.token_groups]
     }
 
     #[cfg(any(target_arch = "x86_64", test))]

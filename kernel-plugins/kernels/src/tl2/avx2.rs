@@ -8,7 +8,7 @@
 //! are then at most 240 in 16 bits, which holds 136 blocks.
 //!
 //! This takes more instructions for a weight than i2s' multiply-add, and no
-//! fewer for being fewer bytes: see `BENCHMARKS-tl2.md`. More than one token
+//! fewer for being fewer bytes: see `kernel-plugins/BENCHMARKS.md`. More than one token
 //! is multiplied in panels.
 
 use core::arch::x86_64::{
@@ -21,6 +21,7 @@ use core::arch::x86_64::{
     _mm256_unpackhi_epi16, _mm256_unpacklo_epi16,
 };
 
+use super::ahead;
 use super::code::{self, PANEL_CODES};
 use super::layout::{
     BLOCK_CODES, BLOCK_FIELDS, BLOCK_WORDS, Block, STRIP_ROWS, TILE_STRIPS, Tile, WORD_CODES,
@@ -182,6 +183,7 @@ fn codes_of(block: &Block) -> [__m256i; BLOCK_CODES] {
     let mut codes = [_mm256_setzero_si256(); BLOCK_CODES];
     let mut spare = _mm256_setzero_si256();
     for k in 0..BLOCK_WORDS {
+        ahead::ask(&block[k]);
         let [first, second] = load_words(block, k);
         let firsts = [
             first,
@@ -211,7 +213,7 @@ fn codes_of(block: &Block) -> [__m256i; BLOCK_CODES] {
 /// Adds 32 rows' digits to their results, in their order.
 #[target_feature(enable = "avx2")]
 fn add_widened(total: &mut [i32; STRIP_ROWS], sums: &Sums) {
-    let weights = _mm256_set1_epi32(i32::from(BASE) << 16 | 1);
+    let weights = _mm256_set1_epi32((i32::from(BASE) << 16) | 1);
     let (results, _) = total.as_chunks_mut();
     for (half, [low, high]) in sums.iter().enumerate() {
         let first = _mm256_unpacklo_epi16(*low, *high);

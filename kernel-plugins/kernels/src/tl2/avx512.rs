@@ -12,13 +12,14 @@
 //! turns 64 codes into weights.
 
 use core::arch::x86_64::{
-    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi16, _mm512_add_epi32, _mm512_loadu_si512,
+    __m512i, _mm512_add_epi16, _mm512_add_epi32, _mm512_loadu_si512,
     _mm512_mask_multishift_epi64_epi8, _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8,
     _mm512_permutexvar_epi16, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_shldi_epi16,
     _mm512_srai_epi32, _mm512_srli_epi16, _mm512_storeu_si512, _mm512_unpackhi_epi16,
     _mm512_unpacklo_epi16,
 };
 
+use super::ahead;
 use super::code::{NUM_CODES, PANEL_CODES};
 use super::layout::{
     BLOCK_CODES, BLOCK_FIELDS, Block, STRIP_ROWS, TILE_STRIPS, Tile, VECTOR, WORD_CODES,
@@ -149,7 +150,7 @@ fn add_looked_up<const PREFETCH: bool>(
     let mut spare = _mm512_setzero_si512();
     for (k, vector) in block.iter().enumerate() {
         if PREFETCH {
-            prefetch_beyond(vector);
+            ahead::ask(vector);
         }
         let word = load(vector);
         let indices = [
@@ -198,16 +199,6 @@ fn write(
         let out = out.of_token(token, rows.first, rows.num);
         out.copy_from_slice(&all[..rows.num]);
     }
-}
-
-/// Asks for what is read a page later. The hardware's own prefetcher stops at
-/// every page; this one knows neither pages nor the end of the matrix, where
-/// it asks in vain. Into the second level, because the first is full of tables.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn prefetch_beyond(vector: &[u8; VECTOR]) {
-    const AHEAD: usize = 8192;
-    _mm_prefetch::<_MM_HINT_T0>(vector.as_ptr().wrapping_add(AHEAD).cast());
 }
 
 /// Unpacks a part of the weights to a panel.

@@ -34,7 +34,7 @@ pub(super) fn of_columns(columns: &[i8; 3 * LANES]) -> u32 {
     // Four lanes of a byte; the weights plus one have no sign to spill over.
     let [low, middle, high] = [0, 1, 2].map(|run| {
         let codes = u32::from_le_bytes(runs[run].map(|trit: i8| trit as u8));
-        (codes & 0x0303_0303) + 0x0101_0101 & 0x0303_0303
+        ((codes & 0x0303_0303) + 0x0101_0101) & 0x0303_0303
     });
     // The number plus 13, from 0 to 26.
     let raised = low + 3 * middle + 9 * high;

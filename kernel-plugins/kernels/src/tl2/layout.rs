@@ -239,13 +239,13 @@ fn pack_words(columns: &[i8; BLOCK_COLS]) -> [u16; BLOCK_WORDS] {
     let pairs = |codes: u32| (codes & 0x001f_001f) | ((codes >> 3) & 0x03e0_03e0);
     let first = pairs(a) | ((d & 0xff) << 10) | ((d & 0xff00) << 18);
     let second = pairs(b) | ((d & 0xff_0000) >> 6) | ((d >> 24) << 26);
-    let last = (pairs(c) & 0x03ff) | ((c >> 16) & 0x1f) << 10;
+    let last = (pairs(c) & 0x03ff) | (((c >> 16) & 0x1f) << 10);
     let words = [first, first >> 16, second, second >> 16, last];
     let spare = c >> 24;
     let mut k = BLOCK_WORDS as u32;
     words.map(|word| {
         k -= 1;
-        (word | (spare >> k) << 15) as u16
+        (word | ((spare >> k) << 15)) as u16
     })
 }
 
@@ -257,7 +257,7 @@ pub(super) fn codes_of(words: [u16; BLOCK_WORDS]) -> [u8; BLOCK_CODES] {
         for (i, code) in codes.iter_mut().enumerate() {
             *code = (word >> (5 * i)) as u8 & code::MASK;
         }
-        spare[0] = spare[0] << 1 | (word >> 15) as u8;
+        spare[0] = (spare[0] << 1) | (word >> 15) as u8;
     }
     codes
 }
@@ -290,8 +290,8 @@ mod tests {
             .find(|&(code, nth)| FIRST_COLUMNS[code] + 4 * nth == col % 48)
             .unwrap();
         let bits = match code {
-            15 => (0..5).map(|k| word(k) >> 15 << (4 - k)).sum(),
-            _ => word(code / 3) >> (5 * (code % 3)) & 31,
+            15 => (0..5).map(|k| (word(k) >> 15) << (4 - k)).sum(),
+            _ => (word(code / 3) >> (5 * (code % 3))) & 31,
         };
         let (magnitude, sign) = ((bits & 15) as i32, 1 - 2 * (bits >> 4) as i32);
         // Balanced ternary, the lowest digit first.

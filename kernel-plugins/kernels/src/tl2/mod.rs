@@ -10,6 +10,8 @@
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
+mod ahead;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -47,21 +49,16 @@ enum Instructions {
 }
 
 impl Variant {
-    /// Plain Rust, for any CPU.
-    pub const PORTABLE: Variant = Variant(Instructions::Portable);
-
     /// All that this CPU can run, the best one last.
     pub fn available() -> Vec<Variant> {
-        let mut all = vec![Variant::PORTABLE];
-        #[cfg(target_arch = "x86_64")]
-        {
-            let instructions = [
-                avx2::Avx2::new().map(Instructions::Avx2),
-                avx512::Avx512::new().map(Instructions::Avx512),
-            ];
-            all.extend(instructions.into_iter().flatten().map(Variant));
-        }
-        all
+        let all = [
+            Some(Instructions::Portable),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::new().map(Instructions::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            avx512::Avx512::new().map(Instructions::Avx512),
+        ];
+        all.into_iter().flatten().map(Variant).collect()
     }
 
     /// The best one this CPU can run.

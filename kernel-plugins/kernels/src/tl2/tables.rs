@@ -3,7 +3,7 @@
 //! For every code of a block's row, and so for three of a token's activations,
 //! a table of 32 16-bit numbers: what the three weights of each code make of
 //! them. Three products are at most 3 * 128 in magnitude, so the numbers are
-//! exact, and [`MAX_SUMMED`] of them add up in 16 bits.
+//! exact, and 85 of them add up in 16 bits.
 //!
 //! The sixteen tables of 48 columns lie together, 1 KiB, and after those of
 //! one token come the same columns' of the next.
@@ -13,6 +13,7 @@ use super::layout::{BLOCK_CODES, BLOCK_COLS, FIRST_COLUMNS};
 use crate::panel::MAX_COLS;
 
 /// Numbers from tables whose sum is inside 16 bits whatever they are.
+#[cfg(any(target_arch = "x86_64", test))]
 pub(super) const MAX_SUMMED: usize = i16::MAX as usize / (3 * 128);
 
 /// The table of a code.

@@ -1,12 +1,12 @@
-//! The i2s plugin as the host opens it.
+//! Plugins as the host opens them.
 
 use ternion_kernel_host::Kernel;
 
-/// Opens the plugin that cargo built beside this test.
-pub(crate) fn i2s() -> Kernel {
+/// Opens a plugin that cargo built beside this test.
+pub(crate) fn open(name: &str) -> Kernel {
     let test = std::env::current_exe().expect("a test has a file");
     let file = format!(
-        "{}ternion_kernel_i2s{}",
+        "{}ternion_kernel_{name}{}",
         std::env::consts::DLL_PREFIX,
         std::env::consts::DLL_SUFFIX
     );

@@ -21,10 +21,11 @@ impl Aligned {
         Aligned { memory, begin, len }
     }
 
-    /// At least `len` floats: new zeros if there are less.
+    /// `len` floats, new zeros if there are less. What grows little by little is
+    /// moved seldom: its room doubles.
     pub fn at_least(&mut self, len: usize) -> &mut [f32] {
         if self.len < len {
-            *self = Aligned::new(len);
+            *self = Aligned::new(len.max(2 * self.len));
         }
         &mut self[..len]
     }

@@ -17,11 +17,10 @@ pub(super) trait Lanes: Copy {
     /// Sixteen floats.
     type V: Copy;
 
-    /// Rows of queries that one register tile has where there are many, with
-    /// [`COLUMNS`](Lanes::COLUMNS) vectors of keys or values. Multiple of 2.
+    /// Rows of queries that one register tile has where there are many.
     const ROWS: usize;
-    /// Whether registers are wide enough that four rows alone don't keep the
-    /// multipliers busy.
+    /// Whether sixteen floats are one register and there are many: tiles are
+    /// then of more than one vector.
     const WIDE: bool;
 
     fn splat(self, x: f32) -> Self::V;

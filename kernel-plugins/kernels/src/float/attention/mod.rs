@@ -3,14 +3,15 @@
 //! **The order.** A sequence is cut at every [`SEGMENT`] positions, wherever
 //! pages end and whoever computes. In a segment the score of a position is
 //! `(low + high) * factor`, where `low` and `high` are chains of fused
-//! multiply-adds over the first and second half of the elements. Exponentials
-//! are relative to the segment's largest score; position `p` adds to lane
-//! `p % 16` of their sum, and the lanes are added pairwise. Values are added by
-//! fused multiply-adds in order of position. Segments are then joined one by
-//! one in order ([`merge`]): the larger of the largest scores is kept, and
-//! sums and values are scaled to it. So what a query gets depends on what it
-//! sees and on nothing else, and segments of one query may go to different
-//! workers.
+//! multiply-adds over the first and second half of the elements; a scale of the
+//! key comes before the factor. Exponentials are relative to the segment's
+//! largest score; position `p` adds to lane `p % 16` of their sum, and the lanes
+//! are added pairwise. Values are added by fused multiply-adds in order of
+//! position; a scale of the value is multiplied into its weight. Segments are
+//! then joined one by one in order ([`Attention::merge`]): the larger of the
+//! largest scores is kept, and sums and values are scaled to it. So what a query
+//! gets depends on what it sees and on nothing else, and segments of one query
+//! may go to different workers.
 //!
 //! **The layout.** Keys lie in tiles of [`TILE`] positions, `[dim][TILE]`, so
 //! that a vector holds the same element of sixteen keys and scores need no

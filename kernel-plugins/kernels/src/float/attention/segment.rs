@@ -26,8 +26,11 @@ pub(super) const CONVERTED_TILES: usize = 2;
 
 /// Tiles between what is worked on and what is fetched from memory meanwhile,
 /// where there are few rows: the CPU's own prefetching ends with each page of
-/// addresses, and pages of the cache may lie anywhere.
-const AHEAD: usize = 2;
+/// addresses, and pages of the cache may lie anywhere. About 8 KiB, but never
+/// less than the next two tiles, which are worked on together.
+const fn tiles_ahead<T>() -> usize {
+    if size_of::<T>() == 1 { 4 } else { 2 }
+}
 
 /// Vectors of a cache line.
 const fn vectors_of_line<T>() -> usize {
@@ -131,7 +134,7 @@ pub(super) fn attend<L: Lanes, T: Cell>(
 #[inline(always)]
 fn scores_of_few<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &mut Scratch) {
     let (rows, dim, tiles) = (segment.counts.len(), segment.dim, segment.tiles);
-    for tile in tiles.iter().take(AHEAD) {
+    for tile in tiles.iter().take(tiles_ahead::<T>()) {
         fetch_all(l, tile.keys.as_chunks().0);
     }
     let mut row = 0;
@@ -142,15 +145,22 @@ fn scores_of_few<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &mu
         with_rows!(L, block, R => {
             for index in (0..tiles.len()).step_by(2) {
                 let keys = [index, index + 1].map(|index| keys_of(tiles, index));
-                let ahead = [index, index + 1].map(|index| match keys_of(tiles, index + AHEAD) {
-                    // After the last keys come the first values.
-                    [] => tiles[(index + AHEAD) % tiles.len()].values.as_chunks().0,
-                    keys => keys,
-                });
+                let ahead = [index, index + 1].map(|index| ahead_of_keys(tiles, index));
                 score_pair::<L, T, T, R>(l, keys, ahead, queries, segment, index, scores);
             }
         });
         row += block;
+    }
+}
+
+/// What to fetch while the keys of a tile are read. After the last keys come
+/// the first values.
+#[inline(always)]
+fn ahead_of_keys<'a, T>(tiles: &[Tile<'a, T>], index: usize) -> &'a [Vector<T>] {
+    let ahead = index + tiles_ahead::<T>();
+    match keys_of(tiles, ahead) {
+        [] => tiles[ahead % tiles.len()].values.as_chunks().0,
+        keys => keys,
     }
 }
 
@@ -384,9 +394,10 @@ fn values_of_few<L: Lanes, T: Cell>(
         with_rows!(L, block, R => {
             for (index, tile) in segment.tiles.iter().enumerate() {
                 let values = tile.values.as_chunks().0;
-                let ahead = segment.tiles.get(index + AHEAD).map_or(&[][..], |tile| tile.values);
-                let ahead = ahead.as_chunks().0;
-                add_values::<L, T, T, R>(l, values, ahead, segment, scratch.scores(), row, index, 1, out);
+                let ahead = segment.tiles.get(index + tiles_ahead::<T>());
+                let ahead = ahead.map_or(&[][..], |tile| tile.values.as_chunks().0);
+                let scores = scratch.scores();
+                add_values::<L, T, T, R>(l, values, ahead, segment, scores, row, index, 1, out);
             }
         });
         row += block;

@@ -47,11 +47,11 @@ fn some<const T: usize>(
     activations: &Activations,
     sums: &mut Sums<'_>,
 ) -> usize {
-    let words: [&[[i16; 4]]; T] = std::array::from_fn(|i| activations.words(first + i));
+    let pairs: [&[[i32; 2]]; T] = std::array::from_fn(|i| activations.pairs(first + i));
     for half in 0..2 {
         let lanes = match tile.bits {
-            Bits::Four => four_bits(tile.lines, half, words),
-            Bits::Eight => eight_bits(tile.lines, half, words),
+            Bits::Four => four_bits(tile.lines, half, pairs),
+            Bits::Eight => eight_bits(tile.lines, half, pairs),
         };
         for (token, lanes) in lanes.into_iter().enumerate() {
             let rows = &mut sums.of(first + token, tile)[8 * half..][..8];
@@ -64,8 +64,8 @@ fn some<const T: usize>(
 
 /// Half of a tile's rows times `T` tokens.
 #[target_feature(enable = "avx2")]
-fn four_bits<const T: usize>(lines: &[Line], half: usize, words: [&[[i16; 4]]; T]) -> [__m256i; T] {
-    let words = words.map(|words| &words[..2 * lines.len()]);
+fn four_bits<const T: usize>(lines: &[Line], half: usize, pairs: [&[[i32; 2]]; T]) -> [__m256i; T] {
+    let pairs = pairs.map(|pairs| &pairs[..2 * lines.len()]);
     let mask = _mm256_set1_epi16(15);
     let mut sums = [_mm256_setzero_si256(); T];
     for (i, line) in lines.iter().enumerate() {
@@ -78,15 +78,18 @@ fn four_bits<const T: usize>(lines: &[Line], half: usize, words: [&[[i16; 4]]; T
             _mm256_and_si256(_mm256_srli_epi16::<8>(codes), mask),
             _mm256_srli_epi16::<12>(codes),
         ];
-        for (sum, words) in sums.iter_mut().zip(words) {
+        for (sum, pairs) in sums.iter_mut().zip(pairs) {
             let ([even_low, odd_low], [even_high, odd_high]) =
-                (pairs(words[2 * i]), pairs(words[2 * i + 1]));
-            for (field, x) in fields
-                .into_iter()
-                .zip([even_low, even_high, odd_low, odd_high])
-            {
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(field, x));
-            }
+                (in_all_lanes(&pairs[2 * i]), in_all_lanes(&pairs[2 * i + 1]));
+            let even = _mm256_add_epi32(
+                _mm256_madd_epi16(fields[0], even_low),
+                _mm256_madd_epi16(fields[1], even_high),
+            );
+            let odd = _mm256_add_epi32(
+                _mm256_madd_epi16(fields[2], odd_low),
+                _mm256_madd_epi16(fields[3], odd_high),
+            );
+            *sum = _mm256_add_epi32(*sum, _mm256_add_epi32(even, odd));
         }
     }
     sums
@@ -96,30 +99,34 @@ fn four_bits<const T: usize>(lines: &[Line], half: usize, words: [&[[i16; 4]]; T
 fn eight_bits<const T: usize>(
     lines: &[Line],
     half: usize,
-    words: [&[[i16; 4]]; T],
+    pairs: [&[[i32; 2]]; T],
 ) -> [__m256i; T] {
-    let words = words.map(|words| &words[..lines.len()]);
+    let pairs = pairs.map(|pairs| &pairs[..lines.len()]);
     let mask = _mm256_set1_epi16(255);
     let mut sums = [_mm256_setzero_si256(); T];
     for (i, line) in lines.iter().enumerate() {
         let codes = load(line, half);
         let even = _mm256_and_si256(codes, mask);
         let odd = _mm256_srli_epi16::<8>(codes);
-        for (sum, words) in sums.iter_mut().zip(words) {
-            let [x, y] = pairs(words[i]);
-            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(even, x));
-            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(odd, y));
+        for (sum, pairs) in sums.iter_mut().zip(pairs) {
+            let [x, y] = in_all_lanes(&pairs[i]);
+            let both = _mm256_add_epi32(_mm256_madd_epi16(even, x), _mm256_madd_epi16(odd, y));
+            *sum = _mm256_add_epi32(*sum, both);
         }
     }
     sums
 }
 
-/// The first and the second pair of four, in all lanes.
+/// Two pairs, each in all lanes: by a broadcast from memory, which the compiler
+/// does not make of two numbers that stand side by side.
 #[target_feature(enable = "avx2")]
-fn pairs([a, c, b, d]: [i16; 4]) -> [__m256i; 2] {
-    let pair =
-        |low: i16, high: i16| _mm256_set1_epi32(i32::from(low) & 0xffff | i32::from(high) << 16);
-    [pair(a, c), pair(b, d)]
+fn in_all_lanes(pairs: &[i32; 2]) -> [__m256i; 2] {
+    // SAFETY: each reference is to the four bytes that are loaded.
+    let load = |pair: &i32| unsafe { _mm_loadu_si32(std::ptr::from_ref(pair).cast()) };
+    [
+        _mm256_broadcastd_epi32(load(&pairs[0])),
+        _mm256_broadcastd_epi32(load(&pairs[1])),
+    ]
 }
 
 #[target_feature(enable = "avx2")]

@@ -134,9 +134,10 @@ mod tests {
     /// The integers that `Activations` stores, in order.
     fn integers(activations: &Activations, token: usize, cols: usize) -> Vec<i64> {
         let mut integers: Vec<i64> = activations
-            .words(token)
+            .pairs(token)
             .iter()
-            .flat_map(|[a, c, b, d]| [a, b, c, d].map(|p| i64::from(*p)))
+            .flat_map(|[ac, bd]| [*ac as i16, *bd as i16, (ac >> 16) as i16, (bd >> 16) as i16])
+            .map(i64::from)
             .collect();
         let halves = activations.halves(token).iter().flat_map(|[upper, lower]| {
             std::array::from_fn::<i64, 4, _>(|b| 256 * i64::from(upper[b]) + i64::from(lower[b]))

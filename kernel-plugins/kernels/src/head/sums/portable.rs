@@ -6,9 +6,9 @@ pub(super) fn tile(tile: &Tile<'_>, activations: &Activations, sums: &mut Sums<'
     for token in 0..activations.tokens().len() {
         let mut lanes = [0_i32; 64];
         let words = activations
-            .words(token)
+            .pairs(token)
             .iter()
-            .map(|[a, c, b, d]| [*a, *b, *c, *d]);
+            .map(|[ac, bd]| [*ac as i16, *bd as i16, (ac >> 16) as i16, (bd >> 16) as i16]);
         match tile.bits {
             Bits::Four => {
                 let mut words = words;
