@@ -161,7 +161,7 @@ impl CpuExecutor {
                 index,
                 &self.cache,
                 batch,
-                &step.s.wide,
+                &step.s.wide[..n * layer.qkv.width()],
                 layer.qkv.width(),
                 step.team,
                 &step.s.attention,
@@ -253,12 +253,12 @@ impl Step<'_> {
             },
             0.0,
         );
-        s.quantised.resize(self.n * width, 0);
-        s.scales.resize(self.n, 0.0);
+        let quantised = room(&mut s.quantised, self.n * width);
+        let scales = room(&mut s.scales, self.n);
         let (x, mixed, wide, rows) = (&s.x, &s.mixed, &s.wide, &s.rows);
         self.team.zip_rows(
             self.n,
-            (&mut s.normed, &mut s.quantised, &mut s.scales),
+            (&mut s.normed, quantised, scales),
             |worker, token, (exact, quantised, scale)| {
                 let mut row = rows[worker].lock().expect("a worker's own scratch");
                 let Row { gated, normed } = &mut *row;
@@ -302,7 +302,6 @@ impl Step<'_> {
     }
 
     fn linear(&mut self, group: &LinearGroup) -> Result<(), KernelError> {
-        self.s.wide.resize(self.n * group.width(), 0.0);
         let blocks = self.num_blocks();
         let s = &mut *self.s;
         let input = Quantised {
@@ -317,7 +316,7 @@ impl Step<'_> {
             &s.sums,
             &input,
             Write::Replace,
-            &mut s.wide,
+            room(&mut s.wide, self.n * group.width()),
         )
     }
 
@@ -343,10 +342,11 @@ impl Step<'_> {
     fn rotate(&mut self, rope: &RopeTable, a: &Architecture) {
         let rotated = a.q_rows() + a.kv_rows();
         let places = &self.s.places;
-        self.team
-            .rows(&mut self.s.wide, rotated + a.kv_rows(), |_, token, qkv| {
-                rope.rotate(places[token].position, &mut qkv[..rotated]);
-            });
+        let width = rotated + a.kv_rows();
+        let qkv = room(&mut self.s.wide, self.n * width);
+        self.team.rows(qkv, width, |_, token, qkv| {
+            rope.rotate(places[token].position, &mut qkv[..rotated]);
+        });
     }
 
     fn store(&self, cache: &mut KvCache, batch: &Batch, layer: usize, a: &Architecture) {
@@ -395,7 +395,7 @@ struct Norming<'a> {
 
 impl Norming<'_> {
     fn apply<'x>(self, x: &[f32], out: &'x mut Vec<f32>) -> &'x [f32] {
-        out.resize(x.len(), 0.0);
+        let out = room(out, x.len());
         self.apply_into(x, out);
         out
     }
@@ -405,10 +405,19 @@ impl Norming<'_> {
     }
 }
 
+/// The first elements of a buffer, of any content: it grows to the longest that
+/// was asked for, and is not cleared from one width to the next.
+fn room<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+    &mut buffer[..len]
+}
+
 /// The gated product of one token's `[gate, up]`.
 fn gate<'x>(activation: Activation, gate_up: &[f32], out: &'x mut Vec<f32>) -> &'x [f32] {
     let (gate, up) = gate_up.split_at(gate_up.len() / 2);
-    out.resize(up.len(), 0.0);
+    let out = room(out, up.len());
     match activation {
         Activation::Relu2 => relu2_times(gate, up, out),
         Activation::Silu => silu_times(gate, up, out),
