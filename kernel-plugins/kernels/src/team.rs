@@ -547,6 +547,20 @@ mod tests {
     }
 
     #[test]
+    fn nobody_spins_on_a_core_that_another_worker_needs() {
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(patience(cpus), PATIENCE);
+        assert_eq!(patience(cpus + 1), Duration::ZERO);
+        let turns = std::cell::Cell::new(0);
+        let ask = || {
+            turns.set(turns.get() + 1);
+            false
+        };
+        assert!(!spin_until(Duration::ZERO, ask));
+        assert_eq!(turns.get(), TURNS);
+    }
+
+    #[test]
     fn rows_and_columns_reach_every_element() {
         let team = Team::new(4);
         let mut matrix = vec![0_u32; 5 * 12];
