@@ -32,8 +32,8 @@
  * Threading. gemm is called from many threads at once on one packed
  * matrix and one prepared activation matrix, with disjoint row ranges;
  * pack from many threads with disjoint row ranges of one packed matrix.
- * prepare is called by one thread. Nothing else may be shared: a plugin
- * keeps no mutable state.
+ * prepare fills a buffer from one thread, while others fill other buffers.
+ * Nothing else may be shared: a plugin keeps no mutable state.
  *
  * Ownership. Buffers belong to the host, don't overlap, and are valid
  * for the length of the call only. Packed and prepared buffers are aligned

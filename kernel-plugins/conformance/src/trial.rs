@@ -67,7 +67,8 @@ impl<'a> Trial<'a> {
     }
 
     /// The same with every tile in a call of its own, on several threads that
-    /// read one matrix and one set of activations.
+    /// read one matrix and one set of activations, and then each its own, which
+    /// they prepare side by side.
     pub(crate) fn run_on_threads(
         &self,
         batches: &[usize],
@@ -77,6 +78,7 @@ impl<'a> Trial<'a> {
         for &batch in batches {
             self.prepare(batch, &mut prepared)
                 .and_then(|()| self.check_tiles(&prepared, num_threads))
+                .and_then(|()| self.check_side_by_side(batch, num_threads))
                 .map_err(|fault| self.mismatch(batch, fault))?;
         }
         Ok(())
@@ -98,13 +100,15 @@ impl<'a> Trial<'a> {
                 .step_by(num_threads)
                 .try_for_each(|row| self.check_rows(row..rows.min(row + row_tile), prepared))
         };
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..num_threads)
-                .map(|thread| scope.spawn(move || check_share(thread)))
-                .collect();
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().expect("a comparison doesn't panic"))
+        on_threads(num_threads, check_share)
+    }
+
+    fn check_side_by_side(&self, batch: usize, num_threads: usize) -> Result<(), Fault> {
+        let rows = self.matrix.rows().min(self.kernel.row_tile());
+        on_threads(num_threads, |_| {
+            let mut prepared = Prepared::default();
+            self.prepare(batch, &mut prepared)?;
+            self.check_rows(0..rows, &prepared)
         })
     }
 
@@ -176,5 +180,21 @@ fn pack(
     packed.map_err(|error| match error {
         PackError::Kernel(error) => error,
         PackError::Fill(never) => match never {},
+    })
+}
+
+/// Runs a check of each thread's share on as many threads.
+fn on_threads(
+    num_threads: usize,
+    check: impl Fn(usize) -> Result<(), Fault> + Sync,
+) -> Result<(), Fault> {
+    thread::scope(|scope| {
+        let check = &check;
+        let threads: Vec<_> = (0..num_threads)
+            .map(|thread| scope.spawn(move || check(thread)))
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().expect("a comparison doesn't panic"))
     })
 }

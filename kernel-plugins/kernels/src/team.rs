@@ -18,17 +18,23 @@
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
-/// Turns of the waiting loop before a worker goes to sleep: some tens of
-/// microseconds. Longer waits take the core from the threads that feed and
-/// drain the engine: with ten times as many, a small model served over gRPC on
-/// two cores took 27 ms a token instead of less than one.
-const SPINS: u32 = 2_000;
+/// How long a worker waits for the next region before it goes to sleep: longer
+/// than what lies between two regions of a step, which is microseconds, and
+/// short enough not to take the core from the threads that feed and drain the
+/// engine between steps. With ten times as much, a small model served over gRPC
+/// on two cores took 27 ms a token instead of less than one.
+const PATIENCE: Duration = Duration::from_micros(50);
+
+/// Turns between two looks at the clock. How long a turn takes differs much
+/// between CPUs, so that turns alone don't tell.
+const TURNS: u32 = 256;
 
 /// Threads that run parallel regions together.
 pub struct Team {
@@ -42,22 +48,38 @@ pub struct Team {
 type Region<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 struct Shared {
-    /// Counts regions. A worker that sees it change takes part in the new one.
-    epoch: AtomicU32,
-    /// The current region. Written by the caller while no worker is in one.
-    job: UnsafeCell<Option<Job>>,
+    call: Line<Call>,
     /// Next chunk to hand out of each worker's share.
-    next: Vec<Next>,
-    /// Workers still in the current region.
-    busy: AtomicUsize,
+    next: Vec<Line<AtomicUsize>>,
+    patience: Duration,
     asleep: Vec<AtomicBool>,
     panicked: AtomicBool,
     stop: AtomicBool,
 }
 
-/// In a cache line of its own, as its worker writes it all the time.
+/// A cache line that nothing else lies in: who waits for one value doesn't slow
+/// down those who write another.
 #[repr(align(64))]
-struct Next(AtomicUsize);
+struct Line<T>(T);
+
+impl<T> Deref for Line<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// What goes between caller and workers, once each way: in one line, which is
+/// faster than one for each direction.
+struct Call {
+    /// Counts regions. A worker that sees it change takes part in the new one.
+    epoch: AtomicU32,
+    /// The current region. Written by the caller while no worker is in one.
+    job: UnsafeCell<Option<Job>>,
+    /// Workers still in the current region.
+    busy: AtomicUsize,
+}
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -83,10 +105,13 @@ impl Team {
     pub fn new(size: usize) -> Team {
         assert!(size > 0, "a team has at least its caller");
         let shared = Arc::new(Shared {
-            epoch: AtomicU32::new(0),
-            job: UnsafeCell::new(None),
-            next: (0..size).map(|_| Next(AtomicUsize::new(0))).collect(),
-            busy: AtomicUsize::new(0),
+            call: Line(Call {
+                epoch: AtomicU32::new(0),
+                job: UnsafeCell::new(None),
+                busy: AtomicUsize::new(0),
+            }),
+            next: (0..size).map(|_| Line(AtomicUsize::new(0))).collect(),
+            patience: patience(size),
             asleep: (1..size).map(|_| AtomicBool::new(false)).collect(),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -144,28 +169,29 @@ impl Team {
         };
         // SAFETY: `busy` is 0, so no worker reads the job; `region` is locked,
         // so no other caller writes it.
-        unsafe { *shared.job.get() = Some(job) };
+        unsafe { *shared.call.job.get() = Some(job) };
         for (worker, next) in shared.next.iter().enumerate() {
             let first = shared.share(worker, num_chunks).start;
-            next.0.store(first, Ordering::Relaxed);
+            next.store(first, Ordering::Relaxed);
         }
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        shared
+            .call
+            .busy
+            .store(self.workers.len(), Ordering::Relaxed);
+        shared.call.epoch.fetch_add(1, Ordering::SeqCst);
         for (worker, asleep) in self.workers.iter().zip(&shared.asleep) {
             wake(asleep, worker.thread());
         }
 
         let own = catch_unwind(AssertUnwindSafe(|| shared.chunks(0, num_chunks, region)));
-        let mut turns = 0_u32;
-        while shared.busy.load(Ordering::Acquire) > 0 {
-            turns += 1;
-            if turns > SPINS {
+        let all_left = || shared.call.busy.load(Ordering::Acquire) == 0;
+        if !spin_until(shared.patience, all_left) {
+            // Whoever is still in there may be waiting for this core.
+            while !all_left() {
                 std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
             }
         }
-        let panicked = shared.panicked.swap(false, Ordering::Relaxed);
+        let panicked = shared.has_panicked();
         if let Err(payload) = own {
             resume_unwind(payload);
         }
@@ -266,11 +292,39 @@ impl Team {
 impl Drop for Team {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.shared.call.epoch.fetch_add(1, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker only ends by returning: it catches what a region throws.
             let _ = worker.join();
+        }
+    }
+}
+
+/// No patience where there are more workers than the CPUs that this process may
+/// use, affinity and cgroup quota taken into account: whoever is waited for may
+/// need the core of whoever waits.
+fn patience(size: usize) -> Duration {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    if size > cpus {
+        Duration::ZERO
+    } else {
+        PATIENCE
+    }
+}
+
+/// Waits for a condition, not sleeping, and tells whether it came true in time.
+fn spin_until(patience: Duration, condition: impl Fn() -> bool) -> bool {
+    let mut began = None;
+    loop {
+        for _ in 0..TURNS {
+            if condition() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if began.get_or_insert_with(Instant::now).elapsed() >= patience {
+            return false;
         }
     }
 }
@@ -291,7 +345,7 @@ impl Shared {
             }
             // SAFETY: the epoch changed and this worker has not yet left the
             // region, so the caller waits and does not write the job.
-            let job = unsafe { (*self.job.get()).expect("an epoch has a job") };
+            let job = unsafe { (*self.call.job.get()).expect("an epoch has a job") };
             // SAFETY: the caller of `run` keeps the closure alive until this
             // worker decrements `busy`, below.
             let region = unsafe { &*job.region };
@@ -301,7 +355,7 @@ impl Shared {
             if outcome.is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
             }
-            self.busy.fetch_sub(1, Ordering::Release);
+            self.call.busy.fetch_sub(1, Ordering::Release);
         }
     }
 
@@ -310,13 +364,19 @@ impl Shared {
         for owner in (worker..size).chain(0..worker) {
             let end = self.share(owner, num_chunks).end;
             loop {
-                let chunk = self.next[owner].0.fetch_add(1, Ordering::Relaxed);
+                let chunk = self.next[owner].fetch_add(1, Ordering::Relaxed);
                 if chunk >= end {
                     break;
                 }
                 region(worker, chunk);
             }
         }
+    }
+
+    /// Whether a worker's region has panicked, and forgets it. Written only
+    /// then, since the workers read what lies in the same cache line.
+    fn has_panicked(&self) -> bool {
+        self.panicked.load(Ordering::Relaxed) && self.panicked.swap(false, Ordering::Relaxed)
     }
 
     /// A worker's own chunks.
@@ -329,12 +389,9 @@ impl Shared {
 
     /// Returns the new epoch once it is no longer `seen`.
     fn wait_for_region(&self, worker: usize, seen: u32) -> u32 {
-        for _ in 0..SPINS {
-            let epoch = self.epoch.load(Ordering::Acquire);
-            if epoch != seen {
-                return epoch;
-            }
-            std::hint::spin_loop();
+        let changed = || self.call.epoch.load(Ordering::Acquire) != seen;
+        if spin_until(self.patience, changed) {
+            return self.call.epoch.load(Ordering::Acquire);
         }
         // The flag is set before the epoch is read again, and the caller reads
         // the flag after it has written the epoch: one of the two sees the
@@ -342,7 +399,7 @@ impl Shared {
         let asleep = &self.asleep[worker - 1];
         asleep.store(true, Ordering::SeqCst);
         loop {
-            let epoch = self.epoch.load(Ordering::SeqCst);
+            let epoch = self.call.epoch.load(Ordering::SeqCst);
             if epoch != seen {
                 asleep.store(false, Ordering::SeqCst);
                 return epoch;
@@ -487,6 +544,20 @@ mod tests {
             });
             assert!(workers.iter().all(|w| w.load(Ordering::Relaxed)));
         }
+    }
+
+    #[test]
+    fn nobody_spins_on_a_core_that_another_worker_needs() {
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(patience(cpus), PATIENCE);
+        assert_eq!(patience(cpus + 1), Duration::ZERO);
+        let turns = std::cell::Cell::new(0);
+        let ask = || {
+            turns.set(turns.get() + 1);
+            false
+        };
+        assert!(!spin_until(Duration::ZERO, ask));
+        assert_eq!(turns.get(), TURNS);
     }
 
     #[test]

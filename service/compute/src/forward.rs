@@ -9,10 +9,10 @@ use ternion_kernels::team::Team;
 use ternion_model::{Activation, Architecture, Norm};
 
 use crate::attention::{self, Heads, Plan};
-use crate::dialect::{NormFunction, QuantiseFunction};
+use crate::dialect::NormFunction;
 use crate::head::{self, Candidates};
 use crate::kv_cache::{Entry, KvCache, KvConfig, KvPrecision};
-use crate::linear::{LinearGroup, Quantised, Sums, Write};
+use crate::linear::{Failure, LinearGroup, Quantised, Sums, Write};
 use crate::loaded::LoadedModel;
 use crate::rope::RopeTable;
 
@@ -40,18 +40,42 @@ struct Scratch {
     places: Vec<Place>,
     /// The residual stream, `[batch, hidden]`.
     x: Vec<f32>,
-    /// Output of the last norm, `[batch, its width]`.
+    /// Output of a norm for those who read it before it is quantised,
+    /// `[tokens, its width]`.
     normed: Vec<f32>,
     quantised: Vec<i8>,
     scales: Vec<f32>,
-    prepared: Prepared,
+    /// At least one for each [`BLOCK_TOKENS`] tokens.
+    prepared: Vec<Prepared>,
     /// q, k and v side by side, or gate and up: `[batch, width]`.
     wide: Vec<f32>,
-    /// Attention output or gated values, `[batch, width]`.
+    /// Attention output, `[batch, width]`.
     mixed: Vec<f32>,
+    rows: Vec<Mutex<Row>>,
     head: head::Scratch,
     sums: Vec<Mutex<Sums>>,
     attention: Vec<Mutex<attention::Worker>>,
+}
+
+/// One token's values on their way to int8.
+#[derive(Default)]
+struct Row {
+    gated: Vec<f32>,
+    normed: Vec<f32>,
+}
+
+/// Tokens that are prepared together, at most. Blocks are prepared side by side,
+/// and the integers of one block and some rows stay in the second-level cache;
+/// smaller ones make a kernel unpack its weights more often.
+const BLOCK_TOKENS: usize = 128;
+
+/// What a norm is applied to.
+#[derive(Clone, Copy)]
+enum Input {
+    Residual,
+    Attention,
+    /// The gated product of what gate and up gave.
+    Gated,
 }
 
 /// Bytes of KV cache that one token takes.
@@ -78,6 +102,7 @@ impl CpuExecutor {
         let attention = || Mutex::new(attention::Worker::new(heads));
         let scratch = Scratch {
             sums: per_worker(&team),
+            rows: per_worker(&team),
             attention: (0..team.size()).map(|_| attention()).collect(),
             head: head::Scratch::new(a.vocab, team.size()),
             ..Scratch::default()
@@ -127,7 +152,7 @@ impl CpuExecutor {
         step.embed(batch)?;
 
         for (index, layer) in model.layers.iter().enumerate() {
-            step.norm_residual(layer.norm(Norm::Attention));
+            step.quantise(Input::Residual, layer.norm(Norm::Attention), &layer.qkv)?;
             step.linear(&layer.qkv)?;
             step.rotate(&self.rope, a);
             step.store(&mut self.cache, batch, index, a);
@@ -136,19 +161,18 @@ impl CpuExecutor {
                 index,
                 &self.cache,
                 batch,
-                &step.s.wide,
+                &step.s.wide[..n * layer.qkv.width()],
                 layer.qkv.width(),
                 step.team,
                 &step.s.attention,
                 &mut step.s.mixed,
             );
-            step.norm_mixed(layer.norm(Norm::AttentionSub));
+            step.quantise(Input::Attention, layer.norm(Norm::AttentionSub), &layer.o)?;
             step.linear_into_residual(&layer.o)?;
 
-            step.norm_residual(layer.norm(Norm::Ffn));
+            step.quantise(Input::Residual, layer.norm(Norm::Ffn), &layer.gate_up)?;
             step.linear(&layer.gate_up)?;
-            step.gate(a);
-            step.norm_mixed(layer.norm(Norm::FfnSub));
+            step.quantise(Input::Gated, layer.norm(Norm::FfnSub), &layer.down)?;
             step.linear_into_residual(&layer.down)?;
         }
         step.logits(batch);
@@ -208,32 +232,82 @@ impl Step<'_> {
         }
     }
 
-    /// Norm and quantisation of the residual stream.
-    fn norm_residual(&mut self, weight: Option<&[f32]>) {
-        let norm = weight.map(|weight| self.norming(weight));
+    /// Norm, where the model has one here, quantisation and preparation of what
+    /// a group reads.
+    fn quantise(
+        &mut self,
+        input: Input,
+        norm: Option<&[f32]>,
+        group: &LinearGroup,
+    ) -> Result<(), KernelError> {
+        let a = self.model.architecture();
+        let norm = norm.map(|weight| self.norming(weight));
         let quantise = self.model.source.dialect().quantise();
         let s = &mut *self.s;
-        let out = (&mut s.normed, &mut s.quantised, &mut s.scales);
-        norm_and_quantise(self.team, self.n, &s.x, norm, quantise, out);
+        let width = group.cols();
+        s.normed.resize(
+            if group.reads_exact() {
+                self.n * width
+            } else {
+                0
+            },
+            0.0,
+        );
+        let quantised = room(&mut s.quantised, self.n * width);
+        let scales = room(&mut s.scales, self.n);
+        let (x, mixed, wide, rows) = (&s.x, &s.mixed, &s.wide, &s.rows);
+        self.team.zip_rows(
+            self.n,
+            (&mut s.normed, quantised, scales),
+            |worker, token, (exact, quantised, scale)| {
+                let mut row = rows[worker].lock().expect("a worker's own scratch");
+                let Row { gated, normed } = &mut *row;
+                let x = match input {
+                    Input::Residual => &x[token * width..][..width],
+                    Input::Attention => &mixed[token * width..][..width],
+                    Input::Gated => {
+                        gate(a.activation, &wide[2 * token * width..][..2 * width], gated)
+                    }
+                };
+                let x = norm.map_or(x, |norm| norm.apply(x, normed));
+                if !exact.is_empty() {
+                    exact.copy_from_slice(x);
+                }
+                scale[0] = quantise(x, quantised);
+            },
+        );
+        self.prepare(width)
     }
 
-    /// Norm and quantisation of attention output or gated values.
-    fn norm_mixed(&mut self, weight: Option<&[f32]>) {
-        let norm = weight.map(|weight| self.norming(weight));
-        let quantise = self.model.source.dialect().quantise();
+    fn prepare(&mut self, cols: usize) -> Result<(), KernelError> {
+        let (n, blocks) = (self.n, self.num_blocks());
         let s = &mut *self.s;
-        let out = (&mut s.normed, &mut s.quantised, &mut s.scales);
-        norm_and_quantise(self.team, self.n, &s.mixed, norm, quantise, out);
+        if s.prepared.len() < blocks {
+            s.prepared.resize_with(blocks, Prepared::default);
+        }
+        let failure = Failure::default();
+        let (kernel, quantised) = (&self.model.kernel, &s.quantised);
+        self.team
+            .rows(&mut s.prepared[..blocks], 1, |_, block, into| {
+                let tokens = block * n / blocks..(block + 1) * n / blocks;
+                let x = &quantised[tokens.start * cols..tokens.end * cols];
+                failure.note(kernel.prepare(cols, tokens.len(), x, &mut into[0]));
+            });
+        failure.into_result()
+    }
+
+    /// Blocks that the batch is prepared in.
+    fn num_blocks(&self) -> usize {
+        self.n.div_ceil(BLOCK_TOKENS)
     }
 
     fn linear(&mut self, group: &LinearGroup) -> Result<(), KernelError> {
-        self.s.wide.resize(self.n * group.width(), 0.0);
-        self.prepare()?;
+        let blocks = self.num_blocks();
         let s = &mut *self.s;
         let input = Quantised {
             batch: self.n,
             exact: &s.normed,
-            prepared: &s.prepared,
+            prepared: &s.prepared[..blocks],
             scales: &s.scales,
         };
         group.forward(
@@ -242,17 +316,17 @@ impl Step<'_> {
             &s.sums,
             &input,
             Write::Replace,
-            &mut s.wide,
+            room(&mut s.wide, self.n * group.width()),
         )
     }
 
     fn linear_into_residual(&mut self, group: &LinearGroup) -> Result<(), KernelError> {
-        self.prepare()?;
+        let blocks = self.num_blocks();
         let s = &mut *self.s;
         let input = Quantised {
             batch: self.n,
             exact: &s.normed,
-            prepared: &s.prepared,
+            prepared: &s.prepared[..blocks],
             scales: &s.scales,
         };
         group.forward(
@@ -265,20 +339,14 @@ impl Step<'_> {
         )
     }
 
-    fn prepare(&mut self) -> Result<(), KernelError> {
-        let cols = self.s.quantised.len() / self.n;
-        self.model
-            .kernel
-            .prepare(cols, self.n, &self.s.quantised, &mut self.s.prepared)
-    }
-
     fn rotate(&mut self, rope: &RopeTable, a: &Architecture) {
         let rotated = a.q_rows() + a.kv_rows();
         let places = &self.s.places;
-        self.team
-            .rows(&mut self.s.wide, rotated + a.kv_rows(), |_, token, qkv| {
-                rope.rotate(places[token].position, &mut qkv[..rotated]);
-            });
+        let width = rotated + a.kv_rows();
+        let qkv = room(&mut self.s.wide, self.n * width);
+        self.team.rows(qkv, width, |_, token, qkv| {
+            rope.rotate(places[token].position, &mut qkv[..rotated]);
+        });
     }
 
     fn store(&self, cache: &mut KvCache, batch: &Batch, layer: usize, a: &Architecture) {
@@ -297,18 +365,6 @@ impl Step<'_> {
         });
     }
 
-    fn gate(&mut self, a: &Architecture) {
-        self.s.mixed.resize(self.n * a.ffn, 0.0);
-        let wide = &self.s.wide;
-        self.team.rows(&mut self.s.mixed, a.ffn, |_, token, out| {
-            let (gate, up) = wide[2 * token * a.ffn..][..2 * a.ffn].split_at(a.ffn);
-            match a.activation {
-                Activation::Relu2 => relu2_times(gate, up, out),
-                Activation::Silu => silu_times(gate, up, out),
-            }
-        });
-    }
-
     fn logits(&mut self, batch: &Batch) {
         let a = self.model.architecture();
         let norm = self.norming(&self.model.output_norm);
@@ -319,7 +375,8 @@ impl Step<'_> {
             for token in end - span.num_logits..end {
                 let begin = s.normed.len();
                 s.normed.resize(begin + a.hidden, 0.0);
-                norm.apply(&s.x[token * a.hidden..][..a.hidden], &mut s.normed[begin..]);
+                let x = &s.x[token * a.hidden..][..a.hidden];
+                norm.apply_into(x, &mut s.normed[begin..]);
             }
         }
         let matrix = self.model.source.head();
@@ -337,37 +394,35 @@ struct Norming<'a> {
 }
 
 impl Norming<'_> {
-    fn apply(self, x: &[f32], out: &mut [f32]) {
+    fn apply<'x>(self, x: &[f32], out: &'x mut Vec<f32>) -> &'x [f32] {
+        let out = room(out, x.len());
+        self.apply_into(x, out);
+        out
+    }
+
+    fn apply_into(self, x: &[f32], out: &mut [f32]) {
         (self.function)(x, self.weight, self.eps, out);
     }
 }
 
-/// RMSNorm of each of `n` tokens, where the model has a norm here, then its
-/// int8 values and their scale.
-fn norm_and_quantise(
-    team: &Team,
-    n: usize,
-    x: &[f32],
-    norm: Option<Norming<'_>>,
-    quantise: QuantiseFunction,
-    (normed, quantised, scales): (&mut Vec<f32>, &mut Vec<i8>, &mut Vec<f32>),
-) {
-    let width = x.len() / n;
-    normed.resize(x.len(), 0.0);
-    quantised.resize(x.len(), 0);
-    scales.resize(n, 0.0);
-    team.zip_rows(
-        n,
-        (normed, quantised, scales),
-        |_, token, (normed, quantised, scale)| {
-            let x = &x[token * width..][..width];
-            match norm {
-                Some(norm) => norm.apply(x, normed),
-                None => normed.copy_from_slice(x),
-            }
-            scale[0] = quantise(normed, quantised);
-        },
-    );
+/// The first elements of a buffer, of any content: it grows to the longest that
+/// was asked for, and is not cleared from one width to the next.
+fn room<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+    &mut buffer[..len]
+}
+
+/// The gated product of one token's `[gate, up]`.
+fn gate<'x>(activation: Activation, gate_up: &[f32], out: &'x mut Vec<f32>) -> &'x [f32] {
+    let (gate, up) = gate_up.split_at(gate_up.len() / 2);
+    let out = room(out, up.len());
+    match activation {
+        Activation::Relu2 => relu2_times(gate, up, out),
+        Activation::Silu => silu_times(gate, up, out),
+    }
+    out
 }
 
 fn per_worker<T: Default>(team: &Team) -> Vec<Mutex<T>> {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use half::bf16;
 use ternion_kernel_host::{Kernel, KernelError, PackedMatrix, Prepared};
-use ternion_kernels::float::{add_scaled, dot};
+use ternion_kernels::float::{add_scaled, add_scaled_sums, dot, scale_sums};
 use ternion_kernels::team::Team;
 
 use crate::dialect::Products;
@@ -43,8 +43,10 @@ pub(crate) struct LinearGroup {
 pub(crate) struct Quantised<'a> {
     pub(crate) batch: usize,
     /// Before quantisation, `[batch, cols]`: what low-rank additions read.
+    /// Empty where there are none.
     pub(crate) exact: &'a [f32],
-    pub(crate) prepared: &'a Prepared,
+    /// Blocks of tokens, one after the other.
+    pub(crate) prepared: &'a [Prepared],
     /// Scale of each token.
     pub(crate) scales: &'a [f32],
 }
@@ -116,6 +118,11 @@ impl LinearGroup {
         })
     }
 
+    /// Values a token has in the input.
+    pub(crate) fn cols(&self) -> usize {
+        self.linears[0].weights.cols()
+    }
+
     /// Values a token has in the output.
     pub(crate) fn width(&self) -> usize {
         self.width
@@ -144,7 +151,7 @@ impl LinearGroup {
         out: &mut [f32],
     ) -> Result<(), KernelError> {
         let low = self.project_low(input);
-        let failure = Mutex::new(None);
+        let failure = Failure::default();
         team.columns(
             out,
             self.width,
@@ -153,45 +160,53 @@ impl LinearGroup {
                 let (index, rows) = &self.chunks[chunk];
                 let linear = &self.linears[*index];
                 let mut sums = workers[worker].lock().expect("a worker's own scratch");
-                let sums = sums.of_len(input.batch * rows.len());
-                let outcome = kernel.gemm(
-                    &linear.weights,
-                    input.prepared,
-                    rows.clone(),
-                    sums,
-                    rows.len(),
-                );
-                if let Err(error) = outcome {
-                    failure
-                        .lock()
-                        .expect("no panic under this lock")
-                        .get_or_insert(error);
-                    return;
-                }
-                for (token, sums) in sums.chunks_exact(rows.len()).enumerate() {
-                    let out = columns.row(token);
-                    let scales = (input.scales[token], linear.scale);
-                    match self.products {
-                        Products::Exact => scale(sums, |sum| sum as f32, scales, write, out),
-                        Products::Bf16 => {
-                            let round = |sum| bf16::from_f32(sum as f32).to_f32();
-                            scale(sums, round, scales, write, out);
+                let mut first = 0;
+                for prepared in input.prepared {
+                    let sums = sums.of_len(prepared.batch() * rows.len());
+                    let weights = &linear.weights;
+                    let outcome = kernel.gemm(weights, prepared, rows.clone(), sums, rows.len());
+                    if failure.note(outcome).is_none() {
+                        return;
+                    }
+                    for (token, sums) in (first..).zip(sums.chunks_exact(rows.len())) {
+                        let out = columns.row(token);
+                        let scales = (input.scales[token], linear.scale);
+                        self.scale(sums, scales, write, out);
+                        if let Some(lora) = &linear.lora {
+                            lora.add(rows.clone(), low[*index].token(token), out);
                         }
                     }
-                    if let Some(lora) = &linear.lora {
-                        lora.add(rows.clone(), low[*index].token(token), out);
-                    }
+                    first += prepared.batch();
                 }
             },
         );
-        failure
-            .into_inner()
-            .expect("no panic under this lock")
-            .map_or(Ok(()), Err)
+        failure.into_result()
+    }
+
+    /// `sum / s * w_s` of each sum.
+    fn scale(&self, sums: &[i32], (s, w_s): (f32, f32), write: Write, out: &mut [f32]) {
+        match (self.products, write) {
+            (Products::Exact, Write::Replace) => scale_sums(sums, s, w_s, out),
+            (Products::Exact, Write::Add) => add_scaled_sums(sums, s, w_s, out),
+            (Products::Bf16, _) => {
+                let round = |sum: &i32| bf16::from_f32(*sum as f32).to_f32();
+                let scaled = sums.iter().map(|sum| round(sum) / s * w_s);
+                let outs = out.iter_mut().zip(scaled);
+                match write {
+                    Write::Replace => outs.for_each(|(out, y)| *out = y),
+                    Write::Add => outs.for_each(|(out, y)| *out += y),
+                }
+            }
+        }
+    }
+
+    /// Whether it reads activations before quantisation.
+    pub(crate) fn reads_exact(&self) -> bool {
+        self.linears.iter().any(|linear| linear.lora.is_some())
     }
 
     fn project_low(&self, input: &Quantised<'_>) -> Vec<Low> {
-        if self.linears.iter().all(|linear| linear.lora.is_none()) {
+        if !self.reads_exact() {
             return Vec::new();
         }
         self.linears
@@ -204,18 +219,24 @@ impl LinearGroup {
     }
 }
 
-/// `sum / s * w_s` of each sum.
-fn scale(
-    sums: &[i32],
-    product: impl Fn(i32) -> f32,
-    (s, w_s): (f32, f32),
-    write: Write,
-    out: &mut [f32],
-) {
-    let scaled = sums.iter().map(|sum| product(*sum) / s * w_s);
-    match write {
-        Write::Replace => out.iter_mut().zip(scaled).for_each(|(out, y)| *out = y),
-        Write::Add => out.iter_mut().zip(scaled).for_each(|(out, y)| *out += y),
+/// The first error of a region.
+#[derive(Default)]
+pub(crate) struct Failure(Mutex<Option<KernelError>>);
+
+impl Failure {
+    /// What came of a call, unless it failed.
+    pub(crate) fn note<T>(&self, outcome: Result<T, KernelError>) -> Option<T> {
+        outcome
+            .map_err(|error| {
+                let mut first = self.0.lock().expect("no panic under this lock");
+                first.get_or_insert(error);
+            })
+            .ok()
+    }
+
+    pub(crate) fn into_result(self) -> Result<(), KernelError> {
+        let first = self.0.into_inner().expect("no panic under this lock");
+        first.map_or(Ok(()), Err)
     }
 }
 

@@ -477,7 +477,7 @@ impl Matrices {
         let input = Quantised {
             batch,
             exact: &[],
-            prepared,
+            prepared: std::slice::from_ref(prepared),
             scales: &[1.0; MAX_BATCH][..batch],
         };
         let out = &mut self.out[..batch * weights.width()];

@@ -14,12 +14,14 @@ mod dense;
 mod exp;
 mod norm;
 mod quantise;
+mod scale;
 
 pub use activation::{relu2_times, silu_times};
 pub use dense::{add_scaled, dot, dot_bf16, dot_f16, dot_f32_bytes, widen_bf16, widen_f16};
 pub use exp::exp;
 pub use norm::{rms_norm, rms_norm_ggml, rms_norm_torch};
 pub use quantise::{quantise, quantise_torch};
+pub use scale::{add_scaled_sums, scale_sums};
 
 /// Partial sums of a reduction: enough for four AVX2 or two AVX-512 registers.
 pub(crate) const LANES: usize = 32;

@@ -46,10 +46,19 @@ fn largest(x: &[f32]) -> f32 {
     largest.into_iter().fold(1e-5_f32, f32::max)
 }
 
+/// Added to a number between -2^22 and 2^22 it leaves no bits for a fraction:
+/// the sum is rounded to the nearest integer, to even where two are as near,
+/// and its low bits are that integer's.
+const ROUNDER: f32 = 1.5 * (1 << 23) as f32;
+
+/// Products are between -127.5 and 127.5, or not a number: the scale belongs to
+/// the largest.
 #[inline(always)]
 fn round(x: &[f32], scale: f32, out: &mut [i8]) {
     assert_eq!(x.len(), out.len());
     for (out, x) in out.iter_mut().zip(x) {
-        *out = (x * scale).round_ties_even() as i8;
+        let product = x * scale;
+        let product = if product.is_nan() { 0.0 } else { product };
+        *out = (product + ROUNDER).to_bits() as i8;
     }
 }

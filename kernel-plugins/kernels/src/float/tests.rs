@@ -128,6 +128,39 @@ fn the_norm_of_torch_is_its_to_the_bit() {
 }
 
 #[test]
+fn quantisation_is_that_of_plain_conversions() {
+    let mut x = noise(1000, 7);
+    x[3] = f32::NAN;
+    x[400] = -1.0;
+    x[500] = 1.0;
+    let broken = [1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -0.0, 1e-45];
+    for x in [&x[..], &broken] {
+        let mut q = vec![77; x.len()];
+        let scale = quantise(x, &mut q);
+        let plain: Vec<i8> = x
+            .iter()
+            .map(|x| (x * scale).round_ties_even() as i8)
+            .collect();
+        assert_eq!(q, plain);
+    }
+}
+
+#[test]
+fn sums_are_divided_first_and_then_multiplied() {
+    let sums: Vec<i32> = (0..77).map(|i| (i - 30) * 1_234_567).collect();
+    let (s, w_s) = (97.3, 0.0123);
+    let plain = |sum: &i32| *sum as f32 / s * w_s;
+    let mut out = vec![0.0; sums.len()];
+    scale_sums(&sums, s, w_s, &mut out);
+    assert_eq!(out, sums.iter().map(plain).collect::<Vec<_>>());
+    let before = noise(sums.len(), 5);
+    out.copy_from_slice(&before);
+    add_scaled_sums(&sums, s, w_s, &mut out);
+    let added = before.iter().zip(&sums).map(|(x, sum)| x + plain(sum));
+    assert_eq!(out, added.collect::<Vec<_>>());
+}
+
+#[test]
 fn quantisation_rounds_to_nearest_even() {
     // The largest value is 127, so the scale is 1 and ties are visible.
     let x = [0.5, 1.5, 2.5, -0.5, -1.5, 126.5, -127.0, 0.49, f32::NAN];

@@ -89,19 +89,37 @@ impl Activations {
     }
 
     fn interleave(self, tokens: &[i8], group: &mut [u8]) {
-        let (words, _) = group.as_chunks_mut::<4>();
-        let num_tokens = words.len() * 4 / self.padded_cols();
-        for (lane, token) in tokens.chunks_exact(self.cols).enumerate() {
-            let (whole, rest) = token.as_chunks::<4>();
-            let mut last = [0; 4];
-            last[..rest.len()].copy_from_slice(rest);
-            let places = words[lane..].iter_mut().step_by(num_tokens);
-            let columns = whole
-                .iter()
-                .chain([&last])
-                .chain([&[0; 4]; COLS_MULTIPLE / 4]);
-            for (place, columns) in places.zip(columns) {
-                *place = columns.map(|x| x as u8);
+        match tokens.len() / self.cols {
+            1 => self.take_turns::<1>(tokens, group),
+            2 => self.take_turns::<2>(tokens, group),
+            3 => self.take_turns::<3>(tokens, group),
+            4 => self.take_turns::<4>(tokens, group),
+            5 => self.take_turns::<5>(tokens, group),
+            GROUP_TOKENS => self.take_turns::<GROUP_TOKENS>(tokens, group),
+            _ => unreachable!("a group has at most {GROUP_TOKENS} tokens"),
+        }
+    }
+
+    /// With the number of tokens known, so that a field's words are written one
+    /// after another and not, token by token, with gaps.
+    fn take_turns<const TOKENS: usize>(self, tokens: &[i8], group: &mut [u8]) {
+        let (fields, _) = group.as_chunks_mut::<FIELD_COLS>().0.as_chunks_mut();
+        let (whole, padding) = fields.split_at_mut(self.cols / FIELD_COLS);
+        let of_token: [&[i8]; TOKENS] =
+            core::array::from_fn(|token| &tokens[token * self.cols..][..self.cols]);
+        let words = of_token.map(|token| &token.as_chunks::<FIELD_COLS>().0[..whole.len()]);
+        for (index, field) in whole.iter_mut().enumerate() {
+            *field = words.map(|words| words[index].map(|x| x as u8));
+        }
+        for field in &mut *padding {
+            *field = [[0; FIELD_COLS]; TOKENS];
+        }
+        if let Some(field) = padding.first_mut() {
+            for (word, token) in field.iter_mut().zip(of_token) {
+                let rest = token.as_chunks::<FIELD_COLS>().1;
+                for (byte, x) in word.iter_mut().zip(rest) {
+                    *byte = *x as u8;
+                }
             }
         }
     }
