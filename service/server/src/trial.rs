@@ -214,6 +214,10 @@ impl Ended {
         }
         let misbehaved = match self.status {
             None => Some(format!("did not end within {timeout:?} {step}")),
+            // Killed for it, unless it noticed first that nobody reads on.
+            Some(_) if self.stdout.len() as u64 == MAX_STDOUT_BYTES => {
+                Some(format!("printed {} to standard output", quoted(&printed)))
+            }
             Some(status) => match status.signal() {
                 Some(signal) => Some(format!("was killed by {} {step}", signal_name(signal))),
                 None if !printed.is_empty() => {
