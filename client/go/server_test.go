@@ -64,7 +64,8 @@ func serverProgram(t *testing.T) string {
 
 func runServer(t *testing.T, program, address string, arguments ...string) *server {
 	t.Helper()
-	arguments = append([]string{"serve", "--listen", address}, arguments...)
+	// Without guesses, so that long requests of the demo, which repeats itself, last a while.
+	arguments = append([]string{"serve", "--listen", address, "--max-draft-tokens", "0"}, arguments...)
 	if help, err := exec.Command(program, "serve", "--help").Output(); err != nil {
 		t.Fatalf("%s: %v", program, err)
 	} else if bytes.Contains(help, []byte("--operations-listen")) {

@@ -22,7 +22,9 @@ async fn fourteen_at_once_answer_as_each_alone() {
     }
     assert_eq!(client.load().await.expect("it is up").preemptions, 0);
 
-    let tight = Server::start(&["--model", model, "--kv-pages", FEW_PAGES]);
+    // With guesses, where the other has none.
+    let tight = ["--kv-pages", FEW_PAGES, "--max-draft-tokens", "8"];
+    let tight = Server::start(&[&["--model", model], &tight[..]].concat());
     let client = tight.client().await;
     let together = answers(&client, requests()).await;
     let load = client.load().await.expect("it is up");

@@ -51,6 +51,11 @@ impl Server {
         if !arguments.contains(&"--operations-listen") {
             command.args(["--operations-listen", "127.0.0.1:0"]);
         }
+        // Much of the demo's text repeats itself, and a test that needs a request
+        // to last a while should get one.
+        if !arguments.contains(&"--max-draft-tokens") {
+            command.args(["--max-draft-tokens", "0"]);
+        }
         let mut process = command
             .args(arguments)
             .stdin(Stdio::null())

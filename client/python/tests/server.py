@@ -32,7 +32,11 @@ MOMENT = 60.0
 class Server:
     def __init__(self, program: str, *arguments: str, listen: str = "127.0.0.1:0") -> None:
         self._process = subprocess.Popen(
-            [program, "serve", "--listen", listen, "--operations-listen", "off", *arguments],
+            [
+                *[program, "serve", "--listen", listen, "--operations-listen", "off"],
+                # Without guesses, so that long requests of the demo, which repeats itself, last a while.
+                *["--max-draft-tokens", "0", *arguments],
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

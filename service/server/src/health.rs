@@ -22,6 +22,8 @@ struct Reported {
     reporter: HealthReporter,
     service: &'static str,
     probe: Probe,
+    /// Whoever watches is told of changes only.
+    told: Option<ServingStatus>,
 }
 
 /// Everything that is reported about health.
@@ -46,6 +48,7 @@ impl HealthReports {
             reporter: reporter.clone(),
             service,
             probe: *probe,
+            told: None,
         });
         self.reported.lock().await.extend(added);
         self.update().await;
@@ -53,9 +56,9 @@ impl HealthReports {
 
     /// Tells the condition of this moment.
     pub(crate) async fn update(&self) {
-        let reported = self.reported.lock().await;
+        let mut reported = self.reported.lock().await;
         let condition = self.vitals.condition();
-        for name in reported.iter() {
+        for name in reported.iter_mut() {
             let good = match name.probe {
                 Probe::Liveness => condition.is_live(),
                 Probe::Readiness => condition.is_ready(),
@@ -64,7 +67,9 @@ impl HealthReports {
                 true => ServingStatus::Serving,
                 false => ServingStatus::NotServing,
             };
-            name.reporter.set_service_status(name.service, status).await;
+            if name.told.replace(status) != Some(status) {
+                name.reporter.set_service_status(name.service, status).await;
+            }
         }
     }
 

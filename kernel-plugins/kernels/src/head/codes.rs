@@ -88,7 +88,7 @@ impl Codes {
         self.cols.div_ceil(self.bits.line_cols())
     }
 
-    /// All lines, to be filled by [`pack`] tile by tile.
+    /// All lines, to be filled by [`pack`](Codes::pack) tile by tile.
     pub fn lines_mut(&mut self) -> &mut [Line] {
         &mut self.lines
     }
