@@ -34,7 +34,7 @@ class Server:
         self._process = subprocess.Popen(
             [
                 *[program, "serve", "--listen", listen, "--operations-listen", "off"],
-                # Without guesses, so that long requests of the demo, which repeats itself, last a while.
+                # Without guesses: the demo repeats itself, and long requests are to last.
                 *["--max-draft-tokens", "0", *arguments],
             ],
             stdin=subprocess.DEVNULL,
