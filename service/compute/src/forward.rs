@@ -380,7 +380,7 @@ impl Step<'_> {
             }
         }
         let matrix = self.model.source.head();
-        let head = &self.model.head;
+        let head = self.model.ready_head();
         s.head.fill(head, &matrix, batch, &s.normed, self.team);
     }
 }

@@ -1,6 +1,6 @@
 //! A model in memory, in the layout of a kernel.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ternion_kernel_host::Kernel;
 use ternion_kernels::team::Team;
@@ -56,7 +56,8 @@ pub struct LoadedModel {
     pub(crate) kernel: Kernel,
     pub(crate) layers: Vec<Layer>,
     pub(crate) output_norm: Vec<f32>,
-    pub(crate) head: Head,
+    /// As it is stored, until it has been made ready in another way.
+    head: OnceLock<Head>,
 }
 
 pub(crate) struct Layer {
@@ -169,32 +170,39 @@ impl LoadedModel {
             output_norm: source.output_norm(),
             layers,
             kernel: kernel.clone(),
-            head: Head::Exact,
+            head: OnceLock::new(),
             source,
         }
     }
 
     /// Makes the output head ready to be computed in another way than
-    /// [`HeadChoice::F16`].
+    /// [`HeadChoice::F16`], once. The model may run meanwhile: until then the
+    /// head is computed as it is stored, which a screened one answers like.
     ///
     /// # Errors
     ///
     /// If it holds what can't be rounded.
-    pub fn choose_head(&mut self, choice: HeadChoice, team: &Team) -> Result<(), LoadError> {
+    pub fn choose_head(&self, choice: HeadChoice, team: &Team) -> Result<(), LoadError> {
         let matrix = self.source.head();
-        self.head = Head::new(choice, &matrix, team)
+        let head = Head::new(choice, &matrix, team)
             .map_err(|reason| LoadError::Head { choice, reason })?;
+        self.head.get_or_init(|| head);
         Ok(())
+    }
+
+    /// The head as it is by now.
+    pub(crate) fn ready_head(&self) -> &Head {
+        self.head.get().unwrap_or(&Head::Exact)
     }
 
     /// How the output head is computed: what became of the choice.
     pub fn head(&self) -> HeadChoice {
-        self.head.choice()
+        self.ready_head().choice()
     }
 
     /// Instruction set of the head's integer products, if it has any.
     pub fn head_variant(&self) -> Option<&'static str> {
-        self.head.variant()
+        self.ready_head().variant()
     }
 
     /// Shapes and choices of the forward pass.
@@ -218,7 +226,7 @@ impl LoadedModel {
 
     /// Bytes of memory that the head takes besides.
     pub fn head_state_bytes(&self) -> usize {
-        self.head.bytes()
+        self.ready_head().bytes()
     }
 }
 

@@ -35,7 +35,7 @@ fn executor_with(threads: usize, head: HeadChoice, kv: KvConfig, max_len: usize)
     let architecture = architecture_of("tiny").expect("a known shape");
     let source = Arc::new(Synthetic::new(architecture, &team));
     let kernel = plugin::open("i2s");
-    let mut loaded = LoadedModel::load(source, None, &kernel, &team, &|_, _| {}).expect("loads");
+    let loaded = LoadedModel::load(source, None, &kernel, &team, &|_, _| {}).expect("loads");
     loaded.choose_head(head, &team).expect("a head like others");
     CpuExecutor::new(Arc::new(loaded), team, kv, max_len)
 }

@@ -159,28 +159,64 @@ pub(crate) fn pack(
     head: HeadChoice,
     team: &Team,
 ) -> anyhow::Result<LoadedModel> {
-    let mut loaded =
-        with_bar(|progress| LoadedModel::load(source, adapter, kernel, team, progress))?;
+    let loaded = with_bar(|progress| LoadedModel::load(source, adapter, kernel, team, progress))?;
     loaded.choose_head(head, team)?;
     Ok(loaded)
 }
 
-/// Likewise, or finds them in the cache; without one, `None` came of it.
+/// Packs the weights, or finds them in the cache; without one, `None` came of
+/// it. The head is as it is stored.
 pub(crate) fn pack_cached(
     model: &Arc<Model>,
     cache: Option<PackedCache<'_>>,
     kernel: &Kernel,
-    head: HeadChoice,
     team: &Team,
 ) -> anyhow::Result<(LoadedModel, Option<CacheUse>)> {
     let Some(cache) = cache else {
-        return Ok((pack(model.clone(), None, kernel, head, team)?, None));
+        let pack = |progress: &(dyn Fn(usize, usize) + Sync)| {
+            LoadedModel::load(model.clone(), None, kernel, team, progress)
+        };
+        return Ok((with_bar(pack)?, None));
     };
-    let (mut loaded, cache_use) = with_bar(|progress| {
+    let (loaded, cache_use) = with_bar(|progress| {
         LoadedModel::load_cached(model.clone(), cache, kernel, team, progress)
     })?;
-    loaded.choose_head(head, team)?;
     Ok((loaded, Some(cache_use)))
+}
+
+/// Makes the head ready. With [`HeadChoice::Auto`] answers are those of the
+/// stored one either way, so requests are served meanwhile, and threads of its
+/// own do it.
+pub(crate) fn choose_head(
+    loaded: &Arc<LoadedModel>,
+    head: HeadChoice,
+    team: &Arc<Team>,
+) -> anyhow::Result<()> {
+    if head != HeadChoice::Auto {
+        loaded.choose_head(head, team)?;
+        log_head(loaded);
+        return Ok(());
+    }
+    let (loaded, threads) = (Arc::clone(loaded), team.size());
+    std::thread::Builder::new()
+        .name("ternion-head".to_owned())
+        .spawn(
+            move || match loaded.choose_head(head, &Team::new(threads)) {
+                Ok(()) => log_head(&loaded),
+                Err(error) => tracing::warn!("{error}: the output head is computed as it is"),
+            },
+        )
+        .context("can't start a thread for the output head")?;
+    Ok(())
+}
+
+fn log_head(loaded: &LoadedModel) {
+    tracing::info!(
+        head = %loaded.head(),
+        isa = loaded.head_variant().unwrap_or("float"),
+        bytes = loaded.head_state_bytes(),
+        "output head is ready"
+    );
 }
 
 fn with_bar<T>(

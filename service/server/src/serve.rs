@@ -231,18 +231,13 @@ fn launch(
         limit: settings.packed_cache_bytes,
         model: &model,
     });
-    let (packed, cache_use) =
-        launch::pack_cached(&model, packed_cache, &kernel, settings.head, &team)?;
+    let (packed, cache_use) = launch::pack_cached(&model, packed_cache, &kernel, &team)?;
     stopwatch.lap(Stage::Weights);
     let loading = Loading::new(stopwatch, packed.ternary_bytes(), cache_use);
     loading.log();
-    tracing::info!(
-        head = %packed.head(),
-        isa = packed.head_variant().unwrap_or("float"),
-        bytes = packed.head_state_bytes(),
-        "output head is ready"
-    );
-    let executor = CpuExecutor::new(Arc::new(packed), team, kv.config, context_limit);
+    let packed = Arc::new(packed);
+    launch::choose_head(&packed, settings.head, &team)?;
+    let executor = CpuExecutor::new(packed, team, kv.config, context_limit);
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
     let scheduler = &settings.scheduler;
     let limits = Limits {

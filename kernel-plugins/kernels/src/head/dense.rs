@@ -5,6 +5,8 @@
 //! a tile goes over its columns once for each register's worth of lanes
 //! instead, and is then as large as that of any matrix product.
 
+use std::cell::RefCell;
+
 use crate::float::{dot, dot_bf16, dot_f16, dot_f32_bytes, widen_bf16, widen_f16};
 
 /// How the numbers of a row are stored, little endian.
@@ -98,13 +100,20 @@ fn row_by_row(
         rows.for_each(|(i, row)| out(i, 0, stored.dot(hidden, row)));
         return;
     }
-    let mut wide = vec![0.0; cols];
-    for (i, row) in rows {
-        stored.widen(row, &mut wide);
-        for (token, hidden) in hidden.chunks_exact(cols).enumerate() {
-            out(i, token, dot(hidden, &wide));
+    WIDE.with_borrow_mut(|wide| {
+        wide.resize(cols, 0.0);
+        for (i, row) in rows {
+            stored.widen(row, wide);
+            for (token, hidden) in hidden.chunks_exact(cols).enumerate() {
+                out(i, token, dot(hidden, wide));
+            }
         }
-    }
+    });
+}
+
+thread_local! {
+    /// A row as numbers. Kept, as a step must not allocate.
+    static WIDE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 #[cfg(target_arch = "x86_64")]
