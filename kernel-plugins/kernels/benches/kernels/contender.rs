@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use ternion_kernels::{i2s, scalar};
+use ternion_kernels::kernel::{Kernel, Weights};
+use ternion_kernels::{Output, i2s, scalar, tl1, tl2};
 
 use crate::case::Shape;
 
@@ -26,78 +27,81 @@ pub(crate) struct Work<'a> {
     pub(crate) prepared: &'a [u8],
 }
 
-/// Packings, whose modules name and call things alike.
-macro_rules! packings {
-    ($($packing:ident)*) => {
-        $(impl Contender for $packing::Variant {
-            fn name(&self) -> String {
-                format!(
-                    "{}-{}",
-                    stringify!($packing),
-                    $packing::Variant::name(*self)
-                )
-            }
-
-            fn instructions(&self) -> &'static str {
-                match $packing::Variant::name(*self) {
-                    "avx2" => "vpmaddubsw+vpaddw",
-                    "avx-vnni" => "vpdpbusd ymm",
-                    "avx512-vnni" => "vpdpbusd zmm",
-                    "neon" => "smlal",
-                    "dotprod" | "i8mm" => "sdot",
-                    _ => "rust",
-                }
-            }
-
-            fn row_tile(&self) -> usize {
-                $packing::ROW_TILE
-            }
-
-            fn pack(&self, Shape { rows, cols }: Shape, trits: &[i8]) -> Vec<u8> {
-                let layout = $packing::Layout::new(rows, cols).expect("a shape of the list");
-                let mut packed = vec![0; layout.packed_bytes()];
-                layout.pack(0..rows, trits, &mut packed).expect("trits");
-                packed
-            }
-
-            fn prepare(&self, cols: usize, batch: usize, activations: &[i8]) -> Vec<u8> {
-                let layout = $packing::Activations::new(cols, batch).expect("a shape of the list");
-                let mut prepared = vec![0; layout.prepared_bytes()];
-                layout.prepare(activations, &mut prepared);
-                prepared
-            }
-
-            fn multiply(&self, work: &Work<'_>, rows: Range<usize>, out: &mut [i32]) {
-                let Work {
-                    shape,
-                    batch,
-                    packed,
-                    prepared,
-                } = *work;
-                let layout =
-                    $packing::Layout::new(shape.rows, shape.cols).expect("a shape of the list");
-                let activations =
-                    $packing::Activations::new(shape.cols, batch).expect("a shape of the list");
-                let num_rows = rows.len();
-                let product = $packing::Product::new(layout, packed, activations, prepared, rows);
-                let out = $packing::Output::new(out, num_rows, batch, num_rows);
-                $packing::Variant::multiply(*self, &product, out);
-            }
-        })*
-
-        /// All that this CPU runs.
-        pub(crate) fn contenders() -> Vec<Box<dyn Contender>> {
-            let mut all: Vec<Box<dyn Contender>> = vec![Box::new(Scalar)];
-            $(for variant in $packing::Variant::available() {
-                all.push(Box::new(variant));
-            })*
-            all
-        }
-    };
+/// A packing in one of its implementations.
+struct Packing<K> {
+    name: &'static str,
+    kernel: K,
 }
 
-packings! {
-    i2s
+impl<K: Kernel + Sync> Contender for Packing<K> {
+    fn name(&self) -> String {
+        format!("{}-{}", self.name, self.kernel.isa().to_string_lossy())
+    }
+
+    fn instructions(&self) -> &'static str {
+        match self.kernel.isa().to_bytes() {
+            b"avx2" => "vpmaddubsw+vpaddw",
+            b"avx-vnni" => "vpdpbusd ymm",
+            b"avx512-vnni" | b"avx512-vbmi2" => "vpdpbusd zmm",
+            b"neon" => "smlal",
+            b"neon-dotprod" | b"neon-i8mm" => "sdot",
+            _ => "rust",
+        }
+    }
+
+    fn row_tile(&self) -> usize {
+        K::ROW_TILE
+    }
+
+    fn pack(&self, Shape { rows, cols }: Shape, trits: &[i8]) -> Vec<u8> {
+        let layout = K::layout(rows, cols).expect(LISTED);
+        let mut packed = vec![0; K::packed_bytes(layout)];
+        K::pack(layout, 0..rows, trits, &mut packed).expect("trits");
+        packed
+    }
+
+    fn prepare(&self, cols: usize, batch: usize, activations: &[i8]) -> Vec<u8> {
+        let layout = self.kernel.activations(cols, batch).expect(LISTED);
+        let mut prepared = vec![0; K::prepared_bytes(layout)];
+        self.kernel.prepare(layout, activations, &mut prepared);
+        prepared
+    }
+
+    fn multiply(&self, work: &Work<'_>, rows: Range<usize>, out: &mut [i32]) {
+        let Shape {
+            rows: num_rows,
+            cols,
+        } = work.shape;
+        let num = rows.len();
+        let weights = Weights {
+            layout: K::layout(num_rows, cols).expect(LISTED),
+            packed: work.packed,
+            rows,
+        };
+        let activations = self.kernel.activations(cols, work.batch).expect(LISTED);
+        let out = Output::new(out, num, work.batch, num);
+        self.kernel
+            .multiply(weights, activations, work.prepared, out);
+    }
+}
+
+const LISTED: &str = "a shape of the list";
+
+/// All that this CPU runs.
+pub(crate) fn contenders() -> Vec<Box<dyn Contender>> {
+    let mut all: Vec<Box<dyn Contender>> = vec![Box::new(Scalar)];
+    all.extend(each("i2s", i2s::Variant::available()));
+    all.extend(each("tl1", tl1::Variant::available()));
+    all.extend(each("tl2", tl2::Variant::available()));
+    all
+}
+
+fn each<K: Kernel + Sync>(
+    name: &'static str,
+    variants: Vec<K>,
+) -> impl Iterator<Item = Box<dyn Contender>> {
+    let contender = move |kernel| Box::new(Packing { name, kernel }) as Box<dyn Contender>;
+    variants.into_iter().map(contender)
 }
 
 struct Scalar;
