@@ -76,9 +76,9 @@ fn score(mut server: Command, model: Option<&Path>, kernel: Option<&str>) -> Sco
 fn every_kernel_on_every_cpu_gives_the_same_logits() {
     let here = score(program("ternion-server"), None, Some("i2s"));
     for (cpu, isa) in CPUS {
-        for kernel in ["i2s", "tl1"] {
+        for (kernel, isa) in [("i2s", isa), ("tl1", isa), ("tl2", "portable")] {
             let there = score(emulated(cpu, "ternion-server"), None, Some(kernel));
-            assert_eq!(there.kernel(), format!("{kernel} {isa}"));
+            assert_eq!(there.kernel(), format!("{kernel} ({isa})"));
             there.assert_same(&here);
         }
     }

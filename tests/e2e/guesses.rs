@@ -67,7 +67,7 @@ fn requests() -> [Generate; 3] {
     };
     let penalised = Sampling {
         repetition_penalty: Some(1.02),
-        ..greedy.clone()
+        ..greedy
     };
     let mut requests = [greedy, sampled, penalised].map(|sampling| {
         let text = "Once upon a time there was a fox. Once upon a time there was a fox.";
