@@ -14,6 +14,8 @@ pub(crate) fn serve(arguments: impl Iterator<Item = OsString>) -> Result<ExitCod
         return Ok(ExitCode::FAILURE);
     }
     let server = release_dir()?.join("ternion-server");
+    // The alias has a `--` already; one of the caller's does no harm.
+    let arguments = arguments.skip_while(|argument| argument == "--");
     let error = Command::new(&server).arg("serve").args(arguments).exec();
     Err(error).with_context(|| format!("can't run {}", server.display()))
 }
