@@ -1,138 +1,37 @@
 //! Every variant of tl2 that this CPU runs against the scalar reference,
 //! exactly.
 
+use against_scalar::{Case, cases, check_extremes};
 use proptest::prelude::*;
-use ternion_kernels::kernel::{Kernel, Weights};
-use ternion_kernels::tl2::{ROW_TILE, Variant};
-use ternion_kernels::{Output, scalar};
+use ternion_kernels::tl2::Variant;
 
-/// What stands in the output where no result belongs.
-const UNTOUCHED: i32 = i32::MIN;
-
-struct Case {
-    rows: usize,
-    cols: usize,
-    batch: usize,
-    trits: Vec<i8>,
-    activations: Vec<i8>,
-}
-
-impl Case {
-    fn uniform(rows: usize, cols: usize, batch: usize, trit: i8, x: i8) -> Case {
-        Case {
-            rows,
-            cols,
-            batch,
-            trits: vec![trit; rows * cols],
-            activations: vec![x; cols * batch],
-        }
-    }
-
-    /// The reference's integers, `stride` elements from token to token, for
-    /// the rows from `first_row` on.
-    fn expected(&self, first_row: usize, stride: usize) -> Vec<i32> {
-        let Case {
-            rows, cols, batch, ..
-        } = *self;
-        let mut dense = vec![0; rows * batch];
-        let (trits, activations) = (&self.trits, &self.activations);
-        scalar::gemm(trits, rows, cols, activations, batch, &mut dense);
-        let mut strided = vec![UNTOUCHED; batch * stride];
-        for (dense, strided) in dense.chunks(rows).zip(strided.chunks_mut(stride)) {
-            strided[..rows - first_row].copy_from_slice(&dense[first_row..]);
-        }
-        strided
-    }
-
-    fn check(&self, first_row: usize, gap: usize) {
-        let Case {
-            rows, cols, batch, ..
-        } = *self;
-        let layout = Variant::layout(rows, cols).unwrap();
-        let mut packed = vec![0xff; layout.packed_bytes()];
-        layout.pack(0..rows, &self.trits, &mut packed).unwrap();
-        let num_rows = rows - first_row;
-        let stride = num_rows + gap;
-        let expected = self.expected(first_row, stride);
-        for variant in Variant::available() {
-            let activations = variant.activations(cols, batch).unwrap();
-            let mut prepared = vec![0xff; activations.prepared_bytes()];
-            variant.prepare(activations, &self.activations, &mut prepared);
-            let weights = Weights {
-                layout,
-                packed: &packed,
-                rows: first_row..rows,
-            };
-            let mut out = vec![UNTOUCHED; batch * stride];
-            let output = Output::new(&mut out, num_rows, batch, stride);
-            variant.multiply(weights, activations, &prepared, output);
-            assert!(
-                out == expected,
-                "{} differs: {rows}x{cols}, batch {batch}, from row {first_row}, stride {stride}",
-                variant.name()
-            );
-        }
-    }
-}
+mod against_scalar;
 
 #[test]
 fn the_ends_of_the_ranges_do_not_overflow() {
-    for cols in [1, 3, 47, 48, 239, 240, 241, 255, 256, 480, 2560, 6912] {
-        for batch in [1, 2, 6, 9, 20] {
-            for trit in [-1, 0, 1] {
-                for x in [-128, -1, 0, 127] {
-                    Case::uniform(33, cols, batch, trit, x).check(0, 0);
-                }
-            }
-        }
-    }
+    let cols = [1, 3, 47, 48, 239, 240, 241, 255, 256, 480, 2560, 6912];
+    check_extremes(&Variant::available(), &cols, &[1, 2, 6, 9, 20]);
 }
 
 /// The longest that is supported is 2^23: the sum is still an `i32`, and all
 /// on the way to it are.
 #[test]
 fn the_longest_rows_do_not_overflow() {
+    let variants = Variant::available();
     for cols in [600_000, (1 << 23) - 1] {
         for (trit, x) in [(1, 127), (1, -128), (-1, -128)] {
-            Case::uniform(2, cols, 1, trit, x).check(0, 0);
+            Case::uniform(2, cols, 1, trit, x).check(&variants, 0, 0);
         }
     }
-    Case::uniform(1, 600_000, 9, -1, -128).check(0, 0);
-}
-
-fn cases() -> impl Strategy<Value = (Case, usize, usize)> {
-    (1..300usize, 1..700usize, 1..24usize).prop_flat_map(|(rows, cols, batch)| {
-        // The ends of the range are where arithmetic breaks: half of all.
-        let activation = prop_oneof![any::<i8>(), prop_oneof![Just(-128i8), Just(127)]];
-        (
-            proptest::collection::vec(-1..=1i8, rows * cols),
-            proptest::collection::vec(activation, cols * batch),
-            0..=(rows - 1) / ROW_TILE,
-            0..5usize,
-        )
-            .prop_map(move |(trits, activations, first_tile, gap)| {
-                let case = Case {
-                    rows,
-                    cols,
-                    batch,
-                    trits,
-                    activations,
-                };
-                (case, first_tile * ROW_TILE, gap)
-            })
-    })
-}
-
-impl core::fmt::Debug for Case {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{}x{}, batch {}", self.rows, self.cols, self.batch)
-    }
+    Case::uniform(1, 600_000, 9, -1, -128).check(&variants, 0, 0);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn every_variant_matches_scalar((case, first_row, gap) in cases()) {
-        case.check(first_row, gap);
+    fn every_variant_matches_scalar(
+        (case, first_tile, gap) in cases::<Variant>(1..300usize, 1..700usize, 1..24usize)
+    ) {
+        case.check(&Variant::available(), first_tile, gap);
     }
 }
