@@ -1,6 +1,7 @@
 //! Guesses make steps fewer, never answers different.
 
 use super::fake::REPETITIVE;
+use super::oracle::answer;
 use super::sim::{ROOMY, Sim, request};
 use crate::{Limits, Request};
 
@@ -90,4 +91,37 @@ fn nobody_yields_anything_for_a_guess() {
     assert_eq!(preempted, 0);
     assert!(accepted > 10, "{accepted}");
     assert_eq!(sim.tokens(ids[0]), sim.tokens(ids[1]));
+}
+
+/// A guess from the prompt is one of the generated tokens once it has come
+/// true, and penalised from the next position on, in the same step.
+#[test]
+fn guesses_that_came_true_are_penalised() {
+    let mut accepted = 0;
+    for n in 0..400 {
+        let mut request = repetitive(12);
+        request.prompt = vec![
+            REPETITIVE,
+            1 + n % 11,
+            1 + n / 11 % 11,
+            1 + n / 121,
+            1,
+            2,
+            3,
+            1,
+            2,
+            3,
+            1,
+            2,
+        ];
+        request.sampling.presence_penalty = 0.8;
+        let want = answer(&request).tokens;
+        let mut sim = Sim::new(GUESSING);
+        let id = sim.submit("a", request);
+        while sim.engine.has_work() {
+            accepted += sim.step().num_accepted;
+        }
+        assert_eq!(sim.tokens(id), want);
+    }
+    assert!(accepted > 200, "{accepted}");
 }
