@@ -125,3 +125,36 @@ fn guesses_that_came_true_are_penalised() {
     }
     assert!(accepted > 200, "{accepted}");
 }
+
+#[test]
+fn a_guess_leaves_a_block_to_everyone_who_runs() {
+    let mut took_blocks = 0;
+    for num_blocks in 60..100 {
+        let limits = Limits {
+            num_blocks,
+            ..GUESSING
+        };
+        let mut sim = Sim::new(limits);
+        let ids = ["a", "b", "c"].map(|name| sim.submit(name, repetitive(60)));
+        while sim.engine.num_running() + sim.engine.num_waiting() == ids.len() {
+            let held = |sim: &Sim, id| sim.engine.sequence(id).blocks.len();
+            let needed = ids.map(|id| {
+                let own = limits.blocks_for(sim.engine.sequence(id).num_tokens());
+                own.max(held(&sim, id))
+            });
+            let report = sim.step();
+            if !report.preempted.is_empty() || !report.finished.is_empty() {
+                continue;
+            }
+            let took = ids
+                .iter()
+                .zip(needed)
+                .any(|(id, needed)| held(&sim, *id) > needed);
+            if took {
+                took_blocks += 1;
+                assert!(report.num_free_blocks >= report.num_running, "{report:?}");
+            }
+        }
+    }
+    assert!(took_blocks > 20, "{took_blocks}");
+}
