@@ -212,7 +212,12 @@ async fn peers(
         return Err(Failure::Usage(message.into()));
     }
     Ok(Loaded {
-        target: Target::new(peers.into_iter().map(Way::Peer).collect()),
+        target: Target::new(
+            peers
+                .into_iter()
+                .map(|peer| Way::Peer(Box::new(peer)))
+                .collect(),
+        ),
         vocab_size: vocab_size.unwrap_or(1),
         server: ServerReport {
             model: about.model.unwrap_or_else(|| url.to_string()),

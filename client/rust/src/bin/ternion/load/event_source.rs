@@ -41,7 +41,6 @@ fn signal(event: &Event) -> Option<Result<Signal, Problem>> {
     match event {
         Event::Queued(queued) => Some(Ok(Signal::Accepted {
             prompt_tokens: queued.prompt_tokens,
-            ahead: Some(queued.ahead),
         })),
         Event::Started(_) => None,
         Event::Delta(delta) => {

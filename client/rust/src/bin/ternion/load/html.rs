@@ -125,15 +125,24 @@ fn write_run(f: &mut Formatter<'_>, run: &Report) -> fmt::Result {
     write_figures(f, run)?;
     write_times(f, run)?;
     write_tenants(f, run)?;
-    let lines = run.curves.iter().map(|(name, points)| Line {
-        name,
-        points: points.clone(),
-    });
-    let mut charts = vec![Chart {
-        title: "Times, ms",
-        x: "percent of requests that took no longer",
-        lines: lines.collect(),
-    }];
+    // What people wait for, and how fast it then goes: of different sizes.
+    let curves = |title, names: [&str; 2]| Chart {
+        title,
+        x: "percent of requests, or of gaps, that took no longer",
+        lines: run
+            .curves
+            .iter()
+            .filter(|(name, _)| names.contains(name))
+            .map(|(name, points)| Line {
+                name,
+                points: points.clone(),
+            })
+            .collect(),
+    };
+    let mut charts = vec![
+        curves("From when it was due, ms", ["first token", "whole request"]),
+        curves("After the first token, ms", ["each gap", "per token"]),
+    ];
     charts.extend(over_time(run));
     write_charts(f, &charts)
 }

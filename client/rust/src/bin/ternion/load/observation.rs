@@ -24,9 +24,7 @@ pub(crate) struct Observation {
     pub(crate) prompt_tokens: u64,
     pub(crate) cached_tokens: u64,
     pub(crate) output_tokens: u64,
-    /// Requests that were waiting when this one came, and how long it waited,
-    /// as the server has it.
-    pub(crate) ahead: Option<u32>,
+    /// In the server's queue, as it says itself.
     pub(crate) queued: Option<Duration>,
     pub(crate) outcome: Outcome,
 }
@@ -34,10 +32,7 @@ pub(crate) struct Observation {
 /// What a server says of a request.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Signal {
-    Accepted {
-        prompt_tokens: u32,
-        ahead: Option<u32>,
-    },
+    Accepted { prompt_tokens: u32 },
     Tokens(u32),
     Finished(End),
 }
@@ -135,7 +130,6 @@ impl Observation {
             prompt_tokens: 0,
             cached_tokens: 0,
             output_tokens: 0,
-            ahead: None,
             queued: None,
             outcome: Outcome::Failed(cut()),
         };
@@ -175,13 +169,7 @@ impl Observation {
         let mut end = None;
         while let Some(signal) = events.next().await {
             match signal {
-                Ok(Signal::Accepted {
-                    prompt_tokens,
-                    ahead,
-                }) => {
-                    self.prompt_tokens = prompt_tokens.into();
-                    self.ahead = ahead;
-                }
+                Ok(Signal::Accepted { prompt_tokens }) => self.prompt_tokens = prompt_tokens.into(),
                 Ok(Signal::Tokens(tokens)) => {
                     self.output_tokens += u64::from(tokens);
                     self.deltas.push((Instant::now(), tokens));
@@ -322,7 +310,6 @@ mod tests {
             prompt_tokens: 1,
             cached_tokens: 0,
             output_tokens: output_tokens.into(),
-            ahead: None,
             queued: None,
             outcome: Outcome::Failed(cut()),
         }

@@ -57,7 +57,6 @@ pub(crate) struct About {
 /// The answer to one request.
 pub(crate) struct PeerEvents {
     events: SseStream<BoxBody<Bytes, io::Error>>,
-    dialect: Dialect,
     deadline: Option<Instant>,
     /// Tokens of the prompt, until they are told.
     prompt_tokens: Option<u32>,
@@ -196,7 +195,6 @@ impl Peer {
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
         Ok(PeerEvents {
             events: SseStream::new(body.map_err(io::Error::other).boxed()),
-            dialect: self.url.dialect,
             deadline,
             prompt_tokens,
             state: State::Running,
@@ -295,25 +293,6 @@ impl Dialect {
         }
         Ok(body)
     }
-
-    fn read(self, data: &str) -> Result<Chunk, Problem> {
-        let unreadable = |error: serde_json::Error| {
-            Problem::failed(
-                "unreadable event",
-                format!("{error}: {}", excerpt(data.as_bytes())),
-            )
-        };
-        match self {
-            Dialect::OpenAi => {
-                let event: OpenAiEvent = serde_json::from_str(data).map_err(unreadable)?;
-                event.chunk()
-            }
-            Dialect::LlamaCpp => {
-                let event: LlamaCppEvent = serde_json::from_str(data).map_err(unreadable)?;
-                event.chunk()
-            }
-        }
-    }
 }
 
 /// What one event tells.
@@ -326,12 +305,22 @@ struct Chunk {
     cached_tokens: Option<u64>,
 }
 
+/// In either form: older servers of llama.cpp answer in their own at OpenAI's
+/// address too.
 #[derive(Debug, Deserialize)]
-struct OpenAiEvent {
+struct Event {
     #[serde(default)]
     choices: Vec<Choice>,
-    usage: Option<OpenAiUsage>,
+    usage: Option<Usage>,
     error: Option<Value>,
+    content: Option<String>,
+    #[serde(default)]
+    stop: bool,
+    /// Of newer servers, in place of the next.
+    stop_type: Option<String>,
+    stopped_limit: Option<bool>,
+    tokens_predicted: Option<u64>,
+    tokens_evaluated: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -341,7 +330,7 @@ struct Choice {
 }
 
 #[derive(Debug, Deserialize)]
-struct OpenAiUsage {
+struct Usage {
     prompt_tokens: u64,
     completion_tokens: u64,
     prompt_tokens_details: Option<PromptTokens>,
@@ -352,81 +341,54 @@ struct PromptTokens {
     cached_tokens: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
-struct LlamaCppEvent {
-    content: Option<String>,
-    #[serde(default)]
-    stop: bool,
-    /// Of newer servers, in place of the next.
-    stop_type: Option<String>,
-    stopped_limit: Option<bool>,
-    tokens_predicted: Option<u64>,
-    tokens_evaluated: Option<u64>,
-    error: Option<Value>,
-}
-
-impl OpenAiEvent {
-    fn chunk(self) -> Result<Chunk, Problem> {
-        if let Some(error) = self.error {
-            return Err(Problem::failed(
-                "error in the stream",
-                excerpt(error.to_string().as_bytes()),
-            ));
+impl Event {
+    fn chunk(data: &str) -> Result<Chunk, Problem> {
+        let event: Event = serde_json::from_str(data).map_err(|error| {
+            let message = format!("{error}: {}", excerpt(data.as_bytes()));
+            Problem::failed("unreadable event", message)
+        })?;
+        if let Some(error) = event.error {
+            let message = excerpt(error.to_string().as_bytes());
+            return Err(Problem::failed("error in the stream", message));
         }
-        let reason = |choice: &Choice| {
-            choice
-                .finish_reason
-                .as_deref()
-                .map(|reason| reason == "length")
-        };
-        let usage = self.usage.as_ref();
-        Ok(Chunk {
-            text: self
-                .choices
-                .iter()
-                .any(|choice| has_text(choice.text.as_deref())),
-            reason: self.choices.iter().find_map(reason).map(length_or_stop),
-            output_tokens: usage.map(|usage| usage.completion_tokens),
-            prompt_tokens: usage.map(|usage| usage.prompt_tokens),
-            cached_tokens: usage
-                .and_then(|usage| usage.prompt_tokens_details.as_ref())
-                .and_then(|details| details.cached_tokens),
-        })
-    }
-}
-
-impl LlamaCppEvent {
-    fn chunk(self) -> Result<Chunk, Problem> {
-        if let Some(error) = self.error {
-            return Err(Problem::failed(
-                "error in the stream",
-                excerpt(error.to_string().as_bytes()),
-            ));
-        }
-        let limit = match &self.stop_type {
-            Some(kind) => kind == "limit",
-            None => self.stopped_limit.unwrap_or(false),
-        };
+        let texts = event.choices.iter().map(|choice| choice.text.as_deref());
+        let mut texts = texts.chain([event.content.as_deref()]).flatten();
         // Counts come with every event of some servers, and are final in the
         // last only.
+        let final_count = |count: Option<u64>| count.filter(|_| event.stop);
+        let usage = event.usage.as_ref();
+        let details = usage.and_then(|usage| usage.prompt_tokens_details.as_ref());
         Ok(Chunk {
-            text: has_text(self.content.as_deref()),
-            reason: self.stop.then(|| length_or_stop(limit)),
-            output_tokens: self.tokens_predicted.filter(|_| self.stop),
-            prompt_tokens: self.tokens_evaluated.filter(|_| self.stop),
-            cached_tokens: None,
+            text: texts.any(|text| !text.is_empty()),
+            reason: event.reason(),
+            output_tokens: usage
+                .map(|usage| usage.completion_tokens)
+                .or(final_count(event.tokens_predicted)),
+            prompt_tokens: usage
+                .map(|usage| usage.prompt_tokens)
+                .or(final_count(event.tokens_evaluated)),
+            cached_tokens: details.and_then(|details| details.cached_tokens),
         })
     }
-}
 
-fn has_text(text: Option<&str>) -> bool {
-    text.is_some_and(|text| !text.is_empty())
-}
-
-fn length_or_stop(length: bool) -> FinishReason {
-    match length {
-        true => FinishReason::Length,
-        false => FinishReason::Stop,
+    fn reason(&self) -> Option<FinishReason> {
+        let mut told = self
+            .choices
+            .iter()
+            .map(|choice| choice.finish_reason.as_deref());
+        let length = match told.find_map(|reason| reason) {
+            Some(reason) => reason == "length",
+            None if !self.stop => return None,
+            None => match &self.stop_type {
+                Some(kind) => kind == "limit",
+                None => self.stopped_limit.unwrap_or(false),
+            },
+        };
+        Some(if length {
+            FinishReason::Length
+        } else {
+            FinishReason::Stop
+        })
     }
 }
 
@@ -436,11 +398,7 @@ impl PeerEvents {
             return None;
         }
         if let Some(prompt_tokens) = self.prompt_tokens.take() {
-            let ahead = None;
-            return Some(Ok(Signal::Accepted {
-                prompt_tokens,
-                ahead,
-            }));
+            return Some(Ok(Signal::Accepted { prompt_tokens }));
         }
         loop {
             let event = match within(self.deadline, self.events.next()).await {
@@ -450,7 +408,7 @@ impl PeerEvents {
             match event {
                 Some(Ok(event)) => match event.data.as_deref() {
                     Some("[DONE]") | None | Some("") => {}
-                    Some(data) => match self.dialect.read(data) {
+                    Some(data) => match Event::chunk(data) {
                         Ok(chunk) => {
                             if let Some(signal) = self.take(&chunk) {
                                 return Some(Ok(signal));
@@ -549,7 +507,7 @@ mod tests {
                 ..Common::default()
             },
         };
-        let target = Target::new(vec![Way::Peer(peer)]);
+        let target = Target::new(vec![Way::Peer(Box::new(peer))]);
         let due = std::time::Instant::now();
         let observation = Observation::of(target, 0, request, due).await;
         (observation, server.await.expect("it does not panic"))
@@ -623,7 +581,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn older_servers_say_that_a_limit_stopped_them_in_a_field_of_its_own() {
+    async fn older_servers_have_one_form_at_both_addresses() {
         for (field, reason) in [
             ("true", FinishReason::Length),
             ("false", FinishReason::Stop),
@@ -631,8 +589,10 @@ mod tests {
             let text = format!(
                 "{HEAD}data: {{\"content\":\"a\",\"stop\":true,\"stopped_limit\":{field},\"tokens_predicted\":3}}\n\n"
             );
-            let (observation, _) = answer("/completion", pieces(&[&text]), None).await;
-            assert_eq!(observation.outcome, Outcome::Finished(reason));
+            for path in ["/completion", "/v1/completions"] {
+                let (observation, _) = answer(path, pieces(&[&text]), None).await;
+                assert_eq!(observation.outcome, Outcome::Finished(reason));
+            }
         }
     }
 

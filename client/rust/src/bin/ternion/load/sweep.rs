@@ -115,6 +115,12 @@ impl fmt::Display for Sweep {
             }
             writeln!(f)?;
         }
+        for run in self.runs.iter().filter(|run| !run.tenants.is_empty()) {
+            writeln!(f, "\ntenants    {}", run.load.arrivals)?;
+            for tenant in &run.tenants {
+                writeln!(f, "           {tenant}")?;
+            }
+        }
         writeln!(
             f,
             "\npeak       {:.2} requests/s of goodput; the last run has {:.1} % of it",

@@ -337,7 +337,6 @@ mod tests {
             prompt_tokens: 7,
             cached_tokens: 3,
             output_tokens: 5,
-            ahead: None,
             queued: None,
             outcome: Outcome::Finished(FinishReason::Length),
         }

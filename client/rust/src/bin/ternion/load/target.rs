@@ -19,7 +19,7 @@ pub(crate) enum Way {
     /// In turn on streams for many.
     Sessions(Sessions),
     /// To another server's HTTP endpoint.
-    Peer(Peer),
+    Peer(Box<Peer>),
 }
 
 impl Target {

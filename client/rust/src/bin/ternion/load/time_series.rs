@@ -122,7 +122,6 @@ mod tests {
             prompt_tokens: 7,
             cached_tokens: 0,
             output_tokens: 4,
-            ahead: None,
             queued: None,
             outcome: Outcome::Finished(FinishReason::Length),
         };
