@@ -245,6 +245,15 @@ mod tests {
     }
 
     #[test]
+    fn a_small_context_scales_the_trace_and_keeps_its_shape() {
+        let preset = Preset::named("azure-conv").expect("it is one");
+        // A tenth of the longest prompt and the longest output.
+        let drawn = drawn(&preset.lengths(None, Some(1505)));
+        let prompts = mean(drawn.iter().map(|(prompt, _)| *prompt));
+        assert!((prompts / 115.47 - 1.0).abs() < 0.05, "{prompts}");
+    }
+
+    #[test]
     fn scaled_or_cut_every_request_fits_the_context() {
         let presets = PRESETS.iter();
         for preset in presets {

@@ -661,6 +661,45 @@ mod tests {
         assert!(observation.end_to_end() < 4 * PAUSE);
     }
 
+    #[tokio::test]
+    async fn a_server_is_asked_about_its_model() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    asked.push(stream.read_u8().await.expect("it can be read"));
+                }
+                let page = match asked.starts_with(b"GET /v1/models ") {
+                    true => {
+                        json!({"data": [{"id": "m", "meta": {"n_vocab": 7}, "max_model_len": 9}]})
+                    }
+                    false => json!({"default_generation_settings": {"n_ctx": 8}}),
+                }
+                .to_string();
+                let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length:";
+                let text = format!("{head} {}\r\n\r\n{page}", page.len());
+                stream
+                    .write_all(text.as_bytes())
+                    .await
+                    .expect("it can be written");
+            }
+        });
+        let url = Url::parse(&format!("http://{address}")).expect("it is one");
+        let peer = Peer::new(url, None).expect("it can be made");
+        let about = About {
+            model: Some("m".into()),
+            vocab_size: Some(7),
+            context_limit: Some(8),
+        };
+        assert_eq!(peer.about().await, about);
+        // Nobody there, nothing known.
+        let url = Url::parse("http://127.0.0.1:1").expect("it is one");
+        let peer = Peer::new(url, None).expect("it can be made");
+        assert_eq!(peer.about().await, About::default());
+    }
+
     #[test]
     fn urls_say_which_protocol_is_spoken() {
         let url = |text| Url::parse(text).map(|url| (url.to_string(), url.dialect));
