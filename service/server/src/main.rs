@@ -59,6 +59,7 @@ mod request_run;
 mod request_span;
 mod request_stream;
 mod requests;
+mod resident;
 mod rpc_calls;
 mod score;
 mod scrape;
