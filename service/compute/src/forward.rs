@@ -52,6 +52,8 @@ struct Scratch {
     /// Attention output, `[batch, width]`.
     mixed: Vec<f32>,
     rows: Vec<Mutex<Row>>,
+    /// For a row of the embedding.
+    row: head::Row,
     head: head::Scratch,
     sums: Vec<Mutex<Sums>>,
     attention: Vec<Mutex<attention::Worker>>,
@@ -219,7 +221,7 @@ impl Step<'_> {
         let hidden = embedding.cols();
         self.s.x.resize(self.n * hidden, 0.0);
         for (token, x) in batch.tokens.iter().zip(self.s.x.chunks_exact_mut(hidden)) {
-            head::widen(&embedding, *token as usize, x);
+            head::read(&embedding, *token as usize, &mut self.s.row, x);
         }
         Ok(())
     }

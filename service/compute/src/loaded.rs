@@ -166,8 +166,10 @@ impl LoadedModel {
                 down: group(1),
             })
             .collect();
+        let output_norm = source.output_norm();
+        source.all_packed();
         LoadedModel {
-            output_norm: source.output_norm(),
+            output_norm,
             layers,
             kernel: kernel.clone(),
             head: OnceLock::new(),
@@ -187,6 +189,8 @@ impl LoadedModel {
         let head = Head::new(choice, &matrix, team)
             .map_err(|reason| LoadError::Head { choice, reason })?;
         self.head.get_or_init(|| head);
+        // Until then whole heads were read for each token.
+        self.source.all_packed();
         Ok(())
     }
 

@@ -181,7 +181,9 @@ impl PackedCache<'_> {
 
     fn digest(&self, matrix: Matrix) -> [u8; 32] {
         let weights = &self.model.weights;
-        weights.ternary_digest(matrix.layer, matrix.projection)
+        let digest = weights.ternary_digest(matrix.layer, matrix.projection);
+        weights.give_back_ternary(matrix.layer, matrix.projection);
+        digest
     }
 }
 

@@ -37,6 +37,13 @@ pub trait WeightSource: Send + Sync {
 
     /// `[vocab, hidden]`; the embedding where they are tied.
     fn head(&self) -> DenseMatrix<'_>;
+
+    /// A ternary matrix has been packed: whatever memory can be had again is
+    /// given back.
+    fn packed(&self, _layer: usize, _projection: Projection) {}
+
+    /// Everything has been packed that was to be, likewise.
+    fn all_packed(&self) {}
 }
 
 impl WeightSource for Model {
@@ -84,5 +91,13 @@ impl WeightSource for Model {
 
     fn head(&self) -> DenseMatrix<'_> {
         self.weights.head()
+    }
+
+    fn packed(&self, layer: usize, projection: Projection) {
+        self.weights.give_back_ternary(layer, projection);
+    }
+
+    fn all_packed(&self) {
+        self.weights.give_back();
     }
 }

@@ -22,7 +22,7 @@ use ternion_kernels::head::Variant;
 use ternion_kernels::team::{Columns, Team};
 use ternion_model::{DenseFormat, DenseMatrix};
 
-pub(crate) use exact::widen;
+pub(crate) use exact::{Row, read};
 use int8::Int8;
 pub use screened::Candidates;
 use screened::{Screen, Screening};

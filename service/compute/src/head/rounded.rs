@@ -7,7 +7,7 @@ use ternion_kernels::head::{Bits, Codes, TILE_ROWS};
 use ternion_kernels::team::Team;
 
 use super::bound::{TileBounds, holds_for_norm, norm};
-use super::{DenseMatrix, widen};
+use super::{DenseMatrix, Row, read};
 
 /// Codes, and what they stand for.
 pub(super) struct Rounded {
@@ -37,10 +37,11 @@ impl Rounded {
             (codes.lines_mut(), &mut bounds, nothing),
             |_, tile, (lines, bounds, _)| {
                 let mut wide = vec![0.0; matrix.cols()];
+                let mut memory = Row::default();
                 let mut row_codes = vec![0; matrix.cols()];
                 let first = tile * TILE_ROWS;
                 for row in first..matrix.rows().min(first + TILE_ROWS) {
-                    widen(matrix, row, &mut wide);
+                    read(matrix, row, &mut memory, &mut wide);
                     let row_norm = norm(&wide);
                     if !holds_for_norm(row_norm) {
                         *bad_row.lock().expect("nothing panics with it") = Some(row);
