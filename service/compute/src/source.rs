@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ternion_model::{Architecture, DenseMatrix, Model, ModelError, Norm, Projection, Reference};
+use ternion_model::{Architecture, DenseMatrix, Model, ModelError, Norm, Projection};
 
 use crate::dialect::Dialect;
 
@@ -51,14 +51,8 @@ impl WeightSource for Model {
         &self.architecture
     }
 
-    /// That of the implementation whose format it is, so that its logits are
-    /// ours.
     fn dialect(&self) -> Dialect {
-        match self.reference {
-            Reference::AutoBitLinear => Dialect::Transformers,
-            Reference::BitLinear => Dialect::TransformersBitLinear,
-            Reference::BitnetCpp => Dialect::BitnetCpp,
-        }
+        self.reference.into()
     }
 
     fn scale(&self, layer: usize, projection: Projection) -> Result<f32, ModelError> {

@@ -138,6 +138,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         budget: TIMING_BUDGET,
         thorough: true,
         cache: None,
+        quiet: &|| {},
         measured: Measured::default(),
         is_settled: false,
     };

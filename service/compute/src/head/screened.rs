@@ -11,12 +11,10 @@
 //! costs a quarter more than doing so at once; after a step like that the
 //! screen rests for a few.
 
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use ternion_engine::TokenLogit;
-use ternion_kernels::head::rounding::Dither;
-use ternion_kernels::head::{Activations, Bits, TILE_ROWS, Variant};
+use ternion_kernels::head::{Activations, TILE_ROWS, Variant};
 use ternion_kernels::team::Team;
 
 use super::bound::TokenBounds;
@@ -36,18 +34,11 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// # Errors
-    ///
-    /// If a row can't be bounded.
-    pub(super) fn new(matrix: &DenseMatrix<'_>, team: &Team) -> Result<Screen, String> {
-        // Random for each process: nobody can make a head, or a prompt, that
-        // goes well with the shifts.
-        let seed = RandomState::new().hash_one("output head");
-        let dither = Dither::random(seed, matrix.cols());
-        Ok(Screen {
-            rounded: Rounded::new(matrix, Bits::Four, dither, team)?,
+    pub(super) fn of(rounded: Rounded) -> Screen {
+        Screen {
+            rounded,
             variant: Variant::best(),
-        })
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
