@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -131,7 +132,9 @@ async fn a_head_that_is_made_behind_requests_changes_no_answer() {
     fs::remove_file(&file).expect("it is there");
     let name = file.file_name().expect("it has one").to_string_lossy();
     let unfinished = cache.join(format!(".{name}"));
-    let held = File::create(&unfinished).expect("writable");
+    let mut held = File::options();
+    held.write(true).create_new(true).mode(0o600);
+    let held = held.open(&unfinished).expect("writable");
     held.lock().expect("nobody else has it");
 
     let mut server = start(&[]);

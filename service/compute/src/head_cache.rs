@@ -82,9 +82,12 @@ impl PackedCache<'_> {
         }
     }
 
-    /// Rounds the head and puts it into the cache. What it is then read from
-    /// is the file, unless the latter could not be written: why not. None if
-    /// the head can't be rounded: which row.
+    /// Rounds the head and puts it into the cache. What comes of it is the
+    /// file's, unless that could not be written: why not.
+    ///
+    /// # Errors
+    ///
+    /// If the head can't be rounded: which row.
     pub(crate) fn round_head(
         &self,
         bits: Bits,
@@ -110,11 +113,14 @@ impl PackedCache<'_> {
         if let Err(error) = self.write_head(writer, &parts, &rounding, &matrix, team) {
             return Ok((rounding, Err(error.to_string())));
         }
-        match self.head(bits, team) {
-            Ok(Some(read)) => Ok((read, Ok(()))),
-            Ok(None) => Ok((rounding, Err("it was removed at once".to_owned()))),
-            Err(again) => Ok((rounding, Err(again.to_string()))),
-        }
+        // Not both at once: the head is most of what is not shared.
+        drop(rounding);
+        let reason = match self.head(bits, team) {
+            Ok(Some(read)) => return Ok((read, Ok(()))),
+            Ok(None) => "it was removed at once".to_owned(),
+            Err(again) => again.to_string(),
+        };
+        Ok((Rounding::new(&matrix, bits, team)?, Err(reason)))
     }
 
     fn write_head(

@@ -146,3 +146,6 @@ impl std::fmt::Debug for FileBytes {
         write!(f, "{kind}({} bytes)", self.len())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,10 +65,12 @@ fn rest(touch: &KvTouch) -> io::Result<f64> {
 }
 
 fn report(touched: io::Result<f64>, bytes: u64) {
+    use io::ErrorKind::{InvalidInput, Unsupported};
+
     match touched {
         Ok(seconds) => tracing::info!(bytes, seconds, "the KV cache is resident"),
-        // What an older system says that can't do it.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+        // What a system says that can't do it.
+        Err(error) if matches!(error.kind(), InvalidInput | Unsupported) => {
             tracing::info!(%error, "the KV cache becomes resident as it is used");
         }
         Err(error) => tracing::warn!(%error, bytes, "the KV cache can't be made resident"),
