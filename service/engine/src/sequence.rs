@@ -125,6 +125,7 @@ impl Sequence {
             self.num_cached_tokens = cached;
             report.num_prompt += self.num_prompt_tokens;
             report.num_cached += cached;
+            report.num_hits += usize::from(cached > 0);
         }
     }
 

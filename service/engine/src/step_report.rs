@@ -26,6 +26,8 @@ pub struct StepReport {
     pub num_prompt: usize,
     /// Those of them that were in the prefix cache.
     pub num_cached: usize,
+    /// Sequences of which some were.
+    pub num_hits: usize,
     /// Tokens that preempted sequences found in the prefix cache when they
     /// came back.
     pub num_resumed: usize,
@@ -55,6 +57,7 @@ impl StepReport {
         self.num_accepted = 0;
         self.num_prompt = 0;
         self.num_cached = 0;
+        self.num_hits = 0;
         self.num_resumed = 0;
     }
 }

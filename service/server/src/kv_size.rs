@@ -123,6 +123,7 @@ mod tests {
             block_size: 16,
             pages,
             memory_bytes: bytes,
+            prefix_cache: true,
             precision: None,
         };
         let scheduler = SchedulerSettings {
@@ -172,6 +173,7 @@ mod tests {
                 block_size: 16,
                 pages: None,
                 memory_bytes: Some(64 << 10),
+                prefix_cache: true,
                 precision,
             };
             let scheduler = SchedulerSettings {
