@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     heartbeat::{Heartbeat, IDLE_BEAT},
-    load::{LatestLoad, Load},
+    load::{LatestLoad, Load, PrefixCacheLoad},
     outbox::{Outbox, OutboxReader, outbox},
 };
 
@@ -208,6 +208,7 @@ struct EngineLoop<E> {
     preemptions: u64,
     guesses: u64,
     true_guesses: u64,
+    prefix_cache: PrefixCacheLoad,
     load: Arc<LatestLoad>,
     heartbeat: Heartbeat,
     origin: Instant,
@@ -253,6 +254,7 @@ impl<E: Executor> EngineLoop<E> {
             preemptions: 0,
             guesses: 0,
             true_guesses: 0,
+            prefix_cache: PrefixCacheLoad::default(),
             load: handle.load.clone(),
             heartbeat: handle.heartbeat.clone(),
             origin: handle.origin,
@@ -365,6 +367,7 @@ impl<E: Executor> EngineLoop<E> {
         self.preemptions += report.preempted.len() as u64;
         self.guesses += report.num_drafted as u64;
         self.true_guesses += report.num_accepted as u64;
+        self.prefix_cache.add(report);
         self.publish();
         self.deliver();
     }
@@ -413,6 +416,7 @@ impl<E: Executor> EngineLoop<E> {
             preemptions: self.preemptions,
             guesses: self.guesses,
             true_guesses: self.true_guesses,
+            prefix_cache: self.prefix_cache,
         });
     }
 

@@ -58,6 +58,7 @@ impl Bench {
                     ..Stopping::default()
                 },
                 priority: 0,
+                salt: None,
                 deadline,
                 credit: 0,
             },
@@ -255,6 +256,7 @@ async fn the_thread_serves_and_stops() {
             ..Stopping::default()
         },
         priority: 0,
+        salt: None,
         deadline: None,
         credit: 0,
     };

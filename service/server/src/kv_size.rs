@@ -156,6 +156,7 @@ mod tests {
             block_size: 16,
             pages,
             memory_bytes: bytes,
+            prefix_cache: true,
             precision: None,
         };
         let size = kv_size(
@@ -238,6 +239,7 @@ mod tests {
                 block_size: 16,
                 pages: None,
                 memory_bytes: Some(64 << 10),
+                prefix_cache: true,
                 precision,
             };
             kv_size(

@@ -317,6 +317,7 @@ fn launch(
         metrics: Metrics::new(&meter, &name),
         name,
         outbox_capacity: settings.outbox.capacity,
+        prefix_cache: settings.kv.prefix_cache,
         // More could not be alive in the engine either.
         max_stream_requests: scheduler.max_num_seqs + scheduler.max_queued,
     };

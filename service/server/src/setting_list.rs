@@ -254,6 +254,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
                output head and buffers",
     },
     Setting {
+        key: "kv.prefix_cache",
+        flag: "prefix-cache",
+        kind: Kind::Switch,
+        default: Some("on"),
+        help: "Whether requests use what is computed of prompts that begin the same way: those of \
+               one tenant, and of a cache_group of tenants: on or off",
+    },
+    Setting {
         key: "scheduler.max_num_seqs",
         flag: "max-num-seqs",
         kind: Kind::Count { min: 1, max: 4096 },
