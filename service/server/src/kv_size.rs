@@ -95,9 +95,18 @@ pub(crate) fn memory() -> u64 {
         .unwrap_or(ASSUMED_MEMORY)
 }
 
+/// Bytes of these that are not in use at the moment, as far as can be told.
+pub(crate) fn available() -> u64 {
+    meminfo("MemAvailable:").unwrap_or(u64::MAX).min(memory())
+}
+
 fn machine_memory() -> Option<u64> {
+    meminfo("MemTotal:")
+}
+
+fn meminfo(name: &str) -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let line = meminfo.lines().find(|line| line.starts_with(name))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     kib.checked_mul(1024)
 }

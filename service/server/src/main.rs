@@ -27,6 +27,7 @@ mod connection;
 mod connection_life;
 mod deadline;
 mod drain;
+mod energy;
 mod engine_loop;
 #[cfg(test)]
 mod fake_model;
@@ -50,6 +51,8 @@ mod metrics;
 mod models;
 mod operations;
 mod outbox;
+mod preset;
+mod processors;
 mod prompt;
 mod refusal;
 mod reload;

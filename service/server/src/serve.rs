@@ -1,13 +1,18 @@
 //! `ternion-server serve`: from start to exit.
 
-use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::Context;
 use rustls::ServerConfig;
 use ternion_compute::{CpuExecutor, PackedCache, WeightSource};
 use ternion_engine::{Limits, Vocabulary};
 use ternion_kernel_host::{Kernel, State};
-use ternion_kernels::team::Team;
 use ternion_model::Model;
 use ternion_proto::{
     FILE_DESCRIPTOR_SET,
@@ -33,19 +38,21 @@ use crate::{
     connection::{self, Tls},
     connection_life,
     drain::{Drain, Phase},
+    energy::{self, Energy},
     engine_loop::{self, EngineThread},
     health::{HealthReports, Probe},
     inference::Inference,
     inspect::num_parameters,
     kernel_choice::{Contest, Measured},
     kernels,
-    kv_size::{KvSize, kv_size, memory},
+    kv_size::{KvSize, kv_size},
     launch::{self, KernelSearch},
     live_requests::LiveRequests,
     loading::{Loading, Stage, Stopwatch},
     metrics::{self, KernelInfo, Metrics},
     models::{Models, default_sampling},
     operations,
+    processors::Placement,
     prompt::Prompts,
     reload,
     request::Bounds,
@@ -76,6 +83,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until told to stop.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+    // Before there are threads, which take after the one that starts them.
+    let placement = launch::place(settings.wanted());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
         .enable_all()
@@ -85,6 +94,13 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         let _entered = runtime.enter();
         telemetry::start(&settings.telemetry)?
     };
+    tracing::info!(
+        threads = placement.threads,
+        limited_by = placement.limit.name(),
+        nodes = ?placement.nodes,
+        pinned = placement.is_pinned,
+        "computing with {placement}"
+    );
     // Files that are wrong are told before a large model is loaded.
     let tenants = settings.tenants.clone().into_iter().collect();
     let tenants = reload::Watched::new(tenants);
@@ -103,8 +119,8 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         settings.drain_delay,
     ));
     // Before the model: loading one takes its time, and that is alive.
-    let watched = runtime.block_on(watch(&settings, &telemetry, vitals.clone()))?;
-    let launched = launch(&settings, access.clone(), &telemetry, &vitals)?;
+    let watched = runtime.block_on(watch(&settings, &telemetry, vitals.clone(), &placement))?;
+    let launched = launch(&settings, access.clone(), &telemetry, &vitals, &placement)?;
     let newest = tls.as_ref().map(|(_, config, _)| config.subscribe());
     if let Some(file) = access.file.clone() {
         runtime.spawn(tenants.follow(move || reload_tenants(&access, &file)));
@@ -112,7 +128,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some((files, config, watched)) = tls {
         runtime.spawn(watched.follow(move || reload_certificates(&files, &config)));
     }
-    let served = runtime.block_on(serve(&settings, &launched, &watched, newest));
+    let served = runtime.block_on(serve(&settings, &launched, &watched, newest, &placement));
     launched.engine_thread.stop();
     // The exporter sends its last spans over the runtime.
     telemetry.stop();
@@ -150,8 +166,17 @@ async fn watch(
     settings: &Settings,
     telemetry: &Telemetry,
     vitals: Arc<Vitals>,
+    placement: &Placement,
 ) -> anyhow::Result<Watched> {
-    metrics::observe_process(&telemetry.meter(), vitals.clone());
+    let meter = telemetry.meter();
+    metrics::observe_process(&meter, vitals.clone());
+    metrics::observe_threads(&meter, placement);
+    let powercap = settings.telemetry.powercap_dir.as_deref();
+    if let Some(energy) = powercap.and_then(Energy::open) {
+        let energy = Arc::new(Mutex::new(energy));
+        metrics::observe_energy(&meter, energy.clone());
+        tokio::spawn(energy::keep(energy));
+    }
     let health = Arc::new(HealthReports::new(vitals.clone()));
     let operations = match settings.operations.listen {
         None => None,
@@ -171,7 +196,6 @@ struct Launched {
     engine_thread: EngineThread,
     why_kernel: String,
     loading: Loading,
-    threads: usize,
     kv: KvSize,
 }
 
@@ -180,13 +204,14 @@ fn launch(
     access: Arc<Access>,
     telemetry: &Telemetry,
     vitals: &Vitals,
+    placement: &Placement,
 ) -> anyhow::Result<Launched> {
     let mut stopwatch = Stopwatch::start();
     let model = Arc::new(launch::open_model(settings.model.as_deref())?);
     stopwatch.lap(Stage::Model);
     let context_limit = context_limit(settings, &model)?;
-    let threads = launch::num_threads(settings.threads);
-    let team = Arc::new(Team::new(threads));
+    let team = launch::team(placement);
+    let threads = placement.threads;
     let cache = cache::open(&settings.cache_dir);
     let mut contest = Contest {
         architecture: &model.architecture,
@@ -223,7 +248,7 @@ fn launch(
         &model.architecture,
         model.dialect().kv_precision(),
         context_limit,
-        memory(),
+        settings.memory(),
     )?;
 
     let packed_cache = cache.as_ref().map(|dir| PackedCache {
@@ -249,8 +274,10 @@ fn launch(
         max_queued: scheduler.max_queued,
         max_model_len: context_limit,
     };
-    let (engine, engine_thread) = engine_loop::start(limits, vocabulary.clone(), executor)
-        .context("can't start the engine's thread")?;
+    let caller = placement.clone();
+    let (engine, engine_thread) =
+        engine_loop::start(limits, vocabulary.clone(), executor, move || caller.pin(0))
+            .context("can't start the engine's thread")?;
     vitals.loaded(engine.heartbeat());
     let name = settings
         .model_name
@@ -297,7 +324,6 @@ fn launch(
         engine_thread,
         why_kernel: why_kernel.unwrap_or_default(),
         loading,
-        threads,
         kv,
     })
 }
@@ -309,7 +335,10 @@ fn context_limit(settings: &Settings, model: &Model) -> Result<usize, Mistakes> 
             "context_limit: {limit} is more than the model's context of {context}"
         )])),
         Some(limit) => Ok(limit),
-        None => Ok(context),
+        None => {
+            let bound = settings.preset.and_then(|preset| preset.context);
+            Ok(bound.unwrap_or(context).min(context))
+        }
     }
 }
 
@@ -318,6 +347,7 @@ async fn serve(
     launched: &Launched,
     watched: &Watched,
     tls: Option<Tls>,
+    placement: &Placement,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let listener = connection::listen("listen", settings.listen).await?;
@@ -336,7 +366,7 @@ async fn serve(
                 .serve_with_incoming_shutdown(connection, leave)
         },
     ));
-    announce(settings, launched, watched, address);
+    announce(settings, launched, watched, address, placement);
 
     let asked_by_signal = tokio::select! {
         () = signals.next() => true,
@@ -464,12 +494,18 @@ fn warn_of_openness(settings: &Settings, address: SocketAddr) {
     }
 }
 
-fn announce(settings: &Settings, launched: &Launched, watched: &Watched, address: SocketAddr) {
+fn announce(
+    settings: &Settings,
+    launched: &Launched,
+    watched: &Watched,
+    address: SocketAddr,
+    placement: &Placement,
+) {
     let banner = Banner {
         served: &launched.served,
         why: &launched.why_kernel,
         loading: &launched.loading,
-        threads: launched.threads,
+        placement,
         kv: launched.kv,
         address,
         tls: settings.tls.certificate.is_some(),
