@@ -42,7 +42,8 @@ fn line(key: &str, entry: &Entry) -> String {
         Json::Null => format!("# {key} is unset\n"),
         // The preset says it again when this is read, and may bound what is known later only.
         value if matches!(entry.origin, Origin::Preset(_)) => {
-            format!("# {key} = {value}  # {}\n", entry.origin)
+            let at_most = if entry.is_bound() { ", at most" } else { "" };
+            format!("# {key} = {value}  # {}{at_most}\n", entry.origin)
         }
         value => format!("{key} = {value}  # {}\n", entry.origin),
     }
@@ -89,8 +90,8 @@ mod tests {
         for line in [
             "preset = \"edge\"",
             "threads = 3  # file",
-            "# context_limit = 4096  # preset edge",
-            "# max_num_seqs = 4  # preset edge",
+            "# context_limit = 4096  # preset edge, at most",
+            "# max_num_seqs = 4  # preset edge\n",
         ] {
             assert!(text.contains(&format!("\n{line}")), "{line}: {text}");
         }

@@ -106,9 +106,9 @@ impl FromStr for &'static Preset {
 
 impl fmt::Display for Preset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at_most = |value: Option<String>| match value {
+        let at_most = |value: Option<String>, otherwise: &str| match value {
             Some(value) => format!("at most {value}"),
-            None => "all there is".to_owned(),
+            None => otherwise.to_owned(),
         };
         write!(
             f,
@@ -116,9 +116,12 @@ impl fmt::Display for Preset {
              step: {}",
             self.name,
             self.meant_for,
-            at_most(self.threads.map(|n| n.to_string())),
-            at_most(self.memory.map(|bytes| format!("{} GiB", bytes / GIB))),
-            at_most(self.context.map(|n| n.to_string())),
+            at_most(self.threads.map(|n| n.to_string()), "all processors"),
+            at_most(
+                self.memory.map(|bytes| format!("{} GiB", bytes / GIB)),
+                "all there is",
+            ),
+            at_most(self.context.map(|n| n.to_string()), "the model's"),
             self.max_num_seqs,
             self.max_num_batched_tokens,
         )

@@ -403,7 +403,7 @@ impl Entry {
 
     /// Whether the value is only the most that may come of it, which the
     /// machine and the model are asked for.
-    fn is_bound(&self) -> bool {
+    pub(crate) fn is_bound(&self) -> bool {
         matches!(self.origin, Origin::Preset(_)) && Preset::bounds(self.setting.key)
     }
 }

@@ -162,7 +162,8 @@ struct Advice<'a> {
     measured_tokens_per_second: Option<f64>,
     /// Whether more were not tried, for want of memory or by the preset.
     is_capped: bool,
-    settings: Suggested,
+    /// `null` without streams.
+    settings: Option<Suggested>,
     kv_bytes: u64,
     /// Of the model, its KV cache and a step.
     memory_bytes: u64,
@@ -196,7 +197,7 @@ pub(super) fn advise(
     let speed = measure(bench, node, &wish)?;
     let modelled = speed.streams(&wish).min(node.max_streams);
     let (streams, measured) = confirm(bench, &wish, modelled)?;
-    let pages = streams.max(1) * wish.pages();
+    let pages = streams * wish.pages();
     let kv_bytes = pages as u64 * node.page_bytes;
     let advice = Advice {
         subject: node.subject,
@@ -210,15 +211,15 @@ pub(super) fn advise(
         streams,
         measured_tokens_per_second: measured,
         is_capped: modelled == node.max_streams && modelled > 0,
-        settings: Suggested {
+        settings: (streams > 0).then(|| Suggested {
             threads: node.subject.threads,
-            max_num_seqs: streams.max(1),
-            max_num_batched_tokens: speed.step_tokens(&wish, streams.max(1)),
+            max_num_seqs: streams,
+            max_num_batched_tokens: speed.step_tokens(&wish, streams),
             block_size: node.kv.block_size,
             pages,
             kv: node.subject.kv.clone(),
             context_limit: (pages * BLOCK_SIZE).min(node.context),
-        },
+        }),
         kv_bytes,
         memory_bytes: node.need.total() + kv_bytes,
         memory_limit_bytes: node.memory,
@@ -339,7 +340,8 @@ impl fmt::Display for Advice<'_> {
             "advice    requests of {prompt_tokens} tokens, answered with {output_tokens} at {rate} \
              tokens/s or more: "
         )?;
-        let Some(measured) = self.measured_tokens_per_second else {
+        let (Some(measured), Some(settings)) = (self.measured_tokens_per_second, &self.settings)
+        else {
             return writeln!(f, "not one stream; use a smaller model or a lower --rate");
         };
         let Suggested {
@@ -350,7 +352,7 @@ impl fmt::Display for Advice<'_> {
             context_limit,
             block_size,
             kv,
-        } = &self.settings;
+        } = settings;
         let more = if self.is_capped {
             " (more were not tried)"
         } else {
