@@ -25,10 +25,11 @@ use ternion_model::{Architecture, Model, Projection};
 
 use crate::energy::{Energy, POWERCAP};
 use crate::kernel_choice::{Contest, Measured};
-use crate::kv_size;
 use crate::launch::{self, KernelSearch};
+use crate::memory_room::memory_room;
 use crate::preset::Preset;
 use crate::processors::{Numa, Pinning, Wanted};
+use crate::resident::Resident;
 use advice::{Node, Wish};
 use limits::Limits;
 use passes::{BLOCK_SIZE, Bench, HeadUse, Run};
@@ -195,10 +196,11 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
 
     let precision = arguments.kv.unwrap_or(source.kv_precision());
     let token_bytes = kv_token_bytes(&architecture, precision);
-    let memory = preset
-        .and_then(|preset| preset.memory)
-        .unwrap_or(u64::MAX)
-        .min(kv_size::available());
+    let mut room = memory_room();
+    if let Some(bytes) = preset.and_then(|preset| preset.memory) {
+        room = room.at_most(bytes, "preset");
+    }
+    let memory = room.left;
     let need = |kv_tokens: usize, step_tokens: usize| {
         let kv = kv_tokens as u64 * token_bytes as u64;
         Need::of(&architecture, &kernel, arguments.head, kv, step_tokens)
@@ -231,8 +233,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     let full = need(kv_tokens, extent.step_tokens)?;
     anyhow::ensure!(
         full.total() <= memory,
-        "{name} needs {full}, and this process may use {:.2} GiB",
-        memory as f64 / f64::from(1 << 30),
+        "{name} needs {full}, which are {} bytes; {room}",
+        full.total(),
     );
 
     // Not before plugins were tried, by processes that take after this thread.
@@ -277,6 +279,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     }
     // The first pass touches every page of weights and scratch.
     bench.prompt(0, extent.longest.clamp(1, 32))?;
+    let resident = Resident::now();
     let memory_to_read = match arguments.no_limits {
         true => None,
         false => Some(ReadBandwidth::new().context("no memory to measure bandwidth with")?),
@@ -305,6 +308,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         token_products: token_products(&architecture),
         team,
         bench,
+        resident,
+        read_bytes: memory_to_read.as_ref().map_or(0, ReadBandwidth::bytes),
         limits,
         energy: Energy::open(&arguments.powercap_dir),
     }
@@ -323,6 +328,7 @@ fn choose_kernel(
         budget: TIMING_BUDGET,
         thorough: true,
         cache: None,
+        quiet: &|| {},
         measured: Measured::default(),
         is_settled: false,
     };
@@ -383,6 +389,10 @@ struct Tests<'a> {
     token_products: usize,
     team: Arc<Team>,
     bench: Bench,
+    /// Before there was memory to measure bandwidth with, ...
+    resident: Option<Resident>,
+    /// ... which is so much.
+    read_bytes: usize,
     limits: Option<Limits<'a>>,
     energy: Option<Energy>,
 }
@@ -409,7 +419,21 @@ impl Tests<'_> {
                 self.report(format!("tg{tg}"), batch, depth, samples, json)?;
             }
         }
+        if !json && let Some(memory) = self.memory() {
+            println!("memory   {memory}");
+        }
         Ok(())
+    }
+
+    /// What is resident, but for what bandwidth is measured with.
+    fn memory(&self) -> Option<Resident> {
+        let (before, now) = self.resident.zip(Resident::now())?;
+        let own = self.read_bytes as u64;
+        Some(Resident {
+            peak_bytes: before.peak_bytes.max(now.peak_bytes.saturating_sub(own)),
+            anonymous_bytes: now.anonymous_bytes.saturating_sub(own),
+            file_bytes: now.file_bytes,
+        })
     }
 
     fn samples(
@@ -448,7 +472,7 @@ impl Tests<'_> {
             depth,
             token_products: self.token_products,
         };
-        Row::new(test, &self.subject, samples).print(json)
+        Row::new(test, &self.subject, samples, self.memory()).print(json)
     }
 }
 

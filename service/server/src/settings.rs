@@ -15,7 +15,7 @@ use serde_json::{Map, Value as Json};
 use ternion_compute::{HeadChoice, KvPrecision};
 
 use crate::{
-    kv_size,
+    memory_room::{MemoryRoom, memory_room},
     preset::Preset,
     processors::{Numa, Pinning, Wanted},
     setting_kind::{OFF, parse_duration},
@@ -178,11 +178,14 @@ impl Settings {
         }
     }
 
-    /// Bytes to plan with.
-    pub(crate) fn memory(&self) -> u64 {
+    /// Memory to plan with.
+    pub(crate) fn memory_room(&self) -> MemoryRoom {
         let bound = self.preset.and_then(|preset| preset.memory);
-        let limit = self.memory_limit.or(bound).unwrap_or(u64::MAX);
-        limit.min(kv_size::memory())
+        match (self.memory_limit, bound) {
+            (Some(limit), _) => memory_room().at_most(limit, "memory_limit"),
+            (None, Some(bound)) => memory_room().at_most(bound, "preset"),
+            (None, None) => memory_room(),
+        }
     }
 }
 

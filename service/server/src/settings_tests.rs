@@ -498,7 +498,8 @@ fn a_preset_is_weaker_than_what_is_set_in_any_way() {
     assert_eq!(settings.scheduler.max_num_batched_tokens, 128);
     assert_eq!(settings.threads, Some(7));
     assert_eq!(settings.memory_limit, Some(3 << 30));
-    assert_eq!(settings.memory(), (3 << 30).min(kv_size::memory()));
+    let total = memory_room().total;
+    assert_eq!(settings.memory_room().total, total.min(3 << 30));
     // A bound is told, and asked for where the model is known.
     assert_eq!(settings.context_limit, None);
     let context = resolved
@@ -523,10 +524,11 @@ fn a_preset_bounds_what_is_not_set() {
     };
     let mobile = settings(&[("preset", &["mobile"])]);
     assert_eq!((mobile.threads, mobile.wanted().most), (None, Some(4)));
-    assert_eq!(mobile.memory(), (2 << 30).min(kv_size::memory()));
+    let total = memory_room().total;
+    assert_eq!(mobile.memory_room().total, total.min(2 << 30));
     let server = settings(&[("preset", &["server"])]);
     assert_eq!(server.wanted().most, None);
-    assert_eq!(server.memory(), kv_size::memory());
+    assert_eq!(server.memory_room().total, total);
     assert_eq!(server.scheduler.max_num_seqs, 32);
     let none = settings(&[]);
     assert_eq!((none.preset, none.scheduler.max_num_seqs), (None, 16));

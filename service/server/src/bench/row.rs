@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::{limits::Limit, passes::Run};
+use crate::resident::Resident;
 
 /// What is the same for all tests of a call.
 #[derive(Clone, Serialize)]
@@ -58,6 +59,8 @@ pub(super) struct Row {
     /// Rows of the head that were computed exactly for a position, on average;
     /// null where it was not screened.
     candidates: Option<f64>,
+    /// Memory after the test; null where the system doesn't tell.
+    memory: Option<Resident>,
 }
 
 /// What the machine gave at most between these runs, and how much of it was
@@ -83,7 +86,12 @@ impl Row {
     /// # Panics
     ///
     /// Without samples.
-    pub(super) fn new(test: Test, subject: &Subject, mut samples: Vec<Sample>) -> Row {
+    pub(super) fn new(
+        test: Test,
+        subject: &Subject,
+        mut samples: Vec<Sample>,
+        memory: Option<Resident>,
+    ) -> Row {
         samples.sort_by_key(|sample| sample.run.took);
         let limits: Option<Vec<Limit>> = samples.iter().map(|sample| sample.limit).collect();
         let limit = limits.map(|limits| Limit::median(&limits));
@@ -115,6 +123,7 @@ impl Row {
             limits,
             joules_per_token: median.joules.map(|joules| joules / run.tokens as f64),
             candidates: run.candidates,
+            memory,
         }
     }
 
@@ -202,7 +211,7 @@ mod tests {
             head: "f16".to_owned(),
             head_state_bytes: 0,
         };
-        serde_json::to_value(Row::new(test, &subject, samples)).expect("it is plain data")
+        serde_json::to_value(Row::new(test, &subject, samples, None)).expect("it is plain data")
     }
 
     #[test]
