@@ -481,6 +481,11 @@ impl fmt::Display for Report {
              and {output_tokens_per_second:.1} output tokens/s, over {:.1} s",
             self.elapsed_seconds
         )?;
+        let Tokens { prompt, cached, .. } = self.measured.tokens;
+        if cached > 0 {
+            let percent = cached as f64 / prompt.max(1) as f64 * 100.0;
+            writeln!(f, "cached     {percent:.1} % of the prompt tokens")?;
+        }
         writeln!(f, "goodput    {}", self.measured.goodput)?;
         for tenant in &self.tenants {
             writeln!(f, "tenant     {tenant}")?;
