@@ -16,7 +16,7 @@ use crate::Time;
 /// Tokens at the end of a sequence that must have occurred before.
 const MIN_MATCH: usize = 2;
 /// As many are as good as more.
-const MAX_MATCH: usize = 4;
+const MAX_MATCH: usize = 16;
 
 /// Steps of more tokens than this are bound by arithmetic: there a guess costs
 /// what a token costs.
@@ -25,8 +25,9 @@ const MAX_STEP_TOKENS: usize = 64;
 const MIN_GAIN: f64 = 1.02;
 /// What a token more adds to a step of one, before it was ever measured.
 const USUAL_SLOPE: f64 = 0.3;
-/// How often guesses come true, likewise.
-const USUAL_ACCEPTANCE: f64 = 0.4;
+/// How often guesses come true, likewise, by how many tokens before them occurred
+/// before: 2, 3, 4 to 7, 8 to 15, and more.
+const USUAL_ACCEPTANCE: [f64; 5] = [0.35, 0.45, 0.6, 0.75, 0.9];
 
 /// Tokens of a sequence that are guessed to come again: those from `source`
 /// to its end, and then from `source` on again.
@@ -34,6 +35,8 @@ const USUAL_ACCEPTANCE: f64 = 0.4;
 pub(crate) struct Draft {
     source: usize,
     period: usize,
+    /// Tokens that are the same before `source` and at the end.
+    matching: usize,
     /// How many the step computes; with none the guess is only watched.
     pub(crate) len: usize,
 }
@@ -42,8 +45,13 @@ impl Draft {
     /// What followed the longest and latest earlier occurrence of the
     /// sequence's end. None of it is computed yet.
     pub(crate) fn look_up(tokens: &[u32]) -> Option<Draft> {
+        let last = *tokens.last()?;
         let mut best = (MIN_MATCH - 1, 0);
         for source in (MIN_MATCH..tokens.len()).rev() {
+            // Nearly all places end here.
+            if tokens[source - 1] != last {
+                continue;
+            }
             let pairs = tokens[..source].iter().rev().zip(tokens.iter().rev());
             let matching = pairs.take(MAX_MATCH).take_while(|(a, b)| a == b).count();
             if matching > best.0 {
@@ -57,8 +65,15 @@ impl Draft {
         (matching >= MIN_MATCH).then_some(Draft {
             source,
             period: tokens.len() - source,
+            matching,
             len: 0,
         })
+    }
+
+    /// Tokens before the n-th guess that occurred before, if all guesses before
+    /// it came true.
+    pub(crate) fn matching_at(self, n: usize) -> usize {
+        self.matching + n
     }
 
     /// The n-th guess, given the sequence it was looked up in.
@@ -67,19 +82,40 @@ impl Draft {
     }
 }
 
-/// How often guesses have come true of late.
+/// How often guesses have come true of late, by [`class`]. The longer the text
+/// before a guess has been the same, the surer it is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Acceptance(f64);
+pub(crate) struct Acceptance([f64; USUAL_ACCEPTANCE.len()]);
+
+/// Which of the acceptances is that of a guess with so many tokens before it
+/// that occurred before.
+fn class(matching: usize) -> usize {
+    match matching {
+        ..=2 => 0,
+        3 => 1,
+        4..=7 => 2,
+        8..=15 => 3,
+        16.. => 4,
+    }
+}
 
 impl Acceptance {
-    fn learn(&mut self, came_true: bool, weight: f64) {
-        self.0 += weight * (f64::from(u8::from(came_true)) - self.0);
+    fn learn(&mut self, matching: usize, came_true: bool, weight: f64) {
+        let acceptance = &mut self.0[class(matching)];
+        *acceptance += weight * (f64::from(u8::from(came_true)) - *acceptance);
     }
 
-    /// How many of `len` guesses will come true before the first that does
-    /// not.
-    fn expected(self, len: usize) -> f64 {
-        (1..=len as i32).map(|n| self.0.powi(n)).sum()
+    /// How many of a draft's first guesses will come true before the first that
+    /// does not: of none, of one, and so on.
+    fn expected(self, draft: Draft) -> impl Iterator<Item = f64> {
+        let (mut all, mut sum, mut n) = (1.0, 0.0, 0);
+        std::iter::from_fn(move || {
+            let expected = sum;
+            all *= self.0[class(draft.matching_at(n))];
+            sum += all;
+            n += 1;
+            Some(expected)
+        })
     }
 }
 
@@ -129,25 +165,30 @@ impl Drafting {
         self.acceptance
     }
 
-    /// The length, at most `max_len`, with which the step gets the most tokens
-    /// for its time, and takes it up; 0 where no draft is better than none.
+    /// How many of a draft's guesses, at most `max_len`, get the step the most
+    /// tokens for its time, and takes them up; 0 where none is better.
     pub(crate) fn choose_len(
         &self,
         step: &mut Decoding,
+        draft: Draft,
         acceptance: Acceptance,
         max_len: usize,
     ) -> usize {
         let max_len = max_len
             .min(self.max_len)
             .min(MAX_STEP_TOKENS.saturating_sub(step.tokens));
-        let rate = |len: usize| {
-            (step.expected + acceptance.expected(len)) / self.relative_time(step.tokens + len)
-        };
-        let best = (1..=max_len).max_by(|a, b| rate(*a).total_cmp(&rate(*b)));
+        let expected = acceptance.expected(draft).take(max_len + 1);
+        let rates = expected.enumerate().map(|(len, expected)| {
+            let expected = step.expected + expected;
+            let rate = expected / self.relative_time(step.tokens + len);
+            (rate, len, expected)
+        });
+        let none = step.expected / self.relative_time(step.tokens);
+        let best = rates.max_by(|a, b| a.0.total_cmp(&b.0));
         match best {
-            Some(len) if rate(len) >= MIN_GAIN * rate(0) => {
+            Some((rate, len, expected)) if len > 0 && rate >= MIN_GAIN * none => {
                 step.tokens += len;
-                step.expected += acceptance.expected(len);
+                step.expected = expected;
                 len
             }
             _ => 0,
@@ -159,10 +200,15 @@ impl Drafting {
         1.0 + self.slope * (tokens as f64 - 1.0)
     }
 
-    /// Takes note of whether a guess came true.
-    pub(crate) fn learn_guess(&mut self, sequence: &mut Acceptance, came_true: bool) {
-        sequence.learn(came_true, 1.0 / 8.0);
-        self.acceptance.learn(came_true, 1.0 / 64.0);
+    /// Takes note of whether a guess came true that so many tokens spoke for.
+    pub(crate) fn learn_guess(
+        &mut self,
+        sequence: &mut Acceptance,
+        matching: usize,
+        came_true: bool,
+    ) {
+        sequence.learn(matching, came_true, 1.0 / 8.0);
+        self.acceptance.learn(matching, came_true, 1.0 / 64.0);
     }
 
     /// Takes note of how long a step took that did nothing but decode. Those
@@ -234,7 +280,9 @@ mod tests {
             ..Drafting::new(8)
         };
         let mut step = Decoding::one_each(sequences);
-        drafting.choose_len(&mut step, Acceptance(acceptance), 8)
+        let draft = Draft::look_up(&[1, 2, 1, 2]).expect("it repeats itself");
+        let acceptance = Acceptance([acceptance; USUAL_ACCEPTANCE.len()]);
+        drafting.choose_len(&mut step, draft, acceptance, 8)
     }
 
     #[test]
@@ -249,6 +297,36 @@ mod tests {
         assert_eq!(length(0.0, 0.9, 60), 4);
         assert_eq!(length(0.0, 0.9, 64), 0);
         assert_eq!(length(0.0, 0.9, 1000), 0);
+    }
+
+    #[test]
+    fn the_longer_the_same_text_the_more_is_guessed() {
+        let drafting = Drafting {
+            slope: 0.2,
+            ..Drafting::new(16)
+        };
+        let len = |period: usize| {
+            let tokens: Vec<u32> = (0..2 * period).map(|i| (i % period) as u32).collect();
+            let draft = Draft::look_up(&tokens).expect("it repeats itself");
+            let mut step = Decoding::one_each(1);
+            drafting.choose_len(&mut step, draft, drafting.acceptance(), 16)
+        };
+        assert!(len(2) < len(8) && len(8) < len(16));
+    }
+
+    #[test]
+    fn guesses_teach_those_with_as_much_before_them() {
+        let mut drafting = Drafting::new(16);
+        let mut sequence = drafting.acceptance();
+        for _ in 0..100 {
+            drafting.learn_guess(&mut sequence, 2, false);
+            drafting.learn_guess(&mut sequence, 20, true);
+        }
+        let [short, next, .., long] = sequence.0;
+        assert!(
+            short < 0.01 && next == USUAL_ACCEPTANCE[1] && long > 0.99,
+            "{sequence:?}"
+        );
     }
 
     #[test]

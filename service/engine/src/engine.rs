@@ -271,14 +271,18 @@ impl Engine {
     ) {
         let last = rows.len().saturating_sub(1);
         for (place, row) in rows.enumerate() {
+            let draft = self.scheduler[id].draft;
             let guess = self.scheduler[id].guess(place);
             let Some(token) = self.sample(id, row, now, events) else {
                 return;
             };
             // Where nothing was computed for it, the first guess is watched.
             let came_true = guess == Some(token);
-            if guess.is_some() && (place < last || last == 0) {
-                self.scheduler.learn_guess(id, came_true);
+            if let Some(draft) = draft
+                && (place < last || last == 0)
+            {
+                let matching = draft.matching_at(place);
+                self.scheduler.learn_guess(id, matching, came_true);
             }
             let sequence = self.scheduler.get_mut(id).expect("it goes on");
             if place == last || !came_true {

@@ -139,7 +139,7 @@ impl Scheduler {
             let max_len = sequence.max_draft_len().min(room);
             draft.len = self
                 .drafting
-                .choose_len(&mut step, sequence.acceptance, max_len);
+                .choose_len(&mut step, draft, sequence.acceptance, max_len);
             sequence.draft = Some(draft);
             let num_tokens = sequence.num_tokens() + draft.len;
             let has_grown = self.pool.grow(&mut sequence.blocks, num_tokens);
@@ -159,10 +159,10 @@ impl Scheduler {
         blocks * self.limits.block_size - sequence.num_tokens()
     }
 
-    pub(crate) fn learn_guess(&mut self, id: SequenceId, came_true: bool) {
+    pub(crate) fn learn_guess(&mut self, id: SequenceId, matching: usize, came_true: bool) {
         let sequence = self.sequences.get_mut(&id).expect(RANKED);
         self.drafting
-            .learn_guess(&mut sequence.acceptance, came_true);
+            .learn_guess(&mut sequence.acceptance, matching, came_true);
     }
 
     fn close_gaps_of_one(&mut self, room: &mut Room, report: &mut StepReport) {

@@ -326,7 +326,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         key: "scheduler.max_draft_tokens",
         flag: "max-draft-tokens",
         kind: Kind::Count { min: 0, max: 63 },
-        default: Some("8"),
+        default: Some("15"),
         help: "Most tokens guessed ahead of a request where text repeats itself and that pays; 0 for none",
     },
     Setting {
