@@ -212,8 +212,9 @@ impl Engine {
         }
     }
 
-    /// What a step took that did nothing but decode.
     fn learn_time(&mut self, took: Time) {
+        self.scheduler.learn_cost(&self.batch.spans, took);
+        // Whether guesses pay is seen where a step did nothing but decode.
         let (report, sequences) = (&self.report, self.batch.spans.len());
         if report.num_tokens == sequences + report.num_drafted {
             let drafting = &mut self.scheduler.drafting;

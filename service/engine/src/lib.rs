@@ -12,9 +12,10 @@
 //!
 //! - **There are no phases.** A sequence knows `num_tokens` tokens, of which
 //!   `num_computed_tokens` have keys and values in its pages. A step closes
-//!   gaps under a token budget: a wide gap is prefill, a gap of one is decode,
-//!   a gap the budget cuts short is chunked prefill, and a preempted sequence
-//!   is one whose gap became wide again. See [`Limits`] for the budget.
+//!   gaps under budgets of tokens and of time: a wide gap is prefill, a gap of
+//!   one is decode, a gap the budgets cut short is chunked prefill, and a
+//!   preempted sequence is one whose gap became wide again. See [`Limits`] for
+//!   the budgets.
 //! - **Guesses are verified.** A step that only decodes may take along tokens
 //!   that are likely to come next; sampling goes along them while it chooses
 //!   the same, so they change when tokens come and never which.
@@ -48,6 +49,7 @@ mod request;
 mod sampling;
 mod scheduler;
 mod sequence;
+mod step_cost;
 mod step_report;
 mod stop;
 mod vocabulary;

@@ -17,7 +17,8 @@ use crate::drafting::{Decoding, Drafting};
 use crate::lifecycle::{Cause, State};
 use crate::ranking::Ranking;
 use crate::sequence::Sequence;
-use crate::{Limits, SequenceId, StepReport};
+use crate::step_cost::{StepCost, StepWork};
+use crate::{Limits, SequenceId, Span, StepReport, Time};
 
 /// All sequences, and the pool their blocks are from.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub(crate) struct Scheduler {
     limits: Limits,
     pool: BlockPool,
     pub(crate) drafting: Drafting,
+    cost: StepCost,
     sequences: HashMap<SequenceId, Sequence>,
     waiting: Ranking,
     /// May be longer than `max_num_seqs` for a while, when readers of parked
@@ -40,6 +42,10 @@ pub(crate) struct Scheduler {
 struct Room {
     tokens: usize,
     seqs: usize,
+    /// Seconds for prompts.
+    time: f64,
+    /// Whether a prompt has a part in it.
+    has_prompt: bool,
 }
 
 impl Room {
@@ -51,7 +57,20 @@ impl Room {
         self.tokens -= tokens;
         self.seqs -= 1;
     }
+
+    fn take_chunk(&mut self, tokens: usize, seconds: f64) {
+        self.take(tokens);
+        self.time -= seconds;
+        self.has_prompt = true;
+    }
 }
+
+/// Where the budget is unset: a step with prompts in it takes so many times as
+/// long as without.
+const STRETCH: f64 = 2.0;
+/// Prompts get at least this share of the time of the rest of their step,
+/// however small the budget is: else one could take for ever.
+const LEAST_SHARE: f64 = 0.25;
 
 impl Scheduler {
     pub(crate) fn new(limits: Limits) -> Scheduler {
@@ -59,6 +78,7 @@ impl Scheduler {
             limits,
             pool: BlockPool::new(limits.num_blocks, limits.block_size),
             drafting: Drafting::new(limits.max_draft_tokens),
+            cost: StepCost::new(),
             sequences: HashMap::new(),
             waiting: Ranking::default(),
             running: Ranking::default(),
@@ -97,16 +117,20 @@ impl Scheduler {
     /// Chooses which sequences run this step, and how many tokens each
     /// computes; writes that and who was preempted into the report.
     ///
-    /// There are no phases here: a step spends its token budget closing gaps
-    /// between the tokens that sequences have and those they have computed.
-    /// Gaps of one go first, so that no prompt, however long, holds up streams
-    /// that have begun.
+    /// There are no phases here: a step spends its budgets of tokens and time
+    /// closing gaps between the tokens that sequences have and those they have
+    /// computed. Gaps of one go first, so that no prompt, however long, holds
+    /// up streams that have begun; and wide ones are closed no further than the
+    /// time goes that those streams can be made to wait.
     pub(crate) fn schedule(&mut self, report: &mut StepReport) {
         let mut room = Room {
             tokens: self.limits.max_num_batched_tokens,
             seqs: self.limits.max_num_seqs,
+            time: f64::INFINITY,
+            has_prompt: false,
         };
         self.close_gaps_of_one(&mut room, report);
+        room.time = self.time_for_prompts(report);
         self.close_wide_gaps(&mut room, report);
         self.admit_waiting(&mut room, report);
         self.draft(room.tokens, report);
@@ -171,29 +195,75 @@ impl Scheduler {
         }
     }
 
+    /// Seconds that prompts may add to a step in which some sequences decode;
+    /// without those there is nobody to keep waiting.
+    fn time_for_prompts(&self, report: &StepReport) -> f64 {
+        if report.scheduled.is_empty() {
+            return f64::INFINITY;
+        }
+        let mut decode = StepWork::default();
+        for (id, len) in &report.scheduled {
+            decode += StepWork::new(self[*id].num_computed_tokens, *len, 1);
+        }
+        let decode = self.cost.of_step(decode);
+        let budget = match self.limits.step_budget {
+            // Before the first step was timed there is nothing to compare with.
+            Some(budget) if self.cost.is_learned() => budget.as_secs_f64(),
+            _ => STRETCH * decode,
+        };
+        (budget - decode).max(LEAST_SHARE * decode)
+    }
+
     /// Needs no blocks: those of all its tokens came with the admission.
     fn close_wide_gaps(&mut self, room: &mut Room, report: &mut StepReport) {
         for rank in self.running.iter() {
-            let gap = self[rank.id].gap();
-            if gap > 1 && !room.is_empty() {
-                let len = gap.min(room.tokens);
-                report.scheduled.push((rank.id, len));
-                room.take(len);
+            if self[rank.id].gap() > 1 {
+                self.take_chunk(rank.id, room, report);
             }
         }
     }
 
-    /// A step with room left has a place in the batch for every running
-    /// sequence, so as many may be added as places are left.
+    /// As many of those that wait as there are places that no running sequence
+    /// has.
     fn admit_waiting(&mut self, room: &mut Room, report: &mut StepReport) {
-        while !room.is_empty()
+        while self.running.len() < self.limits.max_num_seqs
             && let Some(rank) = self.waiting.first()
+            && self.chunk_of(rank.id, room) > 0
             && self.admit(rank.id, report)
         {
-            let len = self[rank.id].gap().min(room.tokens);
-            report.scheduled.push((rank.id, len));
-            room.take(len);
+            self.take_chunk(rank.id, room, report);
         }
+    }
+
+    /// Schedules as much of a sequence's gap as there is room for.
+    fn take_chunk(&self, id: SequenceId, room: &mut Room, report: &mut StepReport) {
+        let len = self.chunk_of(id, room);
+        if len > 0 {
+            let work = StepWork::new(self[id].num_computed_tokens, len, 0);
+            report.scheduled.push((id, len));
+            room.take_chunk(len, self.cost.added_by(work));
+        }
+    }
+
+    fn chunk_of(&self, id: SequenceId, room: &Room) -> usize {
+        if room.is_empty() {
+            return 0;
+        }
+        let sequence = &self[id];
+        let max = sequence.gap().min(room.tokens);
+        let position = sequence.num_computed_tokens;
+        let fits = self.cost.tokens_within(room.time, position, max);
+        // A step gets some prompt further, if there is one.
+        fits.max(usize::from(!room.has_prompt))
+    }
+
+    /// Takes note of how long a step took.
+    pub(crate) fn learn_cost(&mut self, spans: &[Span], took: Time) {
+        let mut work = StepWork::default();
+        for span in spans {
+            work += StepWork::of_span(span);
+        }
+        self.cost.learn(work, took);
     }
 
     /// Gives a running sequence the blocks for all its tokens. Others yield

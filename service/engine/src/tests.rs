@@ -3,7 +3,9 @@
 mod endings;
 mod fake;
 mod guesses;
+mod machine;
 mod oracle;
 mod random_schedules;
 mod sim;
+mod step_budget;
 mod traces;

@@ -11,6 +11,7 @@ const LIMITS: Limits = Limits {
     block_size: 4,
     max_num_seqs: 4,
     max_num_batched_tokens: 16,
+    step_budget: None,
     max_draft_tokens: 0,
     max_queued: 1,
     max_model_len: 32,

@@ -101,6 +101,7 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         block_size: 16,
         max_num_seqs: 2,
         max_num_batched_tokens: 64,
+        step_budget: None,
         max_draft_tokens: 0,
         max_queued: 1,
         max_model_len: model.architecture.context,

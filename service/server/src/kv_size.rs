@@ -128,6 +128,7 @@ mod tests {
         let scheduler = SchedulerSettings {
             max_num_seqs: 3,
             max_num_batched_tokens: 64,
+            step_budget: None,
             max_draft_tokens: 0,
             max_queued: 0,
         };
@@ -177,6 +178,7 @@ mod tests {
             let scheduler = SchedulerSettings {
                 max_num_seqs: 3,
                 max_num_batched_tokens: 64,
+                step_budget: None,
                 max_draft_tokens: 0,
                 max_queued: 0,
             };

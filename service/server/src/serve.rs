@@ -245,6 +245,7 @@ fn launch(
         block_size: kv.config.block_size,
         max_num_seqs: scheduler.max_num_seqs,
         max_num_batched_tokens: scheduler.max_num_batched_tokens,
+        step_budget: scheduler.step_budget,
         max_draft_tokens: scheduler.max_draft_tokens,
         max_queued: scheduler.max_queued,
         max_model_len: context_limit,

@@ -125,6 +125,7 @@ impl Schedule {
             block_size: random.within(1..=4),
             max_num_seqs,
             max_num_batched_tokens: max_num_seqs + random.within(0..=8),
+            step_budget: random.pick(&[None, Some(Time::from_millis(300)), Some(Time::MAX)]),
             max_draft_tokens: random.pick(&[0, 1, 4]),
             max_queued: random.within(1..=8),
             max_model_len: 24,

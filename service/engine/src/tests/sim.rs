@@ -12,6 +12,7 @@ pub(super) const TINY: Limits = Limits {
     block_size: 2,
     max_num_seqs: 4,
     max_num_batched_tokens: 16,
+    step_budget: Some(Time::from_secs(3600)),
     max_draft_tokens: 0,
     max_queued: 8,
     max_model_len: 32,
