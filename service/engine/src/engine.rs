@@ -70,9 +70,9 @@ impl Engine {
         self.next_id += 1;
         let deadline = request.deadline.map(|deadline| (deadline, id));
         self.deadlines.extend(deadline);
-        let acceptance = self.scheduler.drafting.acceptance();
+        let (acceptance, share) = (self.scheduler.drafting.acceptance(), request.share);
         self.scheduler
-            .insert(Sequence::new(id, request, acceptance, now));
+            .insert(Sequence::new(id, request, acceptance, now), share);
         Ok(id)
     }
 
@@ -213,7 +213,8 @@ impl Engine {
     }
 
     fn learn_time(&mut self, took: Time) {
-        self.scheduler.learn_cost(&self.batch.spans, took);
+        self.scheduler
+            .learn_cost(&self.batch.spans, took, &self.report);
         // Whether guesses pay is seen where a step did nothing but decode.
         let (report, sequences) = (&self.report, self.batch.spans.len());
         if report.num_tokens == sequences + report.num_drafted {
@@ -391,6 +392,11 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn check(&self) {
         self.scheduler.check();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting_of(&self, tenant: u32) -> usize {
+        self.scheduler.waiting_of(tenant)
     }
 
     #[cfg(test)]

@@ -8,7 +8,7 @@
 //! has caught up with itself, and says what happened as [`Event`]s and a
 //! [`StepReport`].
 //!
-//! Four things explain most of the code:
+//! Five things explain most of the code:
 //!
 //! - **There are no phases.** A sequence knows `num_tokens` tokens, of which
 //!   `num_computed_tokens` have keys and values in its pages. A step closes
@@ -19,6 +19,9 @@
 //! - **Guesses are verified.** A step that only decodes may take along tokens
 //!   that are likely to come next; sampling goes along them while it chooses
 //!   the same, so they change when tokens come and never which.
+//! - **Tenants are served by turns.** Each has a counter of the time that was
+//!   spent on it; where not all can be served, the least one is. Order within a
+//!   tenant is by priority and arrival.
 //! - **A page has one owner.** A block table can be grown and released by the
 //!   pool only, and is not `Clone`, so that free and held blocks always add up.
 //! - **A token depends on its own sequence only.** Logits do by the contract of
@@ -28,7 +31,7 @@
 //!
 //! What is absent on purpose: the engine reads no clock (time is an argument),
 //! does no I/O, waits for nobody, starts no thread, and knows neither
-//! transports nor tenants. Text is bytes here; whole characters are the
+//! transports nor tenants' names. Text is bytes here; whole characters are the
 //! caller's business.
 
 #![forbid(unsafe_code)]
@@ -40,6 +43,7 @@ mod engine;
 mod event;
 mod executor;
 mod exp;
+mod fairness;
 mod lifecycle;
 mod limits;
 mod logits;
@@ -61,6 +65,7 @@ pub use block_pool::BlockId;
 pub use engine::Engine;
 pub use event::{Event, FinishReason, Timings, TokenLogprob, Usage};
 pub use executor::{Batch, Executor, ExecutorError, Span, Wanted};
+pub use fairness::Share;
 pub use limits::Limits;
 pub use logits::{Logits, Row, TokenLogit};
 pub use request::{Request, Sampling, Stopping, SubmitError};

@@ -1,6 +1,6 @@
 //! What is asked of the engine, and when it refuses.
 
-use crate::{Limits, Time};
+use crate::{Limits, Share, Time};
 
 /// One completion to generate.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,7 +11,10 @@ pub struct Request {
     pub sampling: Sampling,
     /// When generation ends.
     pub stopping: Stopping,
-    /// Higher is served earlier; equals are served in order of arrival.
+    /// Whose it is.
+    pub share: Share,
+    /// Among the requests of its tenant, higher is served earlier; equals are
+    /// served in order of arrival.
     pub priority: i32,
     /// From this moment on the request runs no further step.
     pub deadline: Option<Time>,
@@ -172,6 +175,7 @@ impl Request {
     pub(crate) fn check(&self, limits: &Limits, vocab_size: usize) -> Result<(), SubmitError> {
         self.sampling.check()?;
         self.stopping.check()?;
+        self.share.check()?;
         check_tokens("prompt", &self.prompt, vocab_size)?;
         check_tokens("stop_tokens", &self.stopping.stop_tokens, vocab_size)?;
         self.check_length(limits)
@@ -199,6 +203,26 @@ impl Request {
         let pool = limits.num_blocks;
         if blocks > pool {
             return Err(SubmitError::NeverFits { blocks, pool });
+        }
+        Ok(())
+    }
+}
+
+impl Share {
+    fn check(self) -> Result<(), SubmitError> {
+        let bad = |field, value: u32, expected| {
+            let value = value.to_string();
+            Err(SubmitError::BadParameter {
+                field,
+                value,
+                expected,
+            })
+        };
+        if self.weight == 0 {
+            return bad("share.weight", self.weight, "at least 1");
+        }
+        if self.tenant > Share::MAX_TENANT {
+            return bad("share.tenant", self.tenant, "at most 65535");
         }
         Ok(())
     }

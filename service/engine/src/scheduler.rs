@@ -1,12 +1,18 @@
 //! Which sequences run, and on which blocks.
 //!
-//! Nothing here can wait for ever. Sequences are ranked once and for all, by
-//! priority and arrival. The first of the running ones always gets the blocks
-//! it needs, because all others yield to it, and [`Request::check`] has seen to
-//! it that it fits when it is alone; so it ends at some point. The first of the
-//! waiting ones is not passed over, so it runs when enough before it have
-//! ended, at the latest when nothing else runs. (Among priorities that is the
-//! idea: a low one waits as long as higher ones keep coming.)
+//! There is one order in which all is given out, and whose end yields: tenants
+//! by their [turns](crate::fairness), and the sequences of one by priority and
+//! arrival.
+//!
+//! Nothing here can wait for ever. A running sequence loses its blocks only for
+//! the next token of another one, which had its last one since, so there is no
+//! going round in circles: each loss is paid for by a token, and answers end.
+//! [`Request::check`] has seen to it that a sequence fits when it is alone. The
+//! first of the waiting ones is not passed over, so it runs when enough others
+//! have ended, at the latest when nothing else runs; and who waits comes to be
+//! the first, because the counters of those that are served rise. (Among the
+//! priorities of a tenant it is the idea that a low one waits as long as higher
+//! ones keep coming.)
 //!
 //! [`Request::check`]: crate::Request
 
@@ -14,11 +20,12 @@ use std::collections::HashMap;
 
 use crate::block_pool::BlockPool;
 use crate::drafting::{Decoding, Drafting};
+use crate::fairness::{Fairness, Turn};
 use crate::lifecycle::{Cause, State};
-use crate::ranking::Ranking;
+use crate::ranking::{Rank, Ranking};
 use crate::sequence::Sequence;
 use crate::step_cost::{StepCost, StepWork};
-use crate::{Limits, SequenceId, Span, StepReport, Time};
+use crate::{Limits, SequenceId, Share, Span, StepReport, Time};
 
 /// All sequences, and the pool their blocks are from.
 #[derive(Debug)]
@@ -27,6 +34,7 @@ pub(crate) struct Scheduler {
     pool: BlockPool,
     pub(crate) drafting: Drafting,
     cost: StepCost,
+    fairness: Fairness,
     sequences: HashMap<SequenceId, Sequence>,
     waiting: Ranking,
     /// May be longer than `max_num_seqs` for a while, when readers of parked
@@ -35,6 +43,8 @@ pub(crate) struct Scheduler {
     running: Ranking,
     /// Parked with blocks. Those without are in none of the three.
     parked: Ranking,
+    /// The running ones in the order of a step. Reused from step to step.
+    order: Vec<Rank>,
 }
 
 /// What is left of a step.
@@ -63,6 +73,16 @@ impl Room {
         self.time -= seconds;
         self.has_prompt = true;
     }
+
+    /// Half of it, for another prompt.
+    fn half(self) -> Room {
+        Room {
+            tokens: self.tokens / 2,
+            time: self.time / 2.0,
+            has_prompt: true,
+            ..self
+        }
+    }
 }
 
 /// Where the budget is unset: a step with prompts in it takes so many times as
@@ -71,6 +91,8 @@ const STRETCH: f64 = 2.0;
 /// Prompts get at least this share of the time of the rest of their step,
 /// however small the budget is: else one could take for ever.
 const LEAST_SHARE: f64 = 0.25;
+/// How many are looked at to find a shorter prompt than the first one.
+const MAX_PEERS: usize = 64;
 
 impl Scheduler {
     pub(crate) fn new(limits: Limits) -> Scheduler {
@@ -79,14 +101,17 @@ impl Scheduler {
             pool: BlockPool::new(limits.num_blocks, limits.block_size),
             drafting: Drafting::new(limits.max_draft_tokens),
             cost: StepCost::new(),
+            fairness: Fairness::default(),
             sequences: HashMap::new(),
             waiting: Ranking::default(),
             running: Ranking::default(),
             parked: Ranking::default(),
+            order: Vec::new(),
         }
     }
 
-    pub(crate) fn insert(&mut self, sequence: Sequence) {
+    pub(crate) fn insert(&mut self, sequence: Sequence, share: Share) {
+        self.fairness.enter(share);
         let id = sequence.id();
         let has_credit = sequence.credit > 0;
         self.waiting.insert(sequence.rank);
@@ -129,11 +154,32 @@ impl Scheduler {
             time: f64::INFINITY,
             has_prompt: false,
         };
-        self.close_gaps_of_one(&mut room, report);
+        let mut order = self.begin();
+        self.close_gaps_of_one(&mut order, &mut room, report);
+        order.retain(|rank| self[rank.id].gap() > 1);
         room.time = self.time_for_prompts(report);
-        self.close_wide_gaps(&mut room, report);
-        self.admit_waiting(&mut room, report);
+        self.close_wide_gaps(&mut order, &mut room, report);
+        self.order = order;
         self.draft(room.tokens, report);
+    }
+
+    /// Finds out who has something waiting, and puts the running ones in order.
+    fn begin(&mut self) -> Vec<Rank> {
+        let are_too_many = self.running.len() > self.limits.max_num_seqs;
+        let lags = |rank: &Rank| are_too_many || self.sequences[&rank.id].gap() > 1;
+        let running = self.running.iter().filter(lags);
+        let backlogged = self.waiting.iter().chain(running);
+        self.fairness.begin(backlogged.map(|rank| rank.tenant));
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.extend(self.running.iter());
+        order.sort_by_key(|rank| self.place(*rank));
+        order
+    }
+
+    /// What is less comes first.
+    fn place(&self, rank: Rank) -> (Turn, Rank) {
+        (self.fairness.turn(rank.tenant), rank)
     }
 
     /// Lets sequences guess at what follows their next token, in a step that
@@ -180,14 +226,20 @@ impl Scheduler {
             .learn_guess(&mut sequence.acceptance, came_true);
     }
 
-    fn close_gaps_of_one(&mut self, room: &mut Room, report: &mut StepReport) {
+    /// Takes those off the order that lose their blocks.
+    fn close_gaps_of_one(
+        &mut self,
+        order: &mut Vec<Rank>,
+        room: &mut Room,
+        report: &mut StepReport,
+    ) {
         let mut place = 0;
         while !room.is_empty()
-            && let Some(rank) = self.running.at(place)
+            && let Some(&rank) = order.get(place)
         {
             if self[rank.id].gap() > 1 {
                 place += 1;
-            } else if self.grow(rank.id, report) {
+            } else if self.grow(rank.id, order, report) {
                 report.scheduled.push((rank.id, 1));
                 room.take(1);
                 place += 1;
@@ -214,38 +266,87 @@ impl Scheduler {
         (budget - decode).max(LEAST_SHARE * decode)
     }
 
-    /// Needs no blocks: those of all its tokens came with the admission.
-    fn close_wide_gaps(&mut self, room: &mut Room, report: &mut StepReport) {
-        for rank in self.running.iter() {
-            if self[rank.id].gap() > 1 {
-                self.take_chunk(rank.id, room, report);
+    /// Gets prompts further, in order: those of the sequences in `wide`, which
+    /// have their blocks, and those that wait, as far as there are places in
+    /// the batch that no running sequence has, and blocks.
+    fn close_wide_gaps(&mut self, wide: &mut Vec<Rank>, room: &mut Room, report: &mut StepReport) {
+        let mut admits = true;
+        loop {
+            admits &= self.running.len() < self.limits.max_num_seqs;
+            let Some(first) = self.first_of(wide, admits) else {
+                return;
+            };
+            if self.chunk_of(first.id, *room) == 0 {
+                return;
+            }
+            if self.make_ready(first, wide, report) {
+                self.let_a_shorter_one_along(first, admits, wide, room, report);
+                let len = self.chunk_of(first.id, *room).max(1);
+                self.take_chunk(first, len, room, report);
+            } else {
+                // Nobody is admitted instead.
+                admits = false;
             }
         }
     }
 
-    /// As many of those that wait as there are places that no running sequence
-    /// has.
-    fn admit_waiting(&mut self, room: &mut Room, report: &mut StepReport) {
-        while self.running.len() < self.limits.max_num_seqs
-            && let Some(rank) = self.waiting.first()
-            && self.chunk_of(rank.id, room) > 0
-            && self.admit(rank.id, report)
-        {
-            self.take_chunk(rank.id, room, report);
+    fn first_of(&self, wide: &[Rank], admits: bool) -> Option<Rank> {
+        let waiting = self.waiting.iter().filter(|_| admits);
+        let candidates = wide.iter().copied().chain(waiting);
+        candidates.min_by_key(|rank| self.place(*rank))
+    }
+
+    /// A prompt that takes more than a step leaves half of its part of it to
+    /// one of the same rank that is sooner done: it takes twice as long at
+    /// worst, and the other one does not wait for the whole of it.
+    fn let_a_shorter_one_along(
+        &mut self,
+        long: Rank,
+        admits: bool,
+        wide: &mut Vec<Rank>,
+        room: &mut Room,
+        report: &mut StepReport,
+    ) {
+        let (gap, half) = (self[long.id].gap(), room.half());
+        let is_long = self.chunk_of(long.id, *room) < gap;
+        if !is_long || room.seqs < 2 || self.chunk_of(long.id, half) == 0 {
+            return;
+        }
+        let admits = admits && self.running.len() < self.limits.max_num_seqs;
+        let waiting = self.waiting.iter().filter(|_| admits);
+        let peers = wide.iter().copied().chain(waiting);
+        let peers = peers.filter(|rank| rank.is_peer_of(long)).take(MAX_PEERS);
+        let Some(short) = peers.min_by_key(|rank| (self[rank.id].gap(), *rank)) else {
+            return;
+        };
+        let len = self.chunk_of(short.id, half);
+        if self[short.id].gap() < gap && len > 0 && self.make_ready(short, wide, report) {
+            self.take_chunk(short, len, room, report);
         }
     }
 
-    /// Schedules as much of a sequence's gap as there is room for.
-    fn take_chunk(&self, id: SequenceId, room: &mut Room, report: &mut StepReport) {
-        let len = self.chunk_of(id, room);
-        if len > 0 {
-            let work = StepWork::new(self[id].num_computed_tokens, len, 0);
-            report.scheduled.push((id, len));
-            room.take_chunk(len, self.cost.added_by(work));
+    /// Sees to it that a sequence has the blocks of its tokens, and is not
+    /// looked at again in this step.
+    fn make_ready(&mut self, rank: Rank, wide: &mut Vec<Rank>, report: &mut StepReport) -> bool {
+        match wide.iter().position(|other| *other == rank) {
+            Some(place) => {
+                wide.remove(place);
+                true
+            }
+            None => self.admit(rank.id, report),
         }
     }
 
-    fn chunk_of(&self, id: SequenceId, room: &Room) -> usize {
+    fn take_chunk(&mut self, rank: Rank, len: usize, room: &mut Room, report: &mut StepReport) {
+        let work = StepWork::new(self[rank.id].num_computed_tokens, len, 0);
+        let seconds = self.cost.added_by(work);
+        self.fairness.plan(rank.tenant, seconds);
+        report.scheduled.push((rank.id, len));
+        room.take_chunk(len, seconds);
+    }
+
+    /// How much of a sequence's gap there is room for.
+    fn chunk_of(&self, id: SequenceId, room: Room) -> usize {
         if room.is_empty() {
             return 0;
         }
@@ -257,24 +358,30 @@ impl Scheduler {
         fits.max(usize::from(!room.has_prompt))
     }
 
-    /// Takes note of how long a step took.
-    pub(crate) fn learn_cost(&mut self, spans: &[Span], took: Time) {
+    /// Takes note of how long a step took, and charges it to whom it was for.
+    /// What all tokens share, each pays in proportion to the rest.
+    pub(crate) fn learn_cost(&mut self, spans: &[Span], took: Time, report: &StepReport) {
         let mut work = StepWork::default();
         for span in spans {
             work += StepWork::of_span(span);
         }
-        self.cost.learn(work, took);
+        let seconds = self.cost.learn(work, took);
+        let added: f64 = self.cost.added_by(work);
+        for (span, (id, _)) in spans.iter().zip(&report.scheduled) {
+            let share = self.cost.added_by(StepWork::of_span(span)) / added;
+            self.fairness.charge(self[*id].rank.tenant, seconds * share);
+        }
     }
 
     /// Gives a running sequence the blocks for all its tokens. Others yield
     /// theirs, and where there is nobody to yield before it, it yields its own:
     /// then it returns false.
-    fn grow(&mut self, id: SequenceId, report: &mut StepReport) -> bool {
+    fn grow(&mut self, id: SequenceId, order: &mut Vec<Rank>, report: &mut StepReport) -> bool {
         while !self.has_grown(id) {
-            // Parked ones first, as they make no use of theirs. Then the lowest
-            // priority and the newest: it has the least computed work to throw
-            // away, and taking from the oldest could starve it for ever.
-            let victim = self.parked.last().or(self.running.last());
+            // Parked ones first, as they make no use of theirs. Then whose turn
+            // is last, the lowest priority and the newest: it has the least
+            // computed work to throw away.
+            let victim = self.last_parked().or_else(|| order.pop());
             let victim = victim.expect("the sequence itself is running");
             self.preempt(victim.id, report);
             if victim.id == id {
@@ -282,6 +389,10 @@ impl Scheduler {
             }
         }
         true
+    }
+
+    fn last_parked(&self) -> Option<Rank> {
+        self.parked.iter().max_by_key(|rank| self.place(*rank))
     }
 
     /// Gives a waiting sequence the blocks for all its tokens, taking them from
@@ -299,7 +410,7 @@ impl Scheduler {
             return false;
         }
         while !self.has_grown(id) {
-            let victim = self.parked.last();
+            let victim = self.last_parked();
             let victim = victim.expect("there are enough free and parked blocks");
             self.preempt(victim.id, report);
         }
@@ -397,6 +508,11 @@ impl Drop for Scheduler {
 
 #[cfg(test)]
 impl Scheduler {
+    pub(crate) fn waiting_of(&self, tenant: u32) -> usize {
+        let waiting = self.waiting.iter();
+        waiting.filter(|rank| rank.tenant == tenant).count()
+    }
+
     /// Panics unless every block is in exactly one place, and every sequence
     /// where its state says.
     pub(crate) fn check(&self) {

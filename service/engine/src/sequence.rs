@@ -57,7 +57,7 @@ impl Sequence {
     ) -> Sequence {
         let mut stopping = request.stopping;
         Sequence {
-            rank: Rank::new(request.priority, id),
+            rank: Rank::new(request.priority, id, request.share.tenant),
             deadline: request.deadline,
             credit: request.credit,
             state: State::Waiting,

@@ -144,7 +144,7 @@ impl StepCost {
     pub(crate) fn learn(&mut self, work: StepWork, took: Time) -> f64 {
         let took = took.as_secs_f64();
         if took == 0.0 {
-            return 0.0;
+            return self.of_step(work);
         }
         if self.unit.is_none() {
             let usual: f64 = (0..NUM_TERMS).map(|n| USUAL[n] * work.terms()[n]).sum();
@@ -192,12 +192,12 @@ impl StepCost {
     fn solve(&mut self) {
         let before = self.factors;
         for _ in 0..4 {
-            for n in 0..NUM_TERMS {
+            for (n, before) in before.into_iter().enumerate() {
                 let others = (0..NUM_TERMS).filter(|other| *other != n);
                 let explained: f64 = others
                     .map(|other| self.products[n][other] * self.factors[other])
                     .sum();
-                let unexplained = self.targets[n] - explained + INERTIA * before[n];
+                let unexplained = self.targets[n] - explained + INERTIA * before;
                 self.factors[n] = (unexplained / (self.products[n][n] + INERTIA)).max(LEAST);
             }
         }
@@ -351,7 +351,8 @@ mod tests {
     #[test]
     fn a_clock_that_stands_still_teaches_nothing() {
         let mut cost = StepCost::new();
-        assert_eq!(cost.learn(mixed(1, 1, 1), Time::ZERO), 0.0);
+        let work = mixed(1, 1, 1);
+        assert_eq!(cost.learn(work, Time::ZERO), cost.of_step(work));
         assert!(!cost.is_learned());
     }
 }

@@ -1,10 +1,13 @@
 //! The engine as a whole, run on a fake model.
 
 mod endings;
+mod fairness;
 mod fake;
+
 mod guesses;
 mod machine;
 mod oracle;
+mod random;
 mod random_schedules;
 mod sim;
 mod step_budget;

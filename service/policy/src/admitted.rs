@@ -42,6 +42,17 @@ impl Admitted {
         self.slot.account.tenant()
     }
 
+    /// Tells the tenant apart from others, below 65536: for whoever shares
+    /// out service and has no use for names.
+    pub fn tenant_number(&self) -> u32 {
+        self.slot.account.number()
+    }
+
+    /// How much service its tenant gets, in relation to others.
+    pub fn weight(&self) -> u32 {
+        self.slot.account.weight()
+    }
+
     /// Tokens that may be generated.
     pub fn max_output_tokens(&self) -> u64 {
         self.reservation.max_output_tokens

@@ -44,7 +44,7 @@ impl Directory {
     pub(crate) fn open() -> Directory {
         let tenant = TenantId::anonymous();
         let member = Member {
-            account: Arc::new(Account::new(tenant.clone(), Limits::default())),
+            account: Arc::new(Account::new(tenant.clone(), 0, Limits::default(), 1)),
             roles: Roles::ALL,
         };
         Directory {

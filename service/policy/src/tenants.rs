@@ -14,6 +14,7 @@ use crate::{
 /// [[tenants]]
 /// name = "acme"                 # 1 to 64 of a-z, 0-9 and -
 /// roles = ["inference"]         # of inference (the default) and admin
+/// weight = 2                    # share of service when all want more; 1 by default
 ///
 /// [[tenants.keys]]
 /// id = "2026-11"                # shown in logs
@@ -39,6 +40,7 @@ pub(crate) struct Tenant {
     pub(crate) keys: Vec<Key>,
     pub(crate) sans: Vec<San>,
     pub(crate) limits: Limits,
+    pub(crate) weight: u32,
 }
 
 #[derive(Debug, Clone)]

@@ -22,6 +22,8 @@ const MAX_KEYS: usize = 64;
 const MAX_CERTIFICATES: usize = 64;
 const MAX_KEY_ID: usize = 64;
 const MAX_ROLES: usize = Role::ALL.len();
+/// Beyond that a tenant is to have it all.
+const MAX_WEIGHT: u64 = 1000;
 
 pub(crate) fn parse(text: &str) -> Result<Vec<Tenant>, TenantsError> {
     let mut mistakes = Mistakes::in_text(text);
@@ -91,7 +93,7 @@ impl<'m, 't> Reader<'m, 't> {
     }
 
     fn tenant(&mut self, node: &Node<'_>) -> Option<Tenant> {
-        let known = ["name", "roles", "keys", "certificates", "limits"];
+        let known = ["name", "roles", "keys", "certificates", "weight", "limits"];
         let table = node.table(&known, self.mistakes)?;
         let id = self.name(&table);
         let roles = self.roles(&table);
@@ -106,6 +108,7 @@ impl<'m, 't> Reader<'m, 't> {
             roles: roles?,
             keys: keys?,
             sans: sans?,
+            weight: self.weight(&table)?,
             limits: self.limits(&table)?,
         })
     }
@@ -244,6 +247,14 @@ impl<'m, 't> Reader<'m, 't> {
         None
     }
 
+    fn weight(&mut self, tenant: &Table<'_>) -> Option<u32> {
+        let Some(node) = tenant.get("weight") else {
+            return Some(1);
+        };
+        let weight = node.number(MAX_WEIGHT, "without it it is 1", self.mistakes)?;
+        u32::try_from(weight).ok()
+    }
+
     fn limits(&mut self, tenant: &Table<'_>) -> Option<Limits> {
         let Some(node) = tenant.get("limits") else {
             return Some(Limits::default());
@@ -256,7 +267,8 @@ impl<'m, 't> Reader<'m, 't> {
             "max_output_tokens",
         ];
         let table = node.table(&known, self.mistakes)?;
-        let mut limit = |key| table.get(key)?.number(MAX_LIMIT, self.mistakes);
+        let absent = "without it there is no limit";
+        let mut limit = |key| table.get(key)?.number(MAX_LIMIT, absent, self.mistakes);
         let [requests, tokens, concurrent, prompt, output] = known.map(&mut limit);
         Some(Limits {
             requests_per_minute: requests,

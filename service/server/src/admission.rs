@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ternion_engine::Request;
+use ternion_engine::{Request, Share};
 use ternion_policy::{MaxOutput, Ticket};
 use ternion_proto::v1;
 
@@ -128,6 +128,8 @@ fn engine_request(
         prompt,
         sampling: checked.sampling,
         stopping,
+        // The engine's handle sets it from what the tenant was admitted with.
+        share: Share::default(),
         priority: checked.priority,
         deadline: deadline.map(|at| served.engine.time(at)),
         // The engine's thread sets it from the outbox that it makes.

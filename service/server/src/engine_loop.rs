@@ -20,7 +20,7 @@ use std::{
 
 use ternion_engine::{
     Batch, Engine, Event, Executor, ExecutorError, FinishReason, Limits, Logits, Request,
-    SequenceId, SubmitError, Time, Timings, Usage, Vocabulary,
+    SequenceId, Share, SubmitError, Time, Timings, Usage, Vocabulary,
 };
 use ternion_policy::Admitted;
 use tokio::sync::oneshot;
@@ -117,6 +117,10 @@ impl EngineHandle {
         admitted: Admitted,
         outbox_capacity: usize,
     ) -> Result<Submitted, SubmitRefused> {
+        request.share = Share {
+            tenant: admitted.tenant_number(),
+            weight: admitted.weight(),
+        };
         let most = usize::try_from(admitted.max_output_tokens()).unwrap_or(usize::MAX);
         let stopping = &mut request.stopping;
         stopping.max_tokens = stopping.max_tokens.min(most);

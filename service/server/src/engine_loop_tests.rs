@@ -58,6 +58,7 @@ impl Bench {
                     max_tokens,
                     ..Stopping::default()
                 },
+                share: Share::default(),
                 priority: 0,
                 deadline,
                 credit: 0,
@@ -255,6 +256,7 @@ async fn the_thread_serves_and_stops() {
             max_tokens: 20,
             ..Stopping::default()
         },
+        share: Share::default(),
         priority: 0,
         deadline: None,
         credit: 0,

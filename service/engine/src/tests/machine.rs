@@ -28,29 +28,38 @@ const ROW_US: u64 = 400;
 const TOKEN_US: u64 = 2_500;
 const ATTENDED_NS: u64 = 3_000;
 
-/// What the machine takes for a batch of these.
-fn time_of<'a>(spans: impl Iterator<Item = &'a Span>) -> Time {
-    let attended = |len: usize, position: usize| (len * position + len * (len + 1) / 2) as u64;
-    let spans = spans.map(|span| {
-        let micros = ROW_US * span.num_logits as u64 + TOKEN_US * span.len as u64;
-        1000 * micros + ATTENDED_NS * attended(span.len, span.position)
-    });
-    Time::from_nanos(1000 * BASE_US + spans.sum::<u64>())
+const BASE: Time = Time::from_micros(BASE_US);
+
+/// What the machine takes for a part of a batch.
+fn time_of(span: &Span) -> Time {
+    let (len, position) = (span.len as u64, span.position as u64);
+    let attended = len * position + len * (len + 1) / 2;
+    let micros = ROW_US * span.num_logits as u64 + TOKEN_US * len;
+    Time::from_nanos(1000 * micros + ATTENDED_NS * attended)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    took: Time,
+    is_sampled: bool,
 }
 
 struct TimedModel {
     model: FakeModel,
-    /// What the last step would have taken without unfinished prompts.
-    without_prompts: Time,
+    /// The parts of the last step.
+    parts: Vec<Part>,
     clock: Rc<Cell<Time>>,
 }
 
 impl Executor for TimedModel {
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
-        let is_sampled = |span: &&Span| span.num_logits > 0;
-        self.without_prompts = time_of(batch.spans.iter().filter(is_sampled));
-        let time = time_of(batch.spans.iter());
-        self.clock.set(self.clock.get() + time);
+        let parts = batch.spans.iter().map(|span| Part {
+            took: time_of(span),
+            is_sampled: span.num_logits > 0,
+        });
+        self.parts = parts.collect();
+        let sum: Time = self.parts.iter().map(|part| part.took).sum();
+        self.clock.set(self.clock.get() + BASE + sum);
         self.model.execute(batch)
     }
 
@@ -73,7 +82,7 @@ impl Machine {
             engine: Engine::new(limits, Arc::new(FakeVocabulary)),
             executor: TimedModel {
                 model: FakeModel::new(limits.num_blocks, limits.block_size),
-                without_prompts: Time::ZERO,
+                parts: Vec::new(),
                 clock: clock.clone(),
             },
             clock,
@@ -102,6 +111,21 @@ impl Machine {
     pub(super) fn timed_step(&mut self) -> (StepReport, Time, Time) {
         let begin = self.now();
         let report = self.step();
-        (report, self.now() - begin, self.executor.without_prompts)
+        let sampled = self.executor.parts.iter().filter(|part| part.is_sampled);
+        let sampled: Time = sampled.map(|part| part.took).sum();
+        (report, self.now() - begin, BASE + sampled)
+    }
+
+    /// A step, and how many seconds of it were for each of its sequences.
+    pub(super) fn step_by_parts(&mut self) -> Vec<(SequenceId, f64)> {
+        let report = self.step();
+        let parts = self.executor.parts.iter().map(|part| part.took);
+        let parts: Vec<f64> = parts.map(|took| took.as_secs_f64()).collect();
+        let sum: f64 = parts.iter().sum();
+        let scale = 1.0 + BASE.as_secs_f64() / sum;
+        let ids = report.scheduled.iter().map(|(id, _)| *id);
+        ids.zip(parts)
+            .map(|(id, part)| (id, part * scale))
+            .collect()
     }
 }

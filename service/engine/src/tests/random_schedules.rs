@@ -6,43 +6,30 @@ use std::collections::BTreeMap;
 
 use super::fake::{Fault, REPETITIVE};
 use super::oracle::{Answer, answer};
+use super::random::{Random, over_seeds};
 use super::sim::Sim;
 use crate::lifecycle::State;
 use crate::{
-    Event, FinishReason, Limits, Request, Sampling, SequenceId, StepReport, Stopping, SubmitError,
-    Time,
+    Event, FinishReason, Limits, Request, Sampling, SequenceId, Share, StepReport, Stopping,
+    SubmitError, Time,
 };
 
-const NUM_SCHEDULES: u64 = 3000;
+const NUM_SCHEDULES: u64 = 10_000;
+
+const SHARES: [Share; 3] = [share(0, 1), share(1, 1), share(5, 3)];
+
+const fn share(tenant: u32, weight: u32) -> Share {
+    Share { tenant, weight }
+}
 
 #[test]
 fn every_answer_is_as_if_alone_and_no_block_is_lost() {
-    let seeds = match std::env::var("TERNION_SIM_SEED") {
-        Ok(seed) => {
-            let seed = seed.parse().expect("TERNION_SIM_SEED is a number");
-            seed..seed + 1
-        }
-        Err(_) => 0..NUM_SCHEDULES,
-    };
-    let mut seen = Seen::default();
-    for seed in seeds.clone() {
-        let announce = Announce(seed);
-        Schedule::new(seed).run(&mut seen);
-        drop(announce);
-    }
-    if seeds.end - seeds.start == NUM_SCHEDULES {
+    let seen = over_seeds(NUM_SCHEDULES, |seed, seen: &mut Seen| {
+        Schedule::new(seed).run(seen)
+    });
+    let all = |one: Seen, other| one.and(other);
+    if let Some(seen) = seen.map(|seen| seen.into_iter().fold(Seen::default(), all)) {
         seen.check();
-    }
-}
-
-/// Says how to run the schedule again, if it fails.
-struct Announce(u64);
-
-impl Drop for Announce {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("run it again with TERNION_SIM_SEED={}", self.0);
-        }
     }
 }
 
@@ -60,6 +47,19 @@ struct Seen {
 }
 
 impl Seen {
+    fn and(mut self, other: Seen) -> Seen {
+        self.preemptions += other.preemptions;
+        self.parked_preemptions += other.parked_preemptions;
+        self.chunks += other.chunks;
+        self.accepted += other.accepted;
+        self.rejected += other.rejected;
+        self.refusals += other.refusals;
+        for (kind, count) in other.endings {
+            *self.endings.entry(kind).or_default() += count;
+        }
+        self
+    }
+
     fn check(&self) {
         assert!(self.preemptions > 1000, "{self:?}");
         assert!(self.parked_preemptions > 1000, "{self:?}");
@@ -69,30 +69,6 @@ impl Seen {
         assert!(self.refusals > 100, "{self:?}");
         assert_eq!(self.endings.len(), 7, "{self:?}");
         assert!(self.endings.values().all(|count| *count > 100), "{self:?}");
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        // xorshift64*, by Vigna.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
-    }
-
-    fn within(&mut self, range: std::ops::RangeInclusive<usize>) -> usize {
-        range.start() + self.below((range.end() - range.start() + 1) as u64) as usize
-    }
-
-    fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize].clone()
     }
 }
 
@@ -118,7 +94,7 @@ struct Schedule {
 
 impl Schedule {
     fn new(seed: u64) -> Schedule {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random::new(seed);
         let max_num_seqs = random.within(1..=5);
         let limits = Limits {
             num_blocks: random.within(4..=14),
@@ -252,6 +228,7 @@ impl Schedule {
             prompt,
             sampling,
             stopping,
+            share: random.pick(&SHARES),
             priority: random.pick(&[-1, 0, 0, 0, 2]),
             deadline: match random.percent(15) {
                 true => Some(now + Time::from_secs(random.below(15))),

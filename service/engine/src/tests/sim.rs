@@ -5,7 +5,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::fake::{FakeModel, FakeVocabulary};
-use crate::{Engine, Event, Limits, Request, Sampling, SequenceId, StepReport, Stopping, Time};
+use crate::{
+    Engine, Event, Limits, Request, Sampling, SequenceId, Share, StepReport, Stopping, Time,
+};
 
 pub(super) const TINY: Limits = Limits {
     num_blocks: 4,
@@ -33,6 +35,7 @@ pub(super) fn request(prompt_len: usize, max_tokens: usize) -> Request {
             ignore_eos: true,
             ..Stopping::default()
         },
+        share: Share::default(),
         priority: 0,
         deadline: None,
         credit: usize::MAX,
