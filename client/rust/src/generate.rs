@@ -25,7 +25,7 @@ pub struct Generate {
 /// What a running request tells.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The request was accepted.
+    /// The request was accepted; told again while it waits, when it has moved.
     Queued(Queued),
     /// Its first token is being computed.
     Started(Started),

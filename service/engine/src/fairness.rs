@@ -118,6 +118,10 @@ impl Fairness {
         }
     }
 
+    pub(crate) fn weight(&self, tenant: u32) -> f64 {
+        self.accounts[tenant as usize].weight
+    }
+
     /// Whose turn is before whose: less is earlier.
     pub(crate) fn turn(&self, tenant: u32) -> Turn {
         let account = &self.accounts[tenant as usize];

@@ -28,6 +28,12 @@ pub struct Limits {
     ///
     /// [`Engine::submit`]: crate::Engine::submit
     pub max_queued: usize,
+    /// Tokens that the prompts may have, all together, of those that were not
+    /// started yet; a single one may have more. Beyond that, [`Engine::submit`]
+    /// refuses.
+    ///
+    /// [`Engine::submit`]: crate::Engine::submit
+    pub max_queued_tokens: usize,
     /// Longest sequence, prompt and generated tokens together.
     pub max_model_len: usize,
 }

@@ -148,6 +148,28 @@ pub enum SubmitError {
         /// How many may be.
         limit: usize,
     },
+    /// The prompts of those that wait are too long for one more like it. Later
+    /// there may be room.
+    #[error(
+        "queue is full: {queued} tokens of prompts are waiting, {limit} may be, and {asked} more \
+         were asked for"
+    )]
+    TokensQueued {
+        /// Tokens of the prompts of sequences that were not started.
+        queued: usize,
+        /// Tokens of the prompt.
+        asked: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// It would wait until its deadline.
+    #[error("deadline is in {left:?}, and the first token is expected in {expected:?}")]
+    DeadlineUnreachable {
+        /// When its first token can be expected.
+        expected: Time,
+        /// How long it has until its deadline.
+        left: Time,
+    },
     /// The prompt or the stop tokens hold an id that is no token.
     #[error("{field} holds token {token}, and the vocabulary has {size} tokens")]
     TokenOutOfRange {
@@ -171,8 +193,10 @@ pub enum SubmitError {
 }
 
 impl Request {
-    /// Whether the request can be served by an otherwise idle engine.
-    pub(crate) fn check(&self, limits: &Limits, vocab_size: usize) -> Result<(), SubmitError> {
+    /// Whether the request can be served by an otherwise idle engine: what
+    /// [`Engine::submit`](crate::Engine::submit) asks first, and anyone may ask
+    /// before.
+    pub fn check(&self, limits: &Limits, vocab_size: usize) -> Result<(), SubmitError> {
         self.sampling.check()?;
         self.stopping.check()?;
         self.share.check()?;

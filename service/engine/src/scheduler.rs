@@ -21,11 +21,12 @@ use std::collections::HashMap;
 use crate::block_pool::BlockPool;
 use crate::drafting::{Decoding, Drafting};
 use crate::fairness::{Fairness, Turn};
+use crate::forecast::{AnswerLength, Backlog};
 use crate::lifecycle::{Cause, State};
 use crate::ranking::{Rank, Ranking};
 use crate::sequence::Sequence;
 use crate::step_cost::{StepCost, StepWork};
-use crate::{Limits, SequenceId, Share, Span, StepReport, Time};
+use crate::{Ahead, Forecast, Limits, SequenceId, Share, Span, StepReport, Time};
 
 /// All sequences, and the pool their blocks are from.
 #[derive(Debug)]
@@ -45,6 +46,10 @@ pub(crate) struct Scheduler {
     parked: Ranking,
     /// The running ones in the order of a step. Reused from step to step.
     order: Vec<Rank>,
+    /// Whether a sequence found no blocks in the last step.
+    lacks_blocks: bool,
+    /// Reused from question to question.
+    backlog: Backlog,
 }
 
 /// What is left of a step.
@@ -91,7 +96,9 @@ const STRETCH: f64 = 2.0;
 /// Prompts get at least this share of the time of the rest of their step,
 /// however small the budget is: else one could take for ever.
 const LEAST_SHARE: f64 = 0.25;
-/// How many are looked at to find a shorter prompt than the first one.
+/// A prompt goes along with the first one if it is so many times shorter.
+const MUCH_SHORTER: usize = 4;
+/// How many are looked at to find one.
 const MAX_PEERS: usize = 64;
 
 impl Scheduler {
@@ -107,11 +114,17 @@ impl Scheduler {
             running: Ranking::default(),
             parked: Ranking::default(),
             order: Vec::new(),
+            lacks_blocks: false,
+            backlog: Backlog::default(),
         }
     }
 
-    pub(crate) fn insert(&mut self, sequence: Sequence, share: Share) {
+    /// Takes up a tenant, or its new weight.
+    pub(crate) fn enter(&mut self, share: Share) {
         self.fairness.enter(share);
+    }
+
+    pub(crate) fn insert(&mut self, sequence: Sequence) {
         let id = sequence.id();
         let has_credit = sequence.credit > 0;
         self.waiting.insert(sequence.rank);
@@ -257,7 +270,11 @@ impl Scheduler {
         for (id, len) in &report.scheduled {
             decode += StepWork::new(self[*id].num_computed_tokens, *len, 1);
         }
-        let decode = self.cost.of_step(decode);
+        self.stretch(self.cost.of_step(decode))
+    }
+
+    /// Seconds that prompts may add to a step of so many seconds.
+    fn stretch(&self, decode: f64) -> f64 {
         let budget = match self.limits.step_budget {
             // Before the first step was timed there is nothing to compare with.
             Some(budget) if self.cost.is_learned() => budget.as_secs_f64(),
@@ -271,6 +288,7 @@ impl Scheduler {
     /// the batch that no running sequence has, and blocks.
     fn close_wide_gaps(&mut self, wide: &mut Vec<Rank>, room: &mut Room, report: &mut StepReport) {
         let mut admits = true;
+        self.lacks_blocks = false;
         loop {
             admits &= self.running.len() < self.limits.max_num_seqs;
             let Some(first) = self.first_of(wide, admits) else {
@@ -286,6 +304,7 @@ impl Scheduler {
             } else {
                 // Nobody is admitted instead.
                 admits = false;
+                self.lacks_blocks = true;
             }
         }
     }
@@ -297,8 +316,8 @@ impl Scheduler {
     }
 
     /// A prompt that takes more than a step leaves half of its part of it to
-    /// one of the same rank that is sooner done: it takes twice as long at
-    /// worst, and the other one does not wait for the whole of it.
+    /// the next one of the same priority that is much shorter: it takes twice
+    /// as long at worst, and the other one does not wait for the whole of it.
     fn let_a_shorter_one_along(
         &mut self,
         long: Rank,
@@ -315,12 +334,15 @@ impl Scheduler {
         let admits = admits && self.running.len() < self.limits.max_num_seqs;
         let waiting = self.waiting.iter().filter(|_| admits);
         let peers = wide.iter().copied().chain(waiting);
-        let peers = peers.filter(|rank| rank.is_peer_of(long)).take(MAX_PEERS);
-        let Some(short) = peers.min_by_key(|rank| (self[rank.id].gap(), *rank)) else {
+        let short = peers
+            .filter(|rank| rank.is_peer_of(long))
+            .take(MAX_PEERS)
+            .find(|rank| self[rank.id].gap() <= gap / MUCH_SHORTER);
+        let Some(short) = short else {
             return;
         };
         let len = self.chunk_of(short.id, half);
-        if self[short.id].gap() < gap && len > 0 && self.make_ready(short, wide, report) {
+        if len > 0 && self.make_ready(short, wide, report) {
             self.take_chunk(short, len, room, report);
         }
     }
@@ -455,6 +477,77 @@ impl Scheduler {
             State::Parked { with_blocks: true } => Some(&mut self.parked),
             State::Parked { with_blocks: false } | State::Finished => None,
         }
+    }
+
+    /// How fast those that wait get on.
+    pub(crate) fn forecast(&self, answers: &AnswerLength) -> Forecast {
+        let streams = self.running.len();
+        let mut decode = StepWork::default();
+        for rank in self.running.iter() {
+            decode += StepWork::new(self[rank.id].num_computed_tokens, 1, 1);
+        }
+        let decode = self.cost.of_step(decode);
+        let most = self.limits.max_num_batched_tokens;
+        let (tokens, prompts) = match streams {
+            0 => (most, self.cost.added_by(StepWork::new(0, most, 0))),
+            _ => {
+                let prompts = self.stretch(decode);
+                let room = most.saturating_sub(streams).max(1);
+                let tokens = self.cost.tokens_within(prompts, 0, room);
+                (tokens.max(1), prompts)
+            }
+        };
+        let places = match self.lacks_blocks {
+            true => 0,
+            false => self.limits.max_num_seqs.saturating_sub(streams),
+        };
+        Forecast {
+            token: (decode + prompts) / tokens as f64,
+            added: prompts / tokens as f64,
+            turnover: answers.mean() * decode / streams.max(1) as f64,
+            places,
+            is_founded: self.cost.is_learned() && answers.is_learned(),
+        }
+    }
+
+    /// What is ahead of a sequence of so many tokens.
+    pub(crate) fn ahead_of(&mut self, rank: Rank, tokens: usize) -> Ahead {
+        let mut backlog = self.backlog();
+        let before = self.waiting.iter().take_while(|other| *other < rank);
+        for other in before.filter(|other| other.tenant == rank.tenant) {
+            let weight = self.fairness.weight(other.tenant);
+            // With one that is much longer it goes along.
+            let counts = self[other.id].gap().min(MUCH_SHORTER * tokens);
+            backlog.pass(other.tenant, weight, counts);
+        }
+        let ahead = backlog.pass(rank.tenant, self.fairness.weight(rank.tenant), tokens);
+        self.backlog = backlog;
+        ahead
+    }
+
+    /// What is ahead of each that waits.
+    pub(crate) fn each_waiting(&mut self, mut tell: impl FnMut(SequenceId, Ahead)) {
+        let mut backlog = self.backlog();
+        for rank in self.waiting.iter() {
+            let weight = self.fairness.weight(rank.tenant);
+            let ahead = backlog.pass(rank.tenant, weight, self[rank.id].gap());
+            tell(rank.id, ahead);
+        }
+        self.backlog = backlog;
+    }
+
+    fn backlog(&mut self) -> Backlog {
+        let mut backlog = std::mem::take(&mut self.backlog);
+        backlog.clear();
+        for rank in self.running.iter().filter(|rank| self[rank.id].gap() > 1) {
+            let weight = self.fairness.weight(rank.tenant);
+            backlog.add_running(rank.tenant, weight, self[rank.id].gap());
+        }
+        for rank in self.waiting.iter() {
+            let weight = self.fairness.weight(rank.tenant);
+            backlog.add_waiting(rank.tenant, weight, self[rank.id].gap());
+        }
+        backlog
     }
 
     pub(crate) fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {

@@ -121,7 +121,7 @@ impl Sequence {
         Some(self.draft?.guess(n, &self.tokens))
     }
 
-    fn num_generated(&self) -> usize {
+    pub(crate) fn num_generated(&self) -> usize {
         self.tokens.len() - self.num_prompt_tokens
     }
 
@@ -134,6 +134,15 @@ impl Sequence {
             self.tokens.reserve_exact(self.stopping.max_tokens);
         }
         first
+    }
+
+    /// Whether it ever was part of a step.
+    pub(crate) fn is_started(&self) -> bool {
+        self.started.is_some()
+    }
+
+    pub(crate) fn num_prompt_tokens(&self) -> usize {
+        self.num_prompt_tokens
     }
 
     /// What the choice of its next token depends on.

@@ -4,6 +4,7 @@ mod endings;
 mod fairness;
 mod fake;
 
+mod forecasts;
 mod guesses;
 mod machine;
 mod oracle;

@@ -14,6 +14,7 @@ const LIMITS: Limits = Limits {
     step_budget: None,
     max_draft_tokens: 0,
     max_queued: 1,
+    max_queued_tokens: usize::MAX,
     max_model_len: 32,
 };
 
@@ -267,7 +268,7 @@ async fn the_thread_serves_and_stops() {
         .submit(request.clone(), admitted(12), 1)
         .await
         .expect("accepted");
-    assert_eq!(accepted.ahead, 0);
+    assert_eq!(accepted.waiting.queued().ahead, 0);
     let mut reader = accepted.events;
     let mut tokens = Vec::new();
     while let Some(event) = reader.recv().await {

@@ -19,6 +19,7 @@ use crate::{
     metrics::Metrics,
     models::default_sampling,
     prompt::Prompts,
+    queue::{Amount, Queue},
     request::Bounds,
     served::Served,
     vocabulary::ModelVocabulary,
@@ -104,6 +105,7 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         step_budget: None,
         max_draft_tokens: 0,
         max_queued: 1,
+        max_queued_tokens: usize::MAX,
         max_model_len: model.architecture.context,
     };
     let executor = Counting::new(model.architecture.vocab);
@@ -120,6 +122,13 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
             context_limit: limits.max_model_len,
             kv_tokens: limits.num_blocks * limits.block_size,
         },
+        queue: Arc::new(Queue::new(
+            Amount {
+                requests: limits.max_num_seqs + limits.max_queued,
+                tokens: limits.max_queued_tokens,
+            },
+            false,
+        )),
         prompts: Prompts::new(model.clone(), 1),
         model,
         vocabulary,

@@ -131,6 +131,7 @@ mod tests {
             step_budget: None,
             max_draft_tokens: 0,
             max_queued: 0,
+            max_queued_tokens: 65536,
         };
         let size = kv_size(
             &kv,
@@ -181,6 +182,7 @@ mod tests {
                 step_budget: None,
                 max_draft_tokens: 0,
                 max_queued: 0,
+                max_queued_tokens: 65536,
             };
             let memory = 1 << 30;
             kv_size(

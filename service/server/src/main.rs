@@ -51,6 +51,8 @@ mod models;
 mod operations;
 mod outbox;
 mod prompt;
+mod queue;
+mod queue_position;
 mod refusal;
 mod reload;
 mod request;

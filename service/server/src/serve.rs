@@ -47,6 +47,7 @@ use crate::{
     models::{Models, default_sampling},
     operations,
     prompt::Prompts,
+    queue::{Amount, Queue},
     reload,
     request::Bounds,
     requests::Requests,
@@ -247,7 +248,10 @@ fn launch(
         max_num_batched_tokens: scheduler.max_num_batched_tokens,
         step_budget: scheduler.step_budget,
         max_draft_tokens: scheduler.max_draft_tokens,
-        max_queued: scheduler.max_queued,
+        // The queue at the door counts. It gives a place away as soon as a
+        // request's reader has gone, which the engine finds out a step later.
+        max_queued: usize::MAX,
+        max_queued_tokens: usize::MAX,
         max_model_len: context_limit,
     };
     let (engine, engine_thread) = engine_loop::start(limits, vocabulary.clone(), executor)
@@ -290,6 +294,13 @@ fn launch(
         metrics: Metrics::new(&meter, &name),
         name,
         outbox_capacity: settings.outbox.capacity,
+        queue: Arc::new(Queue::new(
+            Amount {
+                requests: scheduler.max_num_seqs + scheduler.max_queued,
+                tokens: scheduler.max_queued_tokens,
+            },
+            settings.tenants.is_some(),
+        )),
         // More could not be alive in the engine either.
         max_stream_requests: scheduler.max_num_seqs + scheduler.max_queued,
     };

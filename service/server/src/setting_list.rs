@@ -299,6 +299,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "Most requests waiting beyond scheduler.max_num_seqs; further ones are refused",
     },
     Setting {
+        key: "scheduler.max_queued_tokens",
+        flag: "max-queued-tokens",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 40,
+        },
+        // Minutes of work for a 2B model on few cores.
+        default: Some("65536"),
+        help: "Most tokens of the prompts of waiting requests, all together; further ones are \
+               refused. A single one may be longer",
+    },
+    Setting {
         key: "outbox.capacity",
         flag: "outbox-capacity",
         kind: Kind::Count {

@@ -112,6 +112,7 @@ pub(crate) struct SchedulerSettings {
     pub(crate) step_budget: Option<Duration>,
     pub(crate) max_draft_tokens: usize,
     pub(crate) max_queued: usize,
+    pub(crate) max_queued_tokens: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]

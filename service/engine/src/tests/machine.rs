@@ -20,6 +20,7 @@ pub(super) const LIMITS: Limits = Limits {
     step_budget: None,
     max_draft_tokens: 0,
     max_queued: 256,
+    max_queued_tokens: usize::MAX,
     max_model_len: 8192,
 };
 
@@ -92,6 +93,11 @@ impl Machine {
 
     pub(super) fn now(&self) -> Time {
         self.clock.get()
+    }
+
+    /// Time goes by.
+    pub(super) fn pass(&mut self, time: Time) {
+        self.clock.set(self.clock.get() + time);
     }
 
     pub(super) fn submit(&mut self, request: Request) -> SequenceId {

@@ -43,6 +43,7 @@ struct Seen {
     accepted: usize,
     rejected: usize,
     refusals: usize,
+    hopeless: usize,
     endings: BTreeMap<String, usize>,
 }
 
@@ -54,6 +55,7 @@ impl Seen {
         self.accepted += other.accepted;
         self.rejected += other.rejected;
         self.refusals += other.refusals;
+        self.hopeless += other.hopeless;
         for (kind, count) in other.endings {
             *self.endings.entry(kind).or_default() += count;
         }
@@ -67,6 +69,7 @@ impl Seen {
         assert!(self.accepted > 300, "{self:?}");
         assert!(self.rejected > 800, "{self:?}");
         assert!(self.refusals > 100, "{self:?}");
+        assert!(self.hopeless > 100, "{self:?}");
         assert_eq!(self.endings.len(), 7, "{self:?}");
         assert!(self.endings.values().all(|count| *count > 100), "{self:?}");
     }
@@ -104,6 +107,7 @@ impl Schedule {
             step_budget: random.pick(&[None, Some(Time::from_millis(300)), Some(Time::MAX)]),
             max_draft_tokens: random.pick(&[0, 1, 4]),
             max_queued: random.within(1..=8),
+            max_queued_tokens: random.pick(&[8, 30, usize::MAX]),
             max_model_len: 24,
         };
         Schedule {
@@ -150,6 +154,9 @@ impl Schedule {
             }
             self.sim.engine.check();
         }
+        // The clock may stand still, and a step may be held up.
+        let millis = self.random.pick(&[0, 1, 20, 100, 100, 100, 490]);
+        self.sim.takes = Time::from_millis(millis);
         self.sim.model.fault = match self.random.below(200) {
             0 => Fault::Step,
             1 => Fault::NoLogits,
@@ -180,6 +187,21 @@ impl Schedule {
                 assert_eq!(queued, limit);
                 assert_eq!(limit, self.limits.max_num_seqs + self.limits.max_queued);
                 seen.refusals += 1;
+            }
+            Err(SubmitError::TokensQueued {
+                queued,
+                asked,
+                limit,
+            }) => {
+                assert_eq!(queued, self.queued_tokens());
+                assert_eq!(limit, self.limits.max_queued_tokens);
+                assert!(queued > 0 && queued + asked > limit);
+                seen.refusals += 1;
+            }
+            Err(SubmitError::DeadlineUnreachable { expected, left }) => {
+                assert_eq!(Some(self.sim.now() + left), request.deadline);
+                assert!(expected > left);
+                seen.hopeless += 1;
             }
             Err(SubmitError::NeverFits { blocks, pool }) => {
                 assert!(blocks > pool);
@@ -243,6 +265,15 @@ impl Schedule {
         self.sim.engine.set_credit(id, credit);
     }
 
+    /// Of those that were accepted and not started.
+    fn queued_tokens(&self) -> usize {
+        let waits = |watched: &&Watched| {
+            !watched.started && !watched.finished && watched.cancelled.is_none()
+        };
+        let waiting = self.watched.values().filter(waits);
+        waiting.map(|watched| watched.request.prompt.len()).sum()
+    }
+
     /// Neither cancelled nor told to have ended.
     fn alive(&self) -> Vec<SequenceId> {
         let alive = |watched: &Watched| !watched.finished && watched.cancelled.is_none();
@@ -284,6 +315,7 @@ impl Schedule {
             }
         }
         assert_eq!(report.finished, ended);
+        assert_eq!(self.sim.engine.num_queued_tokens(), self.queued_tokens());
         for (id, watched) in &self.watched {
             let expired = watched
                 .request
@@ -342,7 +374,7 @@ impl Schedule {
 
     fn check_event(&mut self, event: Event, seen: &mut Seen) -> Option<(SequenceId, FinishReason)> {
         let now = self.sim.now();
-        let after_batch = now + Time::from_millis(250);
+        let after_batch = now + self.sim.takes;
         match event {
             Event::Started { id, at } => {
                 let watched = self.watched.get_mut(&id).unwrap();

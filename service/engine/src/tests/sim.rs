@@ -17,6 +17,7 @@ pub(super) const TINY: Limits = Limits {
     step_budget: Some(Time::from_secs(3600)),
     max_draft_tokens: 0,
     max_queued: 8,
+    max_queued_tokens: usize::MAX,
     max_model_len: 32,
 };
 
@@ -46,8 +47,10 @@ pub(super) struct Sim {
     pub(super) engine: Engine,
     pub(super) model: FakeModel,
     pub(super) events: Vec<Event>,
-    /// Seconds; a step begins at a whole one and takes 0.25.
+    /// Seconds; a step begins at a whole one.
     pub(super) step: u64,
+    /// How long one takes.
+    pub(super) takes: Time,
     names: HashMap<SequenceId, &'static str>,
     trace: String,
 }
@@ -59,6 +62,7 @@ impl Sim {
             model: FakeModel::new(limits.num_blocks, limits.block_size),
             events: Vec::new(),
             step: 0,
+            takes: Time::from_millis(250),
             names: HashMap::new(),
             trace: String::new(),
         }
@@ -81,9 +85,7 @@ impl Sim {
 
     pub(super) fn step(&mut self) -> StepReport {
         self.step += 1;
-        let mut times = [0, 250]
-            .map(|ms| self.now() + Time::from_millis(ms))
-            .into_iter();
+        let mut times = [self.now(), self.now() + self.takes].into_iter();
         let now = || times.next().expect("a step asks for the time twice");
         let report = self.engine.step(now, &mut self.model, &mut self.events);
         let report = report.clone();
