@@ -30,6 +30,10 @@ impl Rank {
     pub(crate) fn is_peer_of(self, other: Rank) -> bool {
         (self.tenant, self.priority) == (other.tenant, other.priority)
     }
+
+    pub(crate) fn priority(self) -> i32 {
+        self.priority.0
+    }
 }
 
 /// Sequences in the order of their ranks.

@@ -8,17 +8,21 @@
 //! the next token of another one, which had its last one since, so there is no
 //! going round in circles: each loss is paid for by a token, and answers end.
 //! [`Request::check`] has seen to it that a sequence fits when it is alone. The
-//! first of the waiting ones is not passed over, so it runs when enough others
-//! have ended, at the latest when nothing else runs; and who waits comes to be
-//! the first, because the counters of those that are served rise. (Among the
-//! priorities of a tenant it is the idea that a low one waits as long as higher
+//! first of the waiting ones is passed over only while one before it computes
+//! what it will use as well, so it runs when enough others have ended, at the
+//! latest when nothing else runs; and who waits comes to be the first, because
+//! the counters of those that are served rise. (Among the priorities of a
+//! tenant it is the idea that a low one waits as long as higher
 //! ones keep coming.)
 //!
 //! [`Request::check`]: crate::Request
 
+mod sharing;
+mod victim;
+
 use std::collections::HashMap;
 
-use crate::block_pool::BlockPool;
+use crate::block_pool::{BlockId, BlockPool};
 use crate::drafting::{Decoding, Drafting};
 use crate::fairness::{Fairness, Turn};
 use crate::forecast::{AnswerLength, Backlog};
@@ -48,8 +52,12 @@ pub(crate) struct Scheduler {
     order: Vec<Rank>,
     /// Whether a sequence found no blocks in the last step.
     lacks_blocks: bool,
+    /// Those that wait for what others compute.
+    passed_over: Vec<SequenceId>,
     /// Reused from question to question.
     backlog: Backlog,
+    /// Memory for counting them.
+    parked_blocks: Vec<BlockId>,
 }
 
 /// What is left of a step.
@@ -115,7 +123,9 @@ impl Scheduler {
             parked: Ranking::default(),
             order: Vec::new(),
             lacks_blocks: false,
+            passed_over: Vec::new(),
             backlog: Backlog::default(),
+            parked_blocks: Vec::new(),
         }
     }
 
@@ -124,7 +134,8 @@ impl Scheduler {
         self.fairness.enter(share);
     }
 
-    pub(crate) fn insert(&mut self, sequence: Sequence) {
+    pub(crate) fn insert(&mut self, mut sequence: Sequence) {
+        sequence.name_blocks(self.limits.block_size);
         let id = sequence.id();
         let has_credit = sequence.credit > 0;
         self.waiting.insert(sequence.rank);
@@ -252,7 +263,7 @@ impl Scheduler {
         {
             if self[rank.id].gap() > 1 {
                 place += 1;
-            } else if self.grow(rank.id, order, report) {
+            } else if self.grow(order, place, report) {
                 report.scheduled.push((rank.id, 1));
                 room.take(1);
                 place += 1;
@@ -289,11 +300,18 @@ impl Scheduler {
     fn close_wide_gaps(&mut self, wide: &mut Vec<Rank>, room: &mut Room, report: &mut StepReport) {
         let mut admits = true;
         self.lacks_blocks = false;
+        self.passed_over.clear();
         loop {
             admits &= self.running.len() < self.limits.max_num_seqs;
             let Some(first) = self.first_of(wide, admits) else {
                 return;
             };
+            if self.is_passed_over(first) {
+                // Looking is not for nothing.
+                admits &= self.passed_over.len() < self.limits.max_num_seqs;
+                self.passed_over.push(first.id);
+                continue;
+            }
             if self.chunk_of(first.id, *room) == 0 {
                 return;
             }
@@ -310,9 +328,15 @@ impl Scheduler {
     }
 
     fn first_of(&self, wide: &[Rank], admits: bool) -> Option<Rank> {
-        let waiting = self.waiting.iter().filter(|_| admits);
+        let is_candidate = |rank: &Rank| admits && !self.passed_over.contains(&rank.id);
+        let waiting = self.waiting.iter().filter(is_candidate);
         let candidates = wide.iter().copied().chain(waiting);
         candidates.min_by_key(|rank| self.place(*rank))
+    }
+
+    /// Whether one that waits had better wait for what another one computes.
+    fn is_passed_over(&self, rank: Rank) -> bool {
+        self[rank.id].state == State::Waiting && self.is_being_computed(rank.id)
     }
 
     /// A prompt that takes more than a step leaves half of its part of it to
@@ -337,12 +361,13 @@ impl Scheduler {
         let short = peers
             .filter(|rank| rank.is_peer_of(long))
             .take(MAX_PEERS)
-            .find(|rank| self[rank.id].gap() <= gap / MUCH_SHORTER);
+            .find(|rank| self[rank.id].gap() <= gap / MUCH_SHORTER && !self.is_passed_over(*rank));
         let Some(short) = short else {
             return;
         };
-        let len = self.chunk_of(short.id, half);
-        if len > 0 && self.make_ready(short, wide, report) {
+        if self.chunk_of(short.id, half) > 0 && self.make_ready(short, wide, report) {
+            // Some of it may have been cached.
+            let len = self.chunk_of(short.id, half).max(1);
             self.take_chunk(short, len, room, report);
         }
     }
@@ -395,16 +420,15 @@ impl Scheduler {
         }
     }
 
-    /// Gives a running sequence the blocks for all its tokens. Others yield
-    /// theirs, and where there is nobody to yield before it, it yields its own:
-    /// then it returns false.
-    fn grow(&mut self, id: SequenceId, order: &mut Vec<Rank>, report: &mut StepReport) -> bool {
+    /// Gives the running sequence at a place of the order the blocks for all its
+    /// tokens. Others yield theirs, and where there is nobody to yield before
+    /// it, it yields its own: then it returns false. Who yields is not in the
+    /// order any more.
+    fn grow(&mut self, order: &mut Vec<Rank>, place: usize, report: &mut StepReport) -> bool {
+        let id = order[place].id;
         while !self.has_grown(id) {
-            // Parked ones first, as they make no use of theirs. Then whose turn
-            // is last, the lowest priority and the newest: it has the least
-            // computed work to throw away.
-            let victim = self.last_parked().or_else(|| order.pop());
-            let victim = victim.expect("the sequence itself is running");
+            let victim = self.victim(&order[place..]);
+            order.retain(|rank| *rank != victim);
             self.preempt(victim.id, report);
             if victim.id == id {
                 return false;
@@ -413,30 +437,30 @@ impl Scheduler {
         true
     }
 
-    fn last_parked(&self) -> Option<Rank> {
-        self.parked.iter().max_by_key(|rank| self.place(*rank))
-    }
-
     /// Gives a waiting sequence the blocks for all its tokens, taking them from
     /// parked ones if need be, and never from running ones.
     fn admit(&mut self, id: SequenceId, report: &mut StepReport) -> bool {
+        self.take_cached(id);
         let sequence = &self[id];
-        let needed = self.limits.blocks_for(sequence.num_tokens());
+        let needed = self.limits.blocks_for(sequence.num_tokens()) - sequence.blocks.len();
         // Who was preempted before leaves a block to each running sequence;
         // else the next block one of them needs would preempt it again.
         let to_spare = match sequence.num_preemptions {
             0 => 0,
             _ => self.running.len(),
         };
-        if needed + to_spare > self.pool.num_free() + self.num_parked_blocks() {
+        let missing = (needed + to_spare).saturating_sub(self.pool.num_free());
+        if missing > 0 && missing > self.num_parked_blocks() {
+            self.release(id);
             return false;
         }
         while !self.has_grown(id) {
-            let victim = self.last_parked();
+            let victim = self.parked_victim();
             let victim = victim.expect("there are enough free and parked blocks");
             self.preempt(victim.id, report);
         }
         self.change(id, Cause::Admit);
+        self.get_mut(id).expect(RANKED).tell_cached(report);
         true
     }
 
@@ -459,8 +483,7 @@ impl Scheduler {
         let after = before.on(cause).unwrap_or_else(|error| panic!("{error}"));
         sequence.state = after;
         if !after.has_blocks() {
-            self.pool.release(std::mem::take(&mut sequence.blocks));
-            sequence.num_computed_tokens = 0;
+            self.release(id);
         }
         if let Some(ranking) = self.ranking(before) {
             ranking.remove(rank);
@@ -574,9 +597,12 @@ impl Scheduler {
         self.pool.num_free()
     }
 
-    fn num_parked_blocks(&self) -> usize {
-        let tables = self.parked.iter().map(|rank| self[rank.id].blocks.len());
-        tables.sum()
+    pub(crate) fn num_kept_blocks(&self) -> usize {
+        self.pool.num_kept()
+    }
+
+    pub(crate) fn num_evicted_blocks(&self) -> u64 {
+        self.pool.num_evicted()
     }
 }
 
@@ -606,18 +632,10 @@ impl Scheduler {
         waiting.filter(|rank| rank.tenant == tenant).count()
     }
 
-    /// Panics unless every block is in exactly one place, and every sequence
-    /// where its state says.
+    /// Panics unless every block's claims are those of tables and cache, and
+    /// every sequence is where its state says.
     pub(crate) fn check(&self) {
-        let mut owners = vec![0; self.limits.num_blocks];
-        let tables = self.sequences.values().map(|s| s.blocks.blocks());
-        for block in tables.chain([self.pool.free()]).flatten() {
-            owners[block.0 as usize] += 1;
-        }
-        assert!(
-            owners.iter().all(|n| *n == 1),
-            "owners of blocks: {owners:?}"
-        );
+        self.pool.check(self.sequences.values().map(|s| &s.blocks));
 
         let mut num_ranked = [0; 3];
         for sequence in self.sequences.values() {
@@ -639,7 +657,9 @@ impl Scheduler {
                 assert!(sequence.num_computed_tokens <= capacity, "{sequence:?}");
             } else {
                 assert_eq!(sequence.num_computed_tokens, 0, "{sequence:?}");
+                assert_eq!(sequence.blocks.len(), 0, "{sequence:?}");
             }
+            self.check_sharing(sequence);
             assert!(sequence.gap() > 0, "{sequence:?}");
         }
         assert_eq!(

@@ -3,11 +3,12 @@
 mod endings;
 mod fairness;
 mod fake;
-
 mod forecasts;
 mod guesses;
 mod machine;
 mod oracle;
+mod pages;
+mod prefixes;
 mod random;
 mod random_schedules;
 mod sim;

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     heartbeat::{Heartbeat, IDLE_BEAT},
-    load::{LatestLoad, Load},
+    load::{LatestLoad, Load, PrefixCacheLoad},
     outbox::{Outbox, OutboxReader, outbox},
     queue_position::{Position, Positions, Waiting},
 };
@@ -226,6 +226,7 @@ struct EngineLoop<E> {
     preemptions: u64,
     guesses: u64,
     true_guesses: u64,
+    prefix_cache: PrefixCacheLoad,
     load: Arc<LatestLoad>,
     positions: Arc<Positions>,
     positions_told: Time,
@@ -276,6 +277,7 @@ impl<E: Executor> EngineLoop<E> {
             preemptions: 0,
             guesses: 0,
             true_guesses: 0,
+            prefix_cache: PrefixCacheLoad::default(),
             load: handle.load.clone(),
             positions: handle.positions.clone(),
             positions_told: Time::ZERO,
@@ -394,6 +396,7 @@ impl<E: Executor> EngineLoop<E> {
         self.preemptions += report.preempted.len() as u64;
         self.guesses += report.num_drafted as u64;
         self.true_guesses += report.num_accepted as u64;
+        self.prefix_cache.add(report);
         self.publish();
         self.tell_positions();
         self.deliver();
@@ -460,6 +463,7 @@ impl<E: Executor> EngineLoop<E> {
             preemptions: self.preemptions,
             guesses: self.guesses,
             true_guesses: self.true_guesses,
+            prefix_cache: self.prefix_cache,
         });
     }
 

@@ -61,6 +61,7 @@ impl Bench {
                 },
                 share: Share::default(),
                 priority: 0,
+                salt: None,
                 deadline,
                 credit: 0,
             },
@@ -259,6 +260,7 @@ async fn the_thread_serves_and_stops() {
         },
         share: Share::default(),
         priority: 0,
+        salt: None,
         deadline: None,
         credit: 0,
     };

@@ -138,6 +138,7 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         drain: Arc::new(Drain::new(Duration::ZERO)),
         metrics: Metrics::new(&SdkMeterProvider::default().meter("test"), "demo"),
         outbox_capacity: 4,
+        prefix_cache: true,
         max_stream_requests: 3,
     };
     (Arc::new(served), thread)

@@ -43,6 +43,8 @@ pub(crate) struct Served {
     pub(crate) metrics: Metrics,
     pub(crate) outbox_capacity: usize,
     pub(crate) queue: Arc<Queue>,
+    /// Whether requests share what is computed of their prompts.
+    pub(crate) prefix_cache: bool,
     /// Requests that one Session stream may have at once.
     pub(crate) max_stream_requests: usize,
 }

@@ -5,6 +5,7 @@
 mod credentials;
 mod fairness;
 mod limits;
+mod prefix_cache;
 mod reload;
 mod requests;
 

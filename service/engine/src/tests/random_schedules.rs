@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::fake::{Fault, REPETITIVE};
 use super::oracle::{Answer, answer};
+use super::pages::Pages;
 use super::random::{Random, over_seeds};
 use super::sim::Sim;
 use crate::lifecycle::State;
@@ -42,6 +43,10 @@ struct Seen {
     chunks: usize,
     accepted: usize,
     rejected: usize,
+    cached: usize,
+    resumed: usize,
+    evicted: usize,
+    shared: usize,
     refusals: usize,
     hopeless: usize,
     endings: BTreeMap<String, usize>,
@@ -54,6 +59,10 @@ impl Seen {
         self.chunks += other.chunks;
         self.accepted += other.accepted;
         self.rejected += other.rejected;
+        self.cached += other.cached;
+        self.resumed += other.resumed;
+        self.evicted += other.evicted;
+        self.shared += other.shared;
         self.refusals += other.refusals;
         self.hopeless += other.hopeless;
         for (kind, count) in other.endings {
@@ -68,6 +77,10 @@ impl Seen {
         assert!(self.chunks > 1000, "{self:?}");
         assert!(self.accepted > 300, "{self:?}");
         assert!(self.rejected > 800, "{self:?}");
+        assert!(self.cached > 3000, "{self:?}");
+        assert!(self.resumed > 1000, "{self:?}");
+        assert!(self.evicted > 1000, "{self:?}");
+        assert!(self.shared > 1000, "{self:?}");
         assert!(self.refusals > 100, "{self:?}");
         assert!(self.hopeless > 100, "{self:?}");
         assert_eq!(self.endings.len(), 7, "{self:?}");
@@ -93,6 +106,9 @@ struct Schedule {
     limits: Limits,
     sim: Sim,
     watched: BTreeMap<SequenceId, Watched>,
+    pages: Pages,
+    /// What many prompts begin with.
+    beginnings: [Vec<u32>; 2],
 }
 
 impl Schedule {
@@ -110,11 +126,14 @@ impl Schedule {
             max_queued_tokens: random.pick(&[8, 30, usize::MAX]),
             max_model_len: 24,
         };
+        let beginnings = [(); 2].map(|()| (0..12).map(|_| random.below(12) as u32).collect());
         Schedule {
             random,
             limits,
             sim: Sim::new(limits),
             watched: BTreeMap::new(),
+            pages: Pages::new(&limits),
+            beginnings,
         }
     }
 
@@ -137,6 +156,7 @@ impl Schedule {
         assert_eq!(self.alive(), []);
         assert_eq!(self.sim.engine.num_free_blocks(), self.limits.num_blocks);
         assert_eq!(self.sim.engine.next_deadline(), None);
+        seen.shared += self.pages.num_shared;
     }
 
     fn disturb(&mut self, seen: &mut Seen) {
@@ -180,6 +200,7 @@ impl Schedule {
                     cancelled: None,
                     finished: false,
                 };
+                self.pages.submitted(id, watched.request.salt);
                 assert!(self.watched.insert(id, watched).is_none());
                 self.sim.name(id);
             }
@@ -245,6 +266,11 @@ impl Schedule {
         if random.percent(30) {
             prompt[0] = REPETITIVE;
         }
+        if random.percent(70) {
+            let beginning = &self.beginnings[random.below(2) as usize];
+            let common = prompt_len.min(random.within(1..=12));
+            prompt[..common].copy_from_slice(&beginning[..common]);
+        }
         let now = self.sim.now();
         Request {
             prompt,
@@ -252,6 +278,7 @@ impl Schedule {
             stopping,
             share: random.pick(&SHARES),
             priority: random.pick(&[-1, 0, 0, 0, 2]),
+            salt: random.pick(&[None, Some(1), Some(1), Some(2)]),
             deadline: match random.percent(15) {
                 true => Some(now + Time::from_secs(random.below(15))),
                 false => None,
@@ -292,6 +319,9 @@ impl Schedule {
             "a step with work did nothing"
         );
         self.check_batch(&report, seen);
+        if !report.scheduled.is_empty() {
+            self.pages.watch(&report, &self.sim.model.last);
+        }
         for id in streaming {
             let scheduled = report
                 .scheduled
@@ -356,6 +386,9 @@ impl Schedule {
         assert_eq!(sum, report.num_tokens);
         seen.chunks += report.scheduled.len() - report.num_sampled;
         seen.accepted += report.num_accepted;
+        seen.cached += report.num_cached;
+        seen.resumed += report.num_resumed;
+        seen.evicted += report.num_evicted;
         seen.rejected += report.num_drafted - report.num_accepted;
         for (place, (id, _)) in report.scheduled.iter().enumerate() {
             let watched = &self.watched[id];
@@ -368,7 +401,6 @@ impl Schedule {
             assert!(deadline.is_none_or(|at| at > self.sim.now()));
             let others = &report.scheduled[place + 1..];
             assert!(others.iter().all(|(other, _)| other != id));
-            assert!(!report.preempted.contains(id));
         }
     }
 
@@ -430,6 +462,8 @@ impl Schedule {
                 };
                 assert_eq!(usage.prompt_tokens, watched.request.prompt.len());
                 assert_eq!(usage.completion_tokens, watched.num_tokens);
+                let began_at = self.pages.began_at.get(&id).copied();
+                assert_eq!(usage.cached_tokens, began_at.unwrap_or(0));
                 let sum = timings.queue + timings.prefill + timings.decode;
                 assert_eq!(sum, end - watched.submitted);
                 assert_eq!(timings.preemptions, watched.num_preemptions);

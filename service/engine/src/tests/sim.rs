@@ -38,6 +38,7 @@ pub(super) fn request(prompt_len: usize, max_tokens: usize) -> Request {
         },
         share: Share::default(),
         priority: 0,
+        salt: None,
         deadline: None,
         credit: usize::MAX,
     }
