@@ -110,7 +110,7 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
     };
     let executor = Counting::new(model.architecture.vocab);
     let (engine, thread) =
-        engine_loop::start(limits, vocabulary.clone(), executor).expect("a thread");
+        engine_loop::start(limits, vocabulary.clone(), executor, || {}).expect("a thread");
     let served = Served {
         name: "demo".to_owned(),
         parameters: 1,
