@@ -73,7 +73,7 @@ async fn next(session: &mut Session) -> Result<Option<Event>, Failure> {
 }
 
 /// Unique enough to find in a log.
-fn drawn_id() -> String {
+pub(crate) fn drawn_id() -> String {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
