@@ -3,7 +3,8 @@
 
 use ternion_client::Generate;
 use ternion_client::proto::{Sampling, Stopping};
-use ternion_tests::{Server, answer, answers, fixture};
+use ternion_tests::{Answer, Server, StallingKernel, answer, answers, fixture, greedy};
+use tonic::Code;
 
 /// Of 16 tokens each. The longest request takes seven, so any one fits and
 /// three never do.
@@ -95,4 +96,47 @@ fn sampling(i: u32) -> Sampling {
             ..greedy
         },
     }
+}
+
+#[tokio::test]
+async fn a_request_that_the_kernel_fails_at_ends_alone() {
+    const POISON: u32 = 3;
+    let kernel = StallingKernel::build();
+    let plugins = kernel.plugins();
+    let mut server = Server::start(&["--plugin-dir", plugins.to_str().expect("UTF-8")]);
+    let client = server.client().await;
+    let prompts = [[1016, 591], [1016, 580], [591, 580]];
+    let mut alone = Vec::new();
+    for prompt in prompts {
+        let answer = answer(&client, greedy(&prompt, 40)).await;
+        assert!(!answer.token_ids.contains(&POISON), "choose another");
+        alone.push(answer.token_ids);
+    }
+    kernel.poison_next();
+    answer(&client, greedy(&[POISON], 1)).await;
+
+    // All of them wait for the step in which they are computed together.
+    kernel.stall();
+    let first = client.generate(greedy(&[1016], 1)).await;
+    let mut running = Vec::new();
+    for prompt in prompts {
+        let events = client.generate(greedy(&prompt, 40)).await;
+        running.push(events.expect("a good request"));
+    }
+    let culprit = client.generate(greedy(&[1016, POISON], 40)).await;
+    kernel.release();
+    let mut failed = Answer::default();
+    let error = failed.read(&mut culprit.expect("it may try")).await;
+    let error = error.expect_err("the kernel fails at it");
+    assert_eq!(error.code(), Code::Internal, "{error:?}");
+    for (mut events, alone) in running.into_iter().zip(alone) {
+        let mut answer = Answer::default();
+        answer.read(&mut events).await.expect("it is not its fault");
+        assert_eq!(answer.token_ids, alone);
+    }
+    drop(first);
+    server
+        .log_with(|log| log.contains("run again in parts"))
+        .await;
+    assert_eq!(Server::idle(&client).await.running, 0);
 }

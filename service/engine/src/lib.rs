@@ -58,7 +58,7 @@ mod tests;
 pub use block_pool::BlockId;
 pub use engine::Engine;
 pub use event::{Event, FinishReason, Timings, TokenLogprob, Usage};
-pub use executor::{Batch, Executor, ExecutorError, Span, Wanted};
+pub use executor::{Batch, Executor, ExecutorError, Span, Wanted, panic_message};
 pub use limits::Limits;
 pub use logits::{Logits, Row, TokenLogit};
 pub use request::{Request, Sampling, Stopping, SubmitError};

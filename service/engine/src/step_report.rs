@@ -22,6 +22,8 @@ pub struct StepReport {
     pub num_drafted: usize,
     /// Those of them that came true.
     pub num_accepted: usize,
+    /// Parts of a batch that failed, which were run after it.
+    pub num_reruns: usize,
     /// Blocks free after the step.
     pub num_free_blocks: usize,
     /// Sequences running after the step.
@@ -41,5 +43,6 @@ impl StepReport {
         self.finished.clear();
         self.num_drafted = 0;
         self.num_accepted = 0;
+        self.num_reruns = 0;
     }
 }

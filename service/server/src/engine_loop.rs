@@ -15,12 +15,12 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ternion_engine::{
     Batch, Engine, Event, Executor, ExecutorError, FinishReason, Limits, Logits, Request,
-    SequenceId, SubmitError, Time, Timings, Usage, Vocabulary,
+    SequenceId, SubmitError, Time, Timings, Usage, Vocabulary, panic_message,
 };
 use ternion_policy::Admitted;
 use tokio::sync::oneshot;
@@ -208,6 +208,8 @@ struct EngineLoop<E> {
     preemptions: u64,
     guesses: u64,
     true_guesses: u64,
+    reruns: u64,
+    longest_step: Duration,
     load: Arc<LatestLoad>,
     heartbeat: Heartbeat,
     origin: Instant,
@@ -253,6 +255,8 @@ impl<E: Executor> EngineLoop<E> {
             preemptions: 0,
             guesses: 0,
             true_guesses: 0,
+            reruns: 0,
+            longest_step: Duration::ZERO,
             load: handle.load.clone(),
             heartbeat: handle.heartbeat.clone(),
             origin: handle.origin,
@@ -359,12 +363,22 @@ impl<E: Executor> EngineLoop<E> {
     fn step(&mut self) {
         self.look_at_readers();
         let now = || self.origin.elapsed();
+        let begin = now();
         let report = self.engine.step(now, &mut self.executor, &mut self.events);
+        self.longest_step = self.longest_step.max(now().saturating_sub(begin));
+        if report.num_reruns > 0 {
+            tracing::warn!(
+                sequences = report.scheduled.len(),
+                reruns = report.num_reruns,
+                "step failed, and was run again in parts"
+            );
+        }
         self.steps += u64::from(!report.scheduled.is_empty());
         self.computed_tokens += report.num_tokens as u64;
         self.preemptions += report.preempted.len() as u64;
         self.guesses += report.num_drafted as u64;
         self.true_guesses += report.num_accepted as u64;
+        self.reruns += report.num_reruns as u64;
         self.publish();
         self.deliver();
     }
@@ -413,6 +427,8 @@ impl<E: Executor> EngineLoop<E> {
             preemptions: self.preemptions,
             guesses: self.guesses,
             true_guesses: self.true_guesses,
+            reruns: self.reruns,
+            longest_step: self.longest_step,
         });
     }
 
@@ -451,14 +467,8 @@ impl<E: Executor> Executor for Contained<E> {
             executor.0.execute(batch)
         };
         catch_unwind(run).unwrap_or_else(|panic| {
-            let message = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no message".to_owned());
-            Err(ExecutorError {
-                message: format!("panic in the executor: {message}"),
-            })
+            let message = panic_message(&*panic);
+            Err(ExecutorError { message })
         })
     }
 

@@ -1,6 +1,9 @@
 //! What the server is doing now, as of the last step.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 /// A snapshot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,6 +22,10 @@ pub(crate) struct Load {
     /// Guesses at next tokens that were computed, and those that came true.
     pub(crate) guesses: u64,
     pub(crate) true_guesses: u64,
+    /// Parts of batches that failed, which were run again.
+    pub(crate) reruns: u64,
+    /// The longest step of all.
+    pub(crate) longest_step: Duration,
 }
 
 /// The latest snapshot. The lock is held for the copy of a few numbers, so it

@@ -516,7 +516,7 @@ const LOAD_GAUGES: [LoadMetric; 5] = [
     ),
 ];
 
-const LOAD_COUNTERS: [LoadMetric; 5] = [
+const LOAD_COUNTERS: [LoadMetric; 6] = [
     (
         "ternion.steps",
         "{step}",
@@ -547,6 +547,12 @@ const LOAD_COUNTERS: [LoadMetric; 5] = [
         "Guesses at next tokens that came true.",
         |load| load.true_guesses,
     ),
+    (
+        "ternion.reruns",
+        "{batch}",
+        "Parts of batches that failed, which were run again.",
+        |load| load.reruns,
+    ),
 ];
 
 /// Observes the engine's load.
@@ -570,6 +576,16 @@ pub(crate) fn observe_load(meter: &Meter, engine: &EngineHandle, model: &str) {
             .with_callback(move |observer| observer.observe(value(&engine.load()), &labels))
             .build();
     }
+    let (longest, longest_labels) = (engine.clone(), labels.clone());
+    meter
+        .f64_observable_gauge("ternion.step.longest")
+        .with_unit("s")
+        .with_description("The longest step of the engine since the start.")
+        .with_callback(move |observer| {
+            let longest = longest.load().longest_step.as_secs_f64();
+            observer.observe(longest, &longest_labels);
+        })
+        .build();
     let engine = engine.clone();
     meter
         .f64_observable_gauge("ternion.kv.usage")
