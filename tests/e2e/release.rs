@@ -4,11 +4,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ternion_client::proto::{FinishReason, LoadResponse};
 use ternion_client::{Client, Error, Event, Events, Generate, Session, SessionEvent, StreamExt};
-use ternion_tests::{Answer, Server, greedy, ternion};
+use ternion_tests::{Answer, Server, StallingKernel, greedy, ternion};
 
 /// Most of the demo's context, and some seconds of work.
 const MANY_TOKENS: u32 = 1000;
@@ -126,6 +126,87 @@ async fn a_dropped_connection_cancels_everything_on_it() {
 }
 
 #[tokio::test]
+async fn a_dropped_connection_frees_a_place_in_the_queue() {
+    let server = Server::start(&["--max-num-seqs", "1"]);
+    let watcher = server.client().await;
+    let client = server.client().await;
+    let mut running = watcher.generate(long_request()).await.expect("it runs");
+    await_first_delta(&mut running).await;
+    let waiting = client.generate(long_request()).await;
+    drop((waiting.expect("it may wait"), client));
+    let load = await_load(&watcher, |load| load.waiting == 0).await;
+    let mut answer = Answer::default();
+    answer.read(&mut running).await.expect("it goes on");
+    // That it had run as well would have taken as many steps again.
+    let load = (load, watcher.load().await.expect("it is up"));
+    assert!(load.1.steps < u64::from(2 * MANY_TOKENS), "{load:?}");
+    assert_all_pages_free(&load.1);
+}
+
+#[tokio::test]
+async fn a_dropped_connection_ends_a_prompt_within_the_step_that_runs() {
+    let kernel = StallingKernel::build();
+    let plugins = kernel.plugins();
+    let mut server = Server::start(&[
+        "--plugin-dir",
+        plugins.to_str().expect("UTF-8"),
+        "--max-num-batched-tokens",
+        "16",
+        "--log-filter",
+        "ternion_server=debug",
+    ]);
+    let watcher = server.client().await;
+    let client = server.client().await;
+    kernel.stall();
+    // Some sixty steps of prompt.
+    let prompt: Vec<u32> = (0..900).map(|n| 500 + n % 100).collect();
+    let events = client.generate(greedy(&prompt, 1)).await;
+    drop((events.expect("it is accepted"), client));
+    server.log_with(|log| log.contains("reader has gone")).await;
+    kernel.release();
+    let load = Server::idle(&watcher).await;
+    assert!(load.steps <= 1, "{load:?}");
+    assert_all_pages_free(&load);
+}
+
+/// What the server does, once it does that.
+async fn await_load(client: &Client, what: impl Fn(&LoadResponse) -> bool) -> LoadResponse {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let load = client.load().await.expect("it is up");
+        if what(&load) {
+            return load;
+        }
+        assert!(Instant::now() < deadline, "{load:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_for_too_long_fails_and_holds_up_nobody() {
+    let server = Server::start(&["--outbox-capacity", "4", "--read-timeout", "200ms"]);
+    let watcher = server.client().await;
+    let slow = server.client().await;
+    let mut unread = slow.generate(long_request()).await.expect("a good request");
+    // Frames for which the connection has no room any more are what waits: a
+    // session whose reader sleeps fills its window only with large frames.
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        answers.push(ternion_tests::answer(&watcher, greedy(&[1016], 20)).await);
+    }
+    assert!(answers.iter().all(|answer| answer.token_ids.len() == 20));
+    // What fits into the windows of the connection is no reason to fail, and
+    // the answer is short: read on, it is whole.
+    let mut answer = Answer::default();
+    match answer.read(&mut unread).await {
+        Ok(()) => assert_eq!(answer.token_ids.len(), MANY_TOKENS as usize),
+        Err(Error::ResourceExhausted { .. }) => {}
+        Err(error) => panic!("{error:?}"),
+    }
+    assert_all_pages_free(&Server::idle(&watcher).await);
+}
+
+#[tokio::test]
 async fn a_killed_client_is_noticed() {
     let server = Server::start(&[]);
     let watcher = server.client().await;
@@ -135,6 +216,7 @@ async fn a_killed_client_is_noticed() {
             "--token-ids",
             "1016,591,580,256",
             "--ignore-eos",
+            "--no-resume",
         ])
         .args([
             "--max-tokens",

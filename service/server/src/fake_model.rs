@@ -20,6 +20,7 @@ use crate::{
     models::default_sampling,
     prompt::Prompts,
     request::Bounds,
+    retained::{RetainedRequests, Retention},
     served::Served,
     vocabulary::ModelVocabulary,
 };
@@ -30,6 +31,13 @@ pub(crate) const FAILS: u32 = 40;
 pub(crate) const PANICS: u32 = 50;
 /// Tokens from here on are like those below [`FAILS`].
 pub(crate) const GOES_ON: u32 = 60;
+
+pub(crate) const RETENTION: Retention = Retention {
+    grace: Duration::from_secs(60),
+    goes_on: false,
+    request_bytes: 1 << 20,
+    finished_bytes: 1 << 20,
+};
 
 pub(crate) struct Counting {
     vocab: usize,
@@ -94,17 +102,35 @@ impl Vocabulary for Letters {
 /// The demo's tokenizer and chat template on [`Counting`]. Its outboxes hold
 /// four tokens, and its KV cache 32 pages of 16.
 pub(crate) fn served() -> (Arc<Served>, EngineThread) {
+    served_with(RETENTION, None)
+}
+
+pub(crate) fn served_with(
+    retention: Retention,
+    read_timeout: Option<Duration>,
+) -> (Arc<Served>, EngineThread) {
+    served_within(LIMITS, 4, retention, read_timeout)
+}
+
+const LIMITS: Limits = Limits {
+    num_blocks: 32,
+    block_size: 16,
+    max_num_seqs: 2,
+    max_num_batched_tokens: 64,
+    max_draft_tokens: 0,
+    max_queued: 1,
+    // That of the demo.
+    max_model_len: 1024,
+};
+
+pub(crate) fn served_within(
+    limits: Limits,
+    outbox_capacity: usize,
+    retention: Retention,
+    read_timeout: Option<Duration>,
+) -> (Arc<Served>, EngineThread) {
     let model = Arc::new(launch::open_model(None).expect("the demo opens"));
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
-    let limits = Limits {
-        num_blocks: 32,
-        block_size: 16,
-        max_num_seqs: 2,
-        max_num_batched_tokens: 64,
-        max_draft_tokens: 0,
-        max_queued: 1,
-        max_model_len: model.architecture.context,
-    };
     let executor = Counting::new(model.architecture.vocab);
     let (engine, thread) =
         engine_loop::start(limits, vocabulary.clone(), executor).expect("a thread");
@@ -127,8 +153,10 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         live: Arc::new(LiveRequests::default()),
         drain: Arc::new(Drain::new(Duration::ZERO)),
         metrics: Metrics::new(&SdkMeterProvider::default().meter("test"), "demo"),
-        outbox_capacity: 4,
-        max_stream_requests: 3,
+        outbox_capacity,
+        read_timeout,
+        retained: Arc::new(RetainedRequests::new(retention)),
+        max_stream_requests: limits.max_num_seqs + limits.max_queued,
     };
     (Arc::new(served), thread)
 }

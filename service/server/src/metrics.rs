@@ -20,7 +20,7 @@ use tonic::Code;
 
 use crate::{
     drain::Phase, engine_loop::EngineHandle, kernel_choice::Measured, load::Load, loading::Loading,
-    semconv, status::code_name, vitals::Vitals,
+    retained::By, semconv, status::code_name, vitals::Vitals,
 };
 
 /// The GenAI conventions' bounds of a request's duration, ...
@@ -61,6 +61,7 @@ struct Instruments {
     output_tokens: Counter<u64>,
     requests: Counter<u64>,
     refused: Counter<u64>,
+    attached: Counter<u64>,
     duration: Histogram<f64>,
     queue_time: Histogram<f64>,
     prefill_time: Histogram<f64>,
@@ -129,6 +130,12 @@ impl Metrics {
                 "{request}",
                 "Requests that were not accepted, by why.",
             ),
+            attached: counter(
+                meter,
+                "ternion.requests.attached",
+                "{reader}",
+                "Readers that went on with a request that was there.",
+            ),
             duration: time(
                 "ternion.request.duration",
                 "From a request's arrival to its end, by how it ended.",
@@ -180,7 +187,23 @@ impl Metrics {
                 &RPC_BOUNDS,
             ),
         };
-        Metrics(Arc::new(metrics))
+        let metrics = Metrics(Arc::new(metrics));
+        // So that a scrape has them before anybody comes back.
+        for by in By::ALL {
+            metrics.add_attached(by, 0);
+        }
+        metrics
+    }
+
+    /// A reader came to a request that was there already.
+    pub(crate) fn attached(&self, by: By) {
+        self.add_attached(by, 1);
+    }
+
+    fn add_attached(&self, by: By, count: u64) {
+        let model = KeyValue::new(semconv::MODEL, self.0.model.clone());
+        let by = KeyValue::new("by", by.name());
+        self.0.attached.add(count, &[model, by]);
     }
 
     /// The metrics of one request.

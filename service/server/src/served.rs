@@ -1,6 +1,6 @@
 //! What is served: everything that the services share.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ternion_engine::{Sampling, Vocabulary};
 use ternion_model::Model;
@@ -9,6 +9,7 @@ use ternion_proto::v1;
 use crate::{
     access::Access, drain::Drain, engine_loop::EngineHandle, live_requests::LiveRequests,
     metrics::Metrics, prompt::Prompts, refusal::Refusal, request::Bounds,
+    retained::RetainedRequests,
 };
 
 /// Longest model name that is repeated in an error.
@@ -32,6 +33,9 @@ pub(crate) struct Served {
     pub(crate) drain: Arc<Drain>,
     pub(crate) metrics: Metrics,
     pub(crate) outbox_capacity: usize,
+    /// How long frames may wait for a reader that takes none.
+    pub(crate) read_timeout: Option<Duration>,
+    pub(crate) retained: Arc<RetainedRequests>,
     /// Requests that one Session stream may have at once.
     pub(crate) max_stream_requests: usize,
 }
