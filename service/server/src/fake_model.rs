@@ -78,6 +78,36 @@ impl Executor for Counting {
     }
 }
 
+/// The token that [`served_clumsily`] is about.
+pub(crate) const CLUMSY: u32 = 100;
+
+/// The vocabulary of a model, on which requests' tasks fall over, but not the
+/// engine.
+struct Clumsy(Arc<dyn Vocabulary>);
+
+impl Vocabulary for Clumsy {
+    fn token_bytes(&self, token: u32) -> &[u8] {
+        assert_ne!(token, CLUMSY, "told to panic");
+        self.0.token_bytes(token)
+    }
+
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        self.0.is_end(token)
+    }
+}
+
+/// Whose requests' tasks panic at [`CLUMSY`].
+pub(crate) fn served_clumsily() -> (Arc<Served>, EngineThread) {
+    let (served, engine) = served();
+    let mut served = Arc::into_inner(served).expect("nobody else has it yet");
+    served.vocabulary = Arc::new(Clumsy(served.vocabulary));
+    (Arc::new(served), engine)
+}
+
 /// As many tokens as a test needs, an x each.
 pub(crate) struct Letters;
 

@@ -20,7 +20,7 @@ use crate::{
     drain::Delivery,
     frames::{Ending, Frame, Outcome},
     live_requests::Scope,
-    reader::Reader,
+    reader::{LastWord, Reader},
     refusal::Refusal,
     request::{MAX_REQUEST_ID_BYTES, Violations},
     request_run::{Ended, RequestRun},
@@ -167,6 +167,7 @@ async fn send(
     out: mpsc::Sender<Result<v1::GenerateResponse, Status>>,
     read_timeout: Option<Duration>,
 ) {
+    let _last_word = LastWord::to(Reader::Call(out.clone()), run.claim.id());
     let Some(ended) = run.forward(&out, read_timeout, response).await else {
         return;
     };

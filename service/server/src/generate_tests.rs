@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::{
     drain::Phase,
-    fake_model::{FAILS, GOES_ON, RETENTION, call, served, served_with},
+    fake_model::{CLUMSY, FAILS, GOES_ON, RETENTION, call, served, served_clumsily, served_with},
 };
 
 /// Long enough that it never ends while nobody reads.
@@ -177,6 +177,28 @@ async fn a_client_that_reads_nothing_for_too_long_fails_and_leaves_nothing_behin
     let info = status.get_details_error_info().expect("a reason");
     assert_eq!(info.reason, "READER_TOO_SLOW");
     assert_eq!(info.metadata["request_id"], "one");
+    thread.stop();
+}
+
+#[tokio::test]
+async fn a_request_whose_task_panics_says_so_and_leaves_nothing_behind() {
+    let (served, thread) = served_clumsily();
+    for resumable in [false, true] {
+        let request = v1::GenerateRequest {
+            resumable,
+            ..counting_from(CLUMSY - 3, 9)
+        };
+        let frames = start(&served, request).await.expect("starts");
+        let (_, status) = read(frames).await;
+        let status = status.expect("it panicked");
+        assert_eq!(status.code(), Code::Internal);
+        let info = status.get_details_error_info().expect("a reason");
+        assert_eq!(info.metadata["request_id"], "one");
+        all_pages_free(&served).await;
+        let good = counting_from(GOES_ON, 5);
+        let frames = start(&served, good).await.expect("the id is free");
+        assert!(read(frames).await.1.is_none(), "the next one is served");
+    }
     thread.stop();
 }
 

@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::{
     frames::{Ending, Frame},
-    generate, session,
+    generate, session, status,
 };
 
 #[derive(Debug)]
@@ -22,6 +22,34 @@ pub(crate) enum Reader {
     },
 }
 
+/// Held by the task of a request: should that panic, its reader is told, and
+/// nobody else notices.
+#[derive(Debug)]
+pub(crate) struct LastWord {
+    reader: Option<Reader>,
+    request_id: String,
+}
+
+impl LastWord {
+    pub(crate) fn to(reader: Reader, request_id: &str) -> LastWord {
+        LastWord {
+            reader: Some(reader),
+            request_id: request_id.to_owned(),
+        }
+    }
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(reader) = self.reader.take()
+        {
+            tracing::error!(self.request_id, "request's task panicked");
+            tokio::spawn(reader.fail(status::step_failed(&self.request_id)));
+        }
+    }
+}
+
 /// A place for one frame.
 pub(crate) enum Place<'a> {
     Call(mpsc::Permit<'a, Result<v1::GenerateResponse, Status>>),
@@ -32,6 +60,18 @@ pub(crate) enum Place<'a> {
 }
 
 impl Reader {
+    /// For one id of a session that knows by itself when that is done.
+    pub(crate) fn of_session(
+        id: &str,
+        out: &mpsc::Sender<Result<v1::SessionResponse, Status>>,
+    ) -> Reader {
+        Reader::Session {
+            id: id.to_owned(),
+            out: out.clone(),
+            _done: oneshot::channel().0,
+        }
+    }
+
     /// Returns when the reader has gone.
     pub(crate) async fn closed(&self) {
         match self {

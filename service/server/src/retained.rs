@@ -262,6 +262,10 @@ impl Table {
 }
 
 impl Line {
+    pub(crate) fn request_id(&self) -> &str {
+        &self.id.1
+    }
+
     /// Hands a reader over, or says why it can't be.
     pub(crate) async fn attach(
         &self,

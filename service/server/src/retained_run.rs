@@ -10,7 +10,7 @@ use crate::{
     drain::{Drain, InFlight, Phase},
     frame_log::{FrameLog, Rewind},
     frames::{Ending, Frame},
-    reader::Reader,
+    reader::{LastWord, Reader},
     refusal::Refusal,
     request::Violations,
     request_run::RequestRun,
@@ -80,6 +80,10 @@ impl RetainedRun {
     /// then cancels a request that nobody came back for.
     pub(crate) async fn run(mut self) {
         while self.turn().await {}
+    }
+
+    fn request_id(&self) -> &str {
+        self.registration.line.request_id()
     }
 
     /// Whether there is another one.
@@ -221,6 +225,14 @@ impl RetainedRun {
         self.end(ending.clone());
         if let Some(reader) = reader {
             tokio::spawn(reader.end(seq, ending));
+        }
+    }
+}
+
+impl Drop for RetainedRun {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            drop(LastWord::to(reader, self.request_id()));
         }
     }
 }

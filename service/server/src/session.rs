@@ -29,7 +29,7 @@ use crate::{
     drain::{Delivery, Draining, Phase},
     frames::{Ending, Frame},
     live_requests::{Claim, Scope},
-    reader::Reader,
+    reader::{LastWord, Reader},
     refusal::Refusal,
     request::{MAX_REQUEST_ID_BYTES, Violations},
     request_run::{Ended, RequestRun},
@@ -300,6 +300,7 @@ struct Start {
 impl Start {
     async fn run(mut self, claim: Claim, out: mpsc::Sender<Result<v1::SessionResponse, Status>>) {
         let id = claim.id().to_owned();
+        let _last_word = LastWord::to(Reader::of_session(&id, &out), &id);
         let span = self.span.clone();
         let audit = Audit::open(&self.caller, METHOD, &id);
         let entered = span.span();
