@@ -122,6 +122,7 @@ impl Engine {
         executor: &mut E,
         events: &mut Vec<Event>,
     ) -> &StepReport {
+        let evicted_before = self.scheduler.num_evicted_blocks();
         let begin = now();
         self.plan(begin, events);
         if !self.batch.spans.is_empty() {
@@ -139,7 +140,9 @@ impl Engine {
             }
         }
         let (report, scheduler) = (&mut self.report, &self.scheduler);
+        report.num_evicted = (scheduler.num_evicted_blocks() - evicted_before) as usize;
         report.num_free_blocks = scheduler.num_free_blocks();
+        report.num_kept_blocks = scheduler.num_kept_blocks();
         report.num_running = scheduler.num_running();
         report.num_waiting = scheduler.num_waiting();
         report.num_parked = scheduler.num_parked();
@@ -173,10 +176,9 @@ impl Engine {
         batch.clear();
         for &(id, len) in &self.report.scheduled {
             let sequence = self.scheduler.get_mut(id).expect("it was just scheduled");
-            if sequence.start(now) {
+            if sequence.start(now, self.limits.block_size) {
                 events.push(Event::Started { id, at: now });
             }
-            let blocks = sequence.blocks.blocks();
             let needed = (sequence.num_computed_tokens + len).div_ceil(self.limits.block_size);
             let drafted = sequence.draft.map_or(0, |draft| draft.len);
             let known = len - drafted;
@@ -194,7 +196,8 @@ impl Engine {
             });
             batch.tokens.extend_from_slice(sequence.next_tokens(known));
             batch.tokens.extend(sequence.drafted());
-            batch.block_tables.extend_from_slice(&blocks[..needed]);
+            let blocks = sequence.blocks.blocks();
+            batch.block_tables.extend(blocks.take(needed));
         }
         self.report.num_tokens = batch.tokens.len();
         self.report.num_sampled = batch.num_logits() - self.report.num_drafted;
@@ -279,6 +282,7 @@ impl Engine {
             first_row = rows.end;
             let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
             sequence.num_computed_tokens += span.len - rows.len().saturating_sub(1);
+            self.scheduler.keep_computed(id);
             self.sample_along(id, rows.map(|row| logits.row(row)), now, events);
         }
     }
@@ -373,6 +377,9 @@ impl Engine {
     /// Ends a sequence within a step.
     fn finish(&mut self, id: SequenceId, reason: FinishReason, now: Time, events: &mut Vec<Event>) {
         self.report.finished.push((id, reason.clone()));
+        if let FinishReason::Failed { .. } = reason {
+            self.scheduler.distrust_pages();
+        }
         events.extend(self.end(id, reason, now));
     }
 
@@ -412,9 +419,15 @@ impl Engine {
         self.scheduler.num_parked()
     }
 
-    /// Blocks nobody holds.
+    /// Blocks that no sequence holds. The prefix cache may: it gives them up as
+    /// they are needed.
     pub fn num_free_blocks(&self) -> usize {
         self.scheduler.num_free_blocks()
+    }
+
+    /// Blocks in the prefix cache, be they free in this sense or not.
+    pub fn num_kept_blocks(&self) -> usize {
+        self.scheduler.num_kept_blocks()
     }
 
     /// Blocks of the pool.

@@ -101,7 +101,8 @@ pub struct Usage {
     /// Tokens generated, an ending token included.
     pub completion_tokens: usize,
     /// Tokens of the prompt whose keys and values another sequence had
-    /// computed. There is no sharing yet, so 0.
+    /// computed when this one first ran. See
+    /// [`Request::salt`](crate::Request::salt).
     pub cached_tokens: usize,
 }
 

@@ -18,8 +18,10 @@
 //! - **Guesses are verified.** A step that only decodes may take along tokens
 //!   that are likely to come next; sampling goes along them while it chooses
 //!   the same, so they change when tokens come and never which.
-//! - **A page has one owner.** A block table can be grown and released by the
-//!   pool only, and is not `Clone`, so that free and held blocks always add up.
+//! - **Every claim on a page is counted.** A page is in as many block tables as
+//!   share what is in it, and in the prefix cache besides, if it is full and
+//!   its [salt](Request::salt) allows. Claims are made and taken back by the
+//!   pool only and are not `Clone`, so that free and held blocks always add up.
 //! - **A token depends on its own sequence only.** Logits do by the contract of
 //!   [`Executor`]; sampling does because its random numbers are a function of
 //!   the request's seed and the token's index. Neither load nor preemption
@@ -42,6 +44,8 @@ mod exp;
 mod lifecycle;
 mod limits;
 mod logits;
+mod lru;
+mod prefix_cache;
 mod random;
 mod ranking;
 mod request;

@@ -22,6 +22,10 @@ impl Rank {
             id,
         }
     }
+
+    pub(crate) fn priority(self) -> i32 {
+        self.priority.0
+    }
 }
 
 /// Sequences in the order of their ranks.
@@ -49,14 +53,6 @@ impl Ranking {
 
     pub(crate) fn at(&self, place: usize) -> Option<Rank> {
         self.ranks.get(place).copied()
-    }
-
-    pub(crate) fn first(&self) -> Option<Rank> {
-        self.ranks.first().copied()
-    }
-
-    pub(crate) fn last(&self) -> Option<Rank> {
-        self.ranks.last().copied()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Rank> {

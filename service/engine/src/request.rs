@@ -13,6 +13,10 @@ pub struct Request {
     pub stopping: Stopping,
     /// Higher is served earlier; equals are served in order of arrival.
     pub priority: i32,
+    /// Requests with the same salt use what is computed of each other's tokens,
+    /// as far as they begin the same way, and can tell so from how long they
+    /// take. Those with different salts, or without one, share nothing.
+    pub salt: Option<u128>,
     /// From this moment on the request runs no further step.
     pub deadline: Option<Time>,
     /// Tokens the reader has room for, `usize::MAX` where that is no concern.

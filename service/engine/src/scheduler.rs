@@ -1,18 +1,23 @@
 //! Which sequences run, and on which blocks.
 //!
 //! Nothing here can wait for ever. Sequences are ranked once and for all, by
-//! priority and arrival. The first of the running ones always gets the blocks
-//! it needs, because all others yield to it, and [`Request::check`] has seen to
-//! it that it fits when it is alone; so it ends at some point. The first of the
-//! waiting ones is not passed over, so it runs when enough before it have
-//! ended, at the latest when nothing else runs. (Among priorities that is the
-//! idea: a low one waits as long as higher ones keep coming.)
+//! priority and arrival, and nobody yields blocks to one that ranks behind it.
+//! The first of the running ones always gets the blocks it needs, because all
+//! others yield to it, and [`Request::check`] has seen to it that it fits when
+//! it is alone; so it ends at some point. The first of the waiting ones is
+//! passed over only while one before it computes what it will use as well, so
+//! it runs when enough before it have ended, at the latest when nothing else
+//! runs. (Among priorities that is the idea: a low one waits as long as higher
+//! ones keep coming.)
 //!
 //! [`Request::check`]: crate::Request
 
+mod sharing;
+mod victim;
+
 use std::collections::HashMap;
 
-use crate::block_pool::BlockPool;
+use crate::block_pool::{BlockId, BlockPool};
 use crate::drafting::{Decoding, Drafting};
 use crate::lifecycle::{Cause, State};
 use crate::ranking::Ranking;
@@ -33,6 +38,8 @@ pub(crate) struct Scheduler {
     running: Ranking,
     /// Parked with blocks. Those without are in none of the three.
     parked: Ranking,
+    /// Memory for counting them.
+    parked_blocks: Vec<BlockId>,
 }
 
 /// What is left of a step.
@@ -63,10 +70,12 @@ impl Scheduler {
             waiting: Ranking::default(),
             running: Ranking::default(),
             parked: Ranking::default(),
+            parked_blocks: Vec::new(),
         }
     }
 
-    pub(crate) fn insert(&mut self, sequence: Sequence) {
+    pub(crate) fn insert(&mut self, mut sequence: Sequence) {
+        sequence.name_blocks(self.limits.block_size);
         let id = sequence.id();
         let has_credit = sequence.credit > 0;
         self.waiting.insert(sequence.rank);
@@ -186,13 +195,20 @@ impl Scheduler {
     /// A step with room left has a place in the batch for every running
     /// sequence, so as many may be added as places are left.
     fn admit_waiting(&mut self, room: &mut Room, report: &mut StepReport) {
+        let mut place = 0;
         while !room.is_empty()
-            && let Some(rank) = self.waiting.first()
-            && self.admit(rank.id, report)
+            && place < self.limits.max_num_seqs
+            && let Some(rank) = self.waiting.at(place)
         {
-            let len = self[rank.id].gap().min(room.tokens);
-            report.scheduled.push((rank.id, len));
-            room.take(len);
+            if self.is_being_computed(rank.id) {
+                place += 1;
+            } else if self.admit(rank.id, report) {
+                let len = self[rank.id].gap().min(room.tokens);
+                report.scheduled.push((rank.id, len));
+                room.take(len);
+            } else {
+                return;
+            }
         }
     }
 
@@ -201,11 +217,7 @@ impl Scheduler {
     /// then it returns false.
     fn grow(&mut self, id: SequenceId, report: &mut StepReport) -> bool {
         while !self.has_grown(id) {
-            // Parked ones first, as they make no use of theirs. Then the lowest
-            // priority and the newest: it has the least computed work to throw
-            // away, and taking from the oldest could starve it for ever.
-            let victim = self.parked.last().or(self.running.last());
-            let victim = victim.expect("the sequence itself is running");
+            let victim = self.victim(id);
             self.preempt(victim.id, report);
             if victim.id == id {
                 return false;
@@ -217,23 +229,27 @@ impl Scheduler {
     /// Gives a waiting sequence the blocks for all its tokens, taking them from
     /// parked ones if need be, and never from running ones.
     fn admit(&mut self, id: SequenceId, report: &mut StepReport) -> bool {
+        self.take_cached(id);
         let sequence = &self[id];
-        let needed = self.limits.blocks_for(sequence.num_tokens());
+        let needed = self.limits.blocks_for(sequence.num_tokens()) - sequence.blocks.len();
         // Who was preempted before leaves a block to each running sequence;
         // else the next block one of them needs would preempt it again.
         let to_spare = match sequence.num_preemptions {
             0 => 0,
             _ => self.running.len(),
         };
-        if needed + to_spare > self.pool.num_free() + self.num_parked_blocks() {
+        let missing = (needed + to_spare).saturating_sub(self.pool.num_free());
+        if missing > 0 && missing > self.num_parked_blocks() {
+            self.release(id);
             return false;
         }
         while !self.has_grown(id) {
-            let victim = self.parked.last();
+            let victim = self.parked_victim();
             let victim = victim.expect("there are enough free and parked blocks");
             self.preempt(victim.id, report);
         }
         self.change(id, Cause::Admit);
+        self.get_mut(id).expect(RANKED).tell_cached(report);
         true
     }
 
@@ -256,8 +272,7 @@ impl Scheduler {
         let after = before.on(cause).unwrap_or_else(|error| panic!("{error}"));
         sequence.state = after;
         if !after.has_blocks() {
-            self.pool.release(std::mem::take(&mut sequence.blocks));
-            sequence.num_computed_tokens = 0;
+            self.release(id);
         }
         if let Some(ranking) = self.ranking(before) {
             ranking.remove(rank);
@@ -300,9 +315,12 @@ impl Scheduler {
         self.pool.num_free()
     }
 
-    fn num_parked_blocks(&self) -> usize {
-        let tables = self.parked.iter().map(|rank| self[rank.id].blocks.len());
-        tables.sum()
+    pub(crate) fn num_kept_blocks(&self) -> usize {
+        self.pool.num_kept()
+    }
+
+    pub(crate) fn num_evicted_blocks(&self) -> u64 {
+        self.pool.num_evicted()
     }
 }
 
@@ -327,18 +345,10 @@ impl Drop for Scheduler {
 
 #[cfg(test)]
 impl Scheduler {
-    /// Panics unless every block is in exactly one place, and every sequence
-    /// where its state says.
+    /// Panics unless every block's claims are those of tables and cache, and
+    /// every sequence is where its state says.
     pub(crate) fn check(&self) {
-        let mut owners = vec![0; self.limits.num_blocks];
-        let tables = self.sequences.values().map(|s| s.blocks.blocks());
-        for block in tables.chain([self.pool.free()]).flatten() {
-            owners[block.0 as usize] += 1;
-        }
-        assert!(
-            owners.iter().all(|n| *n == 1),
-            "owners of blocks: {owners:?}"
-        );
+        self.pool.check(self.sequences.values().map(|s| &s.blocks));
 
         let mut num_ranked = [0; 3];
         for sequence in self.sequences.values() {
@@ -360,7 +370,9 @@ impl Scheduler {
                 assert!(sequence.num_computed_tokens <= capacity, "{sequence:?}");
             } else {
                 assert_eq!(sequence.num_computed_tokens, 0, "{sequence:?}");
+                assert_eq!(sequence.blocks.len(), 0, "{sequence:?}");
             }
+            self.check_sharing(sequence);
             assert!(sequence.gap() > 0, "{sequence:?}");
         }
         assert_eq!(

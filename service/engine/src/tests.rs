@@ -4,6 +4,8 @@ mod endings;
 mod fake;
 mod guesses;
 mod oracle;
+mod pages;
+mod prefixes;
 mod random_schedules;
 mod sim;
 mod traces;

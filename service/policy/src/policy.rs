@@ -103,7 +103,7 @@ impl Policy {
             return Err(account.refused(Cause::Revoked));
         }
         let entry = account.enter(now)?;
-        Ok(Ticket::new(account, entry, now))
+        Ok(Ticket::new(account, entry, member.cache_salt, now))
     }
 
     /// What each configured tenant has used, sorted by name.

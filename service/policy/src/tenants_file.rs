@@ -91,10 +91,18 @@ impl<'m, 't> Reader<'m, 't> {
     }
 
     fn tenant(&mut self, node: &Node<'_>) -> Option<Tenant> {
-        let known = ["name", "roles", "keys", "certificates", "limits"];
+        let known = [
+            "name",
+            "roles",
+            "cache_group",
+            "keys",
+            "certificates",
+            "limits",
+        ];
         let table = node.table(&known, self.mistakes)?;
         let id = self.name(&table);
         let roles = self.roles(&table);
+        let cache_group = self.cache_group(&table);
         let keys = self.keys(&table);
         let sans = self.certificates(&table);
         if table.get("keys").is_none() && table.get("certificates").is_none() {
@@ -104,6 +112,7 @@ impl<'m, 't> Reader<'m, 't> {
         Some(Tenant {
             id: id?,
             roles: roles?,
+            cache_group: cache_group?,
             keys: keys?,
             sans: sans?,
             limits: self.limits(&table)?,
@@ -120,15 +129,29 @@ impl<'m, 't> Reader<'m, 't> {
                 let message = format!("{text} is what callers are without tenants");
                 self.mistakes.add(&node.path, node.at, message);
             }
-            None => {
-                let message = format!(
-                    "must be 1 to {MAX_TENANT_NAME} of a-z, 0-9 and -, not {}",
-                    quoted(text)
-                );
-                self.mistakes.add(&node.path, node.at, message);
-            }
+            None => self.not_a_name(&node, text),
         }
         id
+    }
+
+    fn not_a_name(&mut self, node: &Node<'_>, text: &str) {
+        let message = format!(
+            "must be 1 to {MAX_TENANT_NAME} of a-z, 0-9 and -, not {}",
+            quoted(text)
+        );
+        self.mistakes.add(&node.path, node.at, message);
+    }
+
+    fn cache_group(&mut self, tenant: &Table<'_>) -> Option<Option<TenantId>> {
+        let Some(node) = tenant.get("cache_group") else {
+            return Some(None);
+        };
+        let text = node.string(self.mistakes)?;
+        let group = TenantId::parse(text);
+        if group.is_none() {
+            self.not_a_name(&node, text);
+        }
+        Some(group)
     }
 
     fn roles(&mut self, tenant: &Table<'_>) -> Option<Roles> {

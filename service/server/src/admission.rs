@@ -80,7 +80,8 @@ async fn admit_in_time(
     let admitted = ticket
         .admit(prompt_tokens as u64, output, served.access.now())
         .map_err(|refused| Refusal::quota(field, refused))?;
-    let request = engine_request(served, checked, prompt, deadline);
+    let salt = served.prefix_cache.then(|| admitted.cache_salt());
+    let request = engine_request(served, checked, prompt, salt, deadline);
     let submitted = Instant::now();
     let accepted = served
         .engine
@@ -117,6 +118,7 @@ fn engine_request(
     served: &Served,
     checked: Checked,
     prompt: Vec<u32>,
+    salt: Option<u128>,
     deadline: Option<Instant>,
 ) -> Request {
     let mut stopping = checked.stopping;
@@ -129,6 +131,7 @@ fn engine_request(
         sampling: checked.sampling,
         stopping,
         priority: checked.priority,
+        salt,
         deadline: deadline.map(|at| served.engine.time(at)),
         // The engine's thread sets it from the outbox that it makes.
         credit: 0,

@@ -18,6 +18,7 @@ use ternion_kernels::team::Team;
 
 use crate::kernel_choice::{Contest, Measured};
 use crate::launch::{self, KernelSearch};
+use crate::resident::Resident;
 
 /// Measure prompt and generation speed.
 #[derive(Debug, Args)]
@@ -98,6 +99,8 @@ struct Row {
     /// Rows of the head that were computed exactly for a position, on average;
     /// null where it was not screened.
     candidates: Option<f64>,
+    /// Memory after the test; null where the system doesn't tell.
+    memory: Option<Resident>,
 }
 
 /// What one run took.
@@ -135,6 +138,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         budget: TIMING_BUDGET,
         thorough: true,
         cache: None,
+        quiet: &|| {},
         measured: Measured::default(),
         is_settled: false,
     };
@@ -210,6 +214,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
             head: head.clone(),
             head_state_bytes,
             candidates: median.candidates,
+            memory: Resident::now(),
         };
         print(&row, arguments.json)
     };
@@ -233,6 +238,11 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
                 runs.collect::<Result<_, _>>()?,
             )?;
         }
+    }
+    if !arguments.json
+        && let Some(memory) = Resident::now()
+    {
+        writeln!(std::io::stdout().lock(), "memory   {memory}")?;
     }
     Ok(())
 }

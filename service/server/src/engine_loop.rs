@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     heartbeat::{Heartbeat, IDLE_BEAT},
-    load::{LatestLoad, Load},
+    load::{LatestLoad, Load, PrefixCacheLoad},
     outbox::{Outbox, OutboxReader, outbox},
 };
 
@@ -208,6 +208,7 @@ struct EngineLoop<E> {
     preemptions: u64,
     guesses: u64,
     true_guesses: u64,
+    prefix_cache: PrefixCacheLoad,
     reruns: u64,
     longest_step: Duration,
     load: Arc<LatestLoad>,
@@ -255,6 +256,7 @@ impl<E: Executor> EngineLoop<E> {
             preemptions: 0,
             guesses: 0,
             true_guesses: 0,
+            prefix_cache: PrefixCacheLoad::default(),
             reruns: 0,
             longest_step: Duration::ZERO,
             load: handle.load.clone(),
@@ -378,6 +380,7 @@ impl<E: Executor> EngineLoop<E> {
         self.preemptions += report.preempted.len() as u64;
         self.guesses += report.num_drafted as u64;
         self.true_guesses += report.num_accepted as u64;
+        self.prefix_cache.add(report);
         self.reruns += report.num_reruns as u64;
         self.publish();
         self.deliver();
@@ -427,6 +430,7 @@ impl<E: Executor> EngineLoop<E> {
             preemptions: self.preemptions,
             guesses: self.guesses,
             true_guesses: self.true_guesses,
+            prefix_cache: self.prefix_cache,
             reruns: self.reruns,
             longest_step: self.longest_step,
         });

@@ -58,6 +58,7 @@ impl Bench {
                     ..Stopping::default()
                 },
                 priority: 0,
+                salt: None,
                 deadline,
                 credit: 0,
             },
@@ -278,6 +279,7 @@ async fn the_thread_serves_and_stops() {
             ..Stopping::default()
         },
         priority: 0,
+        salt: None,
         deadline: None,
         credit: 0,
     };

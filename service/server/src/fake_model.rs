@@ -186,6 +186,7 @@ pub(crate) fn served_within(
         outbox_capacity,
         read_timeout,
         retained: Arc::new(RetainedRequests::new(retention)),
+        prefix_cache: true,
         max_stream_requests: limits.max_num_seqs + limits.max_queued,
     };
     (Arc::new(served), thread)

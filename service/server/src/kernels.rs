@@ -53,6 +53,7 @@ pub(crate) fn run(arguments: KernelsArguments) -> anyhow::Result<()> {
         budget: arguments.budget,
         thorough: true,
         cache: cache.as_ref(),
+        quiet: &|| {},
         measured: Measured::default(),
         is_settled: false,
     };

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use ternion_engine::StepReport;
+
 /// A snapshot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Load {
@@ -26,6 +28,35 @@ pub(crate) struct Load {
     pub(crate) reruns: u64,
     /// The longest step of all.
     pub(crate) longest_step: Duration,
+    pub(crate) prefix_cache: PrefixCacheLoad,
+}
+
+/// What the prefix cache has been good for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PrefixCacheLoad {
+    /// Pages in it now.
+    pub(crate) pages: usize,
+    /// Tokens of the prompts that were begun, and those of them that were in
+    /// it.
+    pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
+    /// Requests of which some were.
+    pub(crate) hits: u64,
+    /// Tokens that preempted requests found in it.
+    pub(crate) resumed_tokens: u64,
+    /// Pages that it gave up to requests.
+    pub(crate) evictions: u64,
+}
+
+impl PrefixCacheLoad {
+    pub(crate) fn add(&mut self, report: &StepReport) {
+        self.pages = report.num_kept_blocks;
+        self.prompt_tokens += report.num_prompt as u64;
+        self.cached_tokens += report.num_cached as u64;
+        self.hits += report.num_hits as u64;
+        self.resumed_tokens += report.num_resumed as u64;
+        self.evictions += report.num_evicted as u64;
+    }
 }
 
 /// The latest snapshot. The lock is held for the copy of a few numbers, so it

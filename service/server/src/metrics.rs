@@ -506,7 +506,7 @@ pub(crate) fn observe_loading(meter: &Meter, loading: &Loading, model: &str) {
 /// A gauge or counter of the load: name, unit, description, value.
 type LoadMetric = (&'static str, &'static str, &'static str, fn(&Load) -> u64);
 
-const LOAD_GAUGES: [LoadMetric; 5] = [
+const LOAD_GAUGES: [LoadMetric; 6] = [
     (
         "ternion.requests.running",
         "{request}",
@@ -537,9 +537,15 @@ const LOAD_GAUGES: [LoadMetric; 5] = [
         "Pages of the KV cache.",
         |load| load.kv_pages as u64,
     ),
+    (
+        "ternion.prefix_cache.pages",
+        "{page}",
+        "Pages that are kept for prompts that begin the same way, whether in use or not.",
+        |load| load.prefix_cache.pages as u64,
+    ),
 ];
 
-const LOAD_COUNTERS: [LoadMetric; 6] = [
+const LOAD_COUNTERS: [LoadMetric; 11] = [
     (
         "ternion.steps",
         "{step}",
@@ -575,6 +581,36 @@ const LOAD_COUNTERS: [LoadMetric; 6] = [
         "{batch}",
         "Parts of batches that failed, which were run again.",
         |load| load.reruns,
+    ),
+    (
+        "ternion.prefix_cache.prompt_tokens",
+        "{token}",
+        "Tokens of prompts that were begun, and so looked up in the prefix cache.",
+        |load| load.prefix_cache.prompt_tokens,
+    ),
+    (
+        "ternion.prefix_cache.cached_tokens",
+        "{token}",
+        "Those of them that were there, and not computed.",
+        |load| load.prefix_cache.cached_tokens,
+    ),
+    (
+        "ternion.prefix_cache.hits",
+        "{request}",
+        "Requests that found some of their prompt in the prefix cache.",
+        |load| load.prefix_cache.hits,
+    ),
+    (
+        "ternion.prefix_cache.resumed_tokens",
+        "{token}",
+        "Tokens that preempted requests found in the prefix cache, and did not compute again.",
+        |load| load.prefix_cache.resumed_tokens,
+    ),
+    (
+        "ternion.prefix_cache.evictions",
+        "{page}",
+        "Pages that the prefix cache gave up to requests.",
+        |load| load.prefix_cache.evictions,
     ),
 ];
 

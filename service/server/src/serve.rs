@@ -1,14 +1,20 @@
 //! `ternion-server serve`: from start to exit.
 
-use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use rustls::ServerConfig;
-use ternion_compute::{CpuExecutor, PackedCache, WeightSource};
+use ternion_compute::{CpuExecutor, Dialect, KvPool};
 use ternion_engine::{Limits, Vocabulary};
 use ternion_kernel_host::{Kernel, State};
 use ternion_kernels::team::Team;
-use ternion_model::Model;
+use ternion_model::{Architecture, Outline};
 use ternion_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
@@ -39,12 +45,15 @@ use crate::{
     inspect::num_parameters,
     kernel_choice::{Contest, Measured},
     kernels,
-    kv_size::{KvSize, kv_size, memory},
-    launch::{self, KernelSearch},
+    kv_size::{KvSize, besides, kv_size},
+    kv_touching::KvTouching,
+    launch::{self, KernelSearch, ModelCache},
     live_requests::LiveRequests,
-    loading::{Loading, Stage, Stopwatch},
+    loading::{Loading, Stage},
+    memory_room::memory_room,
     metrics::{self, KernelInfo, Metrics},
     models::{Models, default_sampling},
+    opening::Opening,
     operations,
     prompt::Prompts,
     reload,
@@ -174,6 +183,7 @@ struct Launched {
     loading: Loading,
     threads: usize,
     kv: KvSize,
+    touching: KvTouching,
 }
 
 fn launch(
@@ -182,24 +192,43 @@ fn launch(
     telemetry: &Telemetry,
     vitals: &Vitals,
 ) -> anyhow::Result<Launched> {
-    let mut stopwatch = Stopwatch::start();
-    let model = Arc::new(launch::open_model(settings.model.as_deref())?);
-    stopwatch.lap(Stage::Model);
-    let context_limit = context_limit(settings, &model)?;
+    let opening = Opening::begin(settings.model.clone())?;
+    let Outline {
+        architecture,
+        reference,
+    } = opening.outline();
+    let context_limit = context_limit(settings, architecture)?;
+    let kv = kv_size(
+        &settings.kv,
+        &settings.scheduler,
+        architecture,
+        Dialect::from(*reference).kv_precision(),
+        context_limit,
+        besides(architecture, settings.head, &settings.scheduler),
+        &memory_room(),
+    )?;
+    let pool = KvPool::reserve(kv.config, architecture)
+        .with_context(|| format!("kv: the system has no {} bytes for it", kv.bytes))?;
+    let touching = KvTouching::begin(pool.touch(), kv.bytes)?;
     let threads = launch::num_threads(settings.threads);
     let team = Arc::new(Team::new(threads));
-    let cache = cache::open(&settings.cache_dir);
+    let cache = cache::open(&settings.cache_dir).map(Arc::new);
+    let begin = Instant::now();
     let mut contest = Contest {
-        architecture: &model.architecture,
+        architecture,
         team: &team,
         budget: settings.kernel_timing_budget,
         thorough: false,
-        cache: cache.as_ref(),
+        cache: cache.as_deref(),
+        quiet: &|| {
+            opening.wait();
+            touching.wait_for_first();
+        },
         measured: Measured::default(),
         is_settled: false,
     };
     let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
-    let survey = KernelSearch::of(settings)?.survey(&model.architecture, &mut choose)?;
+    let survey = KernelSearch::of(settings)?.survey(architecture, &mut choose)?;
     for found in &survey.found {
         match found.state {
             State::Refused { .. } | State::Failed { .. } => {
@@ -212,33 +241,31 @@ fn launch(
     for kernel in &measured.kernels {
         tracing::info!("kernel timing {kernel}");
     }
+    let mut stages = vec![(Stage::Kernel, begin.elapsed())];
+    let (model, took) = opening.finish()?;
+    stages.push((Stage::Model, took));
+    let model = Arc::new(model);
     let kernel = survey.selected()?;
     let why_kernel = survey.found.iter().find_map(|found| match &found.state {
         State::Selected { why } => Some(why.clone()),
         _ => None,
     });
-    stopwatch.lap(Stage::Kernel);
-    let kv = kv_size(
-        &settings.kv,
-        &settings.scheduler,
-        &model.architecture,
-        model.dialect().kv_precision(),
-        context_limit,
-        memory(),
-    )?;
 
-    let packed_cache = cache.as_ref().map(|dir| PackedCache {
+    let model_cache = cache.map(|dir| ModelCache {
         dir,
         limit: settings.packed_cache_bytes,
-        model: &model,
+        model: model.clone(),
     });
-    let (packed, cache_use) = launch::pack_cached(&model, packed_cache, &kernel, &team)?;
-    stopwatch.lap(Stage::Weights);
-    let loading = Loading::new(stopwatch, packed.ternary_bytes(), cache_use);
-    loading.log();
+    let begin = Instant::now();
+    let (packed, cache_use) = launch::pack_cached(&model, model_cache.as_ref(), &kernel, &team)?;
+    stages.push((Stage::Weights, begin.elapsed()));
     let packed = Arc::new(packed);
-    launch::choose_head(&packed, settings.head, &team)?;
-    let executor = CpuExecutor::new(packed, team, kv.config, context_limit);
+    let begin = Instant::now();
+    launch::choose_head(&packed, settings.head, model_cache.as_ref(), &team)?;
+    stages.push((Stage::Head, begin.elapsed()));
+    let loading = Loading::new(stages, packed.ternary_bytes(), cache_use);
+    loading.log();
+    let executor = CpuExecutor::with_pool(packed, team, pool, context_limit);
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
     let scheduler = &settings.scheduler;
     let limits = Limits {
@@ -250,6 +277,7 @@ fn launch(
         max_queued: scheduler.max_queued,
         max_model_len: context_limit,
     };
+    touching.wait_for_first();
     let (engine, engine_thread) = engine_loop::start(limits, vocabulary.clone(), executor)
         .context("can't start the engine's thread")?;
     vitals.loaded(engine.heartbeat());
@@ -292,6 +320,7 @@ fn launch(
         outbox_capacity: settings.outbox.capacity,
         read_timeout: Some(settings.outbox.read_timeout).filter(|timeout| !timeout.is_zero()),
         retained: Arc::new(RetainedRequests::new(retention(&settings.resume))),
+        prefix_cache: settings.kv.prefix_cache,
         // More could not be alive in the engine either.
         max_stream_requests: scheduler.max_num_seqs + scheduler.max_queued,
     };
@@ -302,6 +331,7 @@ fn launch(
         loading,
         threads,
         kv,
+        touching,
     })
 }
 
@@ -314,8 +344,8 @@ fn retention(settings: &ResumeSettings) -> Retention {
     }
 }
 
-fn context_limit(settings: &Settings, model: &Model) -> Result<usize, Mistakes> {
-    let context = model.architecture.context;
+fn context_limit(settings: &Settings, architecture: &Architecture) -> Result<usize, Mistakes> {
+    let context = architecture.context;
     match settings.context_limit {
         Some(limit) if limit > context => Err(Mistakes(vec![format!(
             "context_limit: {limit} is more than the model's context of {context}"
@@ -349,6 +379,7 @@ async fn serve(
         },
     ));
     announce(settings, launched, watched, address);
+    launched.touching.go_on();
 
     let asked_by_signal = tokio::select! {
         () = signals.next() => true,

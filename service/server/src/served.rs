@@ -36,6 +36,8 @@ pub(crate) struct Served {
     /// How long frames may wait for a reader that takes none.
     pub(crate) read_timeout: Option<Duration>,
     pub(crate) retained: Arc<RetainedRequests>,
+    /// Whether requests share what is computed of their prompts.
+    pub(crate) prefix_cache: bool,
     /// Requests that one Session stream may have at once.
     pub(crate) max_stream_requests: usize,
 }

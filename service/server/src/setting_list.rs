@@ -250,7 +250,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: None,
         help: "Memory of the KV cache instead of pages, such as 2GiB. Both unset: what \
                scheduler.max_num_seqs full contexts take, but at most a quarter of the memory \
-               this process may use",
+               this process may use, and three quarters of what of it is left beside weights, \
+               output head and buffers",
+    },
+    Setting {
+        key: "kv.prefix_cache",
+        flag: "prefix-cache",
+        kind: Kind::Switch,
+        default: Some("on"),
+        help: "Whether requests use what is computed of prompts that begin the same way: those of \
+               one tenant, and of a cache_group of tenants: on or off",
     },
     Setting {
         key: "scheduler.max_num_seqs",

@@ -98,6 +98,7 @@ pub(crate) struct KvSettings {
     pub(crate) block_size: usize,
     pub(crate) pages: Option<usize>,
     pub(crate) memory_bytes: Option<u64>,
+    pub(crate) prefix_cache: bool,
     /// `None`: the model's own.
     #[serde(rename = "type", default, deserialize_with = "kv_precision")]
     pub(crate) precision: Option<KvPrecision>,

@@ -4,6 +4,7 @@
 
 mod credentials;
 mod limits;
+mod prefix_cache;
 mod reload;
 mod requests;
 

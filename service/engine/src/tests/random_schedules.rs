@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::fake::{Fault, REPETITIVE};
 use super::oracle::{Answer, answer};
+use super::pages::Pages;
 use super::sim::Sim;
 use crate::lifecycle::State;
 use crate::{
@@ -55,6 +56,10 @@ struct Seen {
     chunks: usize,
     accepted: usize,
     rejected: usize,
+    cached: usize,
+    resumed: usize,
+    evicted: usize,
+    shared: usize,
     refusals: usize,
     reruns: usize,
     culprits: usize,
@@ -68,6 +73,10 @@ impl Seen {
         assert!(self.chunks > 1000, "{self:?}");
         assert!(self.accepted > 300, "{self:?}");
         assert!(self.rejected > 800, "{self:?}");
+        assert!(self.cached > 3000, "{self:?}");
+        assert!(self.resumed > 1000, "{self:?}");
+        assert!(self.evicted > 1000, "{self:?}");
+        assert!(self.shared > 1000, "{self:?}");
         assert!(self.refusals > 100, "{self:?}");
         assert!(self.culprits > 100, "{self:?}");
         assert!(self.reruns > 2 * self.culprits, "{self:?}");
@@ -118,6 +127,9 @@ struct Schedule {
     limits: Limits,
     sim: Sim,
     watched: BTreeMap<SequenceId, Watched>,
+    pages: Pages,
+    /// What many prompts begin with.
+    beginnings: [Vec<u32>; 2],
 }
 
 impl Schedule {
@@ -133,11 +145,14 @@ impl Schedule {
             max_queued: random.within(1..=8),
             max_model_len: 24,
         };
+        let beginnings = [(); 2].map(|()| (0..12).map(|_| random.below(12) as u32).collect());
         Schedule {
             random,
             limits,
             sim: Sim::new(limits),
             watched: BTreeMap::new(),
+            pages: Pages::new(&limits),
+            beginnings,
         }
     }
 
@@ -160,6 +175,7 @@ impl Schedule {
         assert_eq!(self.alive(), []);
         assert_eq!(self.sim.engine.num_free_blocks(), self.limits.num_blocks);
         assert_eq!(self.sim.engine.next_deadline(), None);
+        seen.shared += self.pages.num_shared;
     }
 
     fn disturb(&mut self, seen: &mut Seen) {
@@ -201,6 +217,7 @@ impl Schedule {
                     cancelled: None,
                     finished: false,
                 };
+                self.pages.submitted(id, watched.request.salt);
                 assert!(self.watched.insert(id, watched).is_none());
                 self.sim.name(id);
             }
@@ -251,12 +268,18 @@ impl Schedule {
         if random.percent(30) {
             prompt[0] = REPETITIVE;
         }
+        if random.percent(70) {
+            let beginning = &self.beginnings[random.below(2) as usize];
+            let common = prompt_len.min(random.within(1..=12));
+            prompt[..common].copy_from_slice(&beginning[..common]);
+        }
         let now = self.sim.now();
         Request {
             prompt,
             sampling,
             stopping,
             priority: random.pick(&[-1, 0, 0, 0, 2]),
+            salt: random.pick(&[None, Some(1), Some(1), Some(2)]),
             deadline: match random.percent(15) {
                 true => Some(now + Time::from_secs(random.below(15))),
                 false => None,
@@ -288,6 +311,9 @@ impl Schedule {
             "a step with work did nothing"
         );
         self.check_batch(&report, seen);
+        if !report.scheduled.is_empty() {
+            self.pages.watch(&report, &self.sim.model.last);
+        }
         for id in streaming {
             let scheduled = report
                 .scheduled
@@ -352,6 +378,9 @@ impl Schedule {
         seen.chunks += report.scheduled.len() - report.num_sampled;
         seen.accepted += report.num_accepted;
         seen.reruns += report.num_reruns;
+        seen.cached += report.num_cached;
+        seen.resumed += report.num_resumed;
+        seen.evicted += report.num_evicted;
         seen.rejected += report.num_drafted - report.num_accepted;
         for (place, (id, _)) in report.scheduled.iter().enumerate() {
             let watched = &self.watched[id];
@@ -364,7 +393,6 @@ impl Schedule {
             assert!(deadline.is_none_or(|at| at > self.sim.now()));
             let others = &report.scheduled[place + 1..];
             assert!(others.iter().all(|(other, _)| other != id));
-            assert!(!report.preempted.contains(id));
         }
     }
 
@@ -433,6 +461,8 @@ impl Schedule {
                 };
                 assert_eq!(usage.prompt_tokens, watched.request.prompt.len());
                 assert_eq!(usage.completion_tokens, watched.num_tokens);
+                let began_at = self.pages.began_at.get(&id).copied();
+                assert_eq!(usage.cached_tokens, began_at.unwrap_or(0));
                 let sum = timings.queue + timings.prefill + timings.decode;
                 assert_eq!(sum, end - watched.submitted);
                 assert_eq!(timings.preemptions, watched.num_preemptions);

@@ -35,6 +35,7 @@ pub(super) fn request(prompt_len: usize, max_tokens: usize) -> Request {
             ..Stopping::default()
         },
         priority: 0,
+        salt: None,
         deadline: None,
         credit: usize::MAX,
     }

@@ -152,8 +152,12 @@ impl Output {
 fn summary(finished: &Finished) -> String {
     let usage = finished.usage.unwrap_or_default();
     let timings = finished.timings.unwrap_or_default();
+    let cached = match usage.cached_tokens {
+        0 => String::new(),
+        cached => format!(" ({cached} cached)"),
+    };
     let mut summary = format!(
-        "{} prompt and {} generated tokens, first after {:.2} s",
+        "{} prompt{cached} and {} generated tokens, first after {:.2} s",
         usage.prompt_tokens, usage.completion_tokens, timings.time_to_first_token_seconds,
     );
     // The first token comes with the prefill and is none of the decode time.
