@@ -9,7 +9,7 @@ use ternion_policy::Authorised;
 use ternion_proto::v1;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
 use crate::{
@@ -54,6 +54,9 @@ pub(crate) async fn generate(
         Ok(Begin::Attach { line, last, by }) => {
             let audit = Audit::open(&caller, METHOD, &id);
             let attached = attach(&served, &line, last, by).await;
+            if attached.is_ok() {
+                audit.answered(Code::Ok);
+            }
             return attached
                 .map(Response::new)
                 .map_err(|refusal| refused(&served, &audit, refusal));

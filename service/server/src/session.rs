@@ -18,7 +18,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use crate::{
@@ -230,6 +230,7 @@ impl Session {
             match line.attach(reader, last, Some(claim)).await {
                 Ok(()) => {
                     served.metrics.attached(by);
+                    Audit::open(&caller, METHOD, &id).answered(Code::Ok);
                     // It ends without a word.
                     let _ = over.await;
                 }
