@@ -179,17 +179,21 @@ impl EngineThread {
     }
 }
 
-/// Starts the thread.
+/// Starts the thread, which first calls `begin`.
 pub(crate) fn start<E: Executor + Send + 'static>(
     limits: Limits,
     vocabulary: Arc<dyn Vocabulary>,
     executor: E,
+    begin: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<(EngineHandle, EngineThread)> {
     let (engine_loop, handle) = EngineLoop::new(limits, vocabulary, executor);
     let commands = handle.commands.clone();
     let thread = std::thread::Builder::new()
         .name("engine".to_owned())
-        .spawn(move || engine_loop.run())?;
+        .spawn(move || {
+            begin();
+            engine_loop.run();
+        })?;
     Ok((handle, EngineThread { commands, thread }))
 }
 

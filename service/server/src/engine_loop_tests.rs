@@ -270,7 +270,7 @@ fn refusals_come_back_typed() {
 #[tokio::test]
 async fn the_thread_serves_and_stops() {
     let executor = Counting::new(Letters::SIZE);
-    let (handle, thread) = start(LIMITS, Arc::new(Letters), executor).expect("a thread");
+    let (handle, thread) = start(LIMITS, Arc::new(Letters), executor, || {}).expect("a thread");
     let request = Request {
         prompt: vec![0],
         sampling: Sampling::default(),

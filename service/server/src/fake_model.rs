@@ -163,7 +163,7 @@ pub(crate) fn served_within(
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
     let executor = Counting::new(model.architecture.vocab);
     let (engine, thread) =
-        engine_loop::start(limits, vocabulary.clone(), executor).expect("a thread");
+        engine_loop::start(limits, vocabulary.clone(), executor, || {}).expect("a thread");
     let served = Served {
         name: "demo".to_owned(),
         parameters: 1,

@@ -15,7 +15,11 @@ use ternion_kernel_host::{CacheDir, Choice, Kernel, Search, SearchPath, Sha256, 
 use ternion_kernels::team::Team;
 use ternion_model::{Adapter, Architecture, Model, Outline};
 
-use crate::{settings::Settings, trial::Trial};
+use crate::{
+    processors::{Placement, Processors, Wanted},
+    settings::Settings,
+    trial::Trial,
+};
 
 /// The files of the demo model, part of the binary.
 const DEMO: [(&str, &[u8]); 5] = [
@@ -154,10 +158,29 @@ impl KernelSearch {
 /// The default of `plugin_timeout`.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Threads to compute with: as configured, or one per CPU that this process
-/// may use, which takes affinity and cgroup quota into account.
+/// How this process computes, and is from now on.
+pub(crate) fn place(wanted: Wanted) -> Placement {
+    let placement = Processors::of_this_process().place(wanted);
+    placement.enter();
+    placement
+}
+
+/// The threads to compute with. The caller of their work is one of them, and
+/// for itself to pin.
+pub(crate) fn team(placement: &Placement) -> Arc<Team> {
+    let start = placement.clone();
+    Arc::new(Team::starting_with(placement.threads, move |worker| {
+        start.pin(worker);
+    }))
+}
+
+/// Threads for tools that measure nothing.
 pub(crate) fn num_threads(configured: Option<usize>) -> usize {
-    configured.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    let wanted = Wanted {
+        threads: configured,
+        ..Wanted::default()
+    };
+    Processors::of_this_process().place(wanted).threads
 }
 
 /// Packs the weights for a kernel and makes the head ready, with a progress bar on a terminal.

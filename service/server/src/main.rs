@@ -27,6 +27,7 @@ mod connection;
 mod connection_life;
 mod deadline;
 mod drain;
+mod energy;
 mod engine_loop;
 #[cfg(test)]
 mod fake_model;
@@ -54,6 +55,8 @@ mod models;
 mod opening;
 mod operations;
 mod outbox;
+mod preset;
+mod processors;
 mod prompt;
 mod reader;
 mod refusal;

@@ -28,6 +28,8 @@ enum Bound {
     },
     /// What the machine's other processes leave.
     Available,
+    /// A setting allows no more.
+    Setting(&'static str),
     Unknown,
 }
 
@@ -40,8 +42,21 @@ impl fmt::Display for MemoryRoom {
                 file.display()
             ),
             Bound::Available => write!(f, "{} bytes are available on this machine", self.left),
+            Bound::Setting(name) => write!(f, "{} bytes are allowed by {name}", self.left),
             Bound::Unknown => write!(f, "{} bytes are assumed to be there", self.left),
         }
+    }
+}
+
+impl MemoryRoom {
+    /// No more of it than a setting says.
+    pub(crate) fn at_most(mut self, bytes: u64, setting: &'static str) -> MemoryRoom {
+        self.total = self.total.min(bytes);
+        if bytes < self.left {
+            self.left = bytes;
+            self.by = Bound::Setting(setting);
+        }
+        self
     }
 }
 
@@ -206,6 +221,16 @@ mod tests {
         let nothing = machine(&[]);
         let room = room_under(nothing.path());
         assert_eq!((room.total, room.left), (ASSUMED, ASSUMED));
+    }
+
+    #[test]
+    fn a_setting_allows_less_and_never_more() {
+        let room = MemoryRoom::of(4 * GIB).at_most(GIB, "memory_limit");
+        assert_eq!((room.total, room.left), (GIB, GIB));
+        let said = room.to_string();
+        assert_eq!(said, "1073741824 bytes are allowed by memory_limit");
+        let more = MemoryRoom::of(4 * GIB).at_most(5 * GIB, "preset");
+        assert_eq!(more, MemoryRoom::of(4 * GIB));
     }
 
     #[test]

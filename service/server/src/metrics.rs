@@ -7,7 +7,7 @@
 //! request's task. So measuring costs the engine's thread nothing.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,8 +19,9 @@ use ternion_kernel_host::{Kernel, State, Survey};
 use tonic::Code;
 
 use crate::{
-    drain::Phase, engine_loop::EngineHandle, kernel_choice::Measured, load::Load, loading::Loading,
-    retained::By, semconv, status::code_name, vitals::Vitals,
+    drain::Phase, energy::Energy, engine_loop::EngineHandle, kernel_choice::Measured, load::Load,
+    loading::Loading, processors::Placement, retained::By, semconv, status::code_name,
+    vitals::Vitals,
 };
 
 /// The GenAI conventions' bounds of a request's duration, ...
@@ -395,6 +396,37 @@ pub(crate) fn observe_process(meter: &Meter, vitals: Arc<Vitals>) {
         .with_callback(move |observer| {
             if let Some(age) = vitals.heartbeat_age() {
                 observer.observe(age.as_secs_f64(), &[]);
+            }
+        })
+        .build();
+}
+
+/// How many threads compute, and why so many.
+pub(crate) fn observe_threads(meter: &Meter, placement: &Placement) {
+    let threads = placement.threads as u64;
+    let labels = [
+        KeyValue::new("limited_by", placement.limit.name()),
+        KeyValue::new("pinned", placement.is_pinned),
+    ];
+    meter
+        .u64_observable_gauge("ternion.compute.threads")
+        .with_unit("{thread}")
+        .with_description("Compute threads; the labels tell where their number comes from.")
+        .with_callback(move |observer| observer.observe(threads, &labels))
+        .build();
+}
+
+/// What the machine's counters of energy have counted.
+pub(crate) fn observe_energy(meter: &Meter, energy: Arc<Mutex<Energy>>) {
+    meter
+        .f64_observable_counter("ternion.energy")
+        .with_unit("J")
+        .with_description("Used by the machine's packages and their memory, by all processes.")
+        .with_callback(move |observer| {
+            let mut energy = energy.lock().unwrap_or_else(PoisonError::into_inner);
+            energy.sample();
+            for (domain, joules) in energy.joules_by_domain() {
+                observer.observe(joules, &[KeyValue::new("domain", domain.to_owned())]);
             }
         })
         .build();

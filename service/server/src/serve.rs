@@ -4,7 +4,7 @@ use std::{
     io::Write,
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,6 @@ use rustls::ServerConfig;
 use ternion_compute::{CpuExecutor, Dialect, KvPool};
 use ternion_engine::{Limits, Vocabulary};
 use ternion_kernel_host::{Kernel, State};
-use ternion_kernels::team::Team;
 use ternion_model::{Architecture, Outline};
 use ternion_proto::{
     FILE_DESCRIPTOR_SET,
@@ -39,6 +38,7 @@ use crate::{
     connection::{self, Tls},
     connection_life,
     drain::{Drain, Phase},
+    energy::{self, Energy},
     engine_loop::{self, EngineThread},
     health::{HealthReports, Probe},
     inference::Inference,
@@ -50,11 +50,11 @@ use crate::{
     launch::{self, KernelSearch, ModelCache},
     live_requests::LiveRequests,
     loading::{Loading, Stage},
-    memory_room::memory_room,
     metrics::{self, KernelInfo, Metrics},
     models::{Models, default_sampling},
     opening::Opening,
     operations,
+    processors::Placement,
     prompt::Prompts,
     reload,
     request::Bounds,
@@ -86,6 +86,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until told to stop.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+    // Before there are threads, which take after the one that starts them.
+    let placement = launch::place(settings.wanted());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
         .enable_all()
@@ -95,6 +97,13 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         let _entered = runtime.enter();
         telemetry::start(&settings.telemetry)?
     };
+    tracing::info!(
+        threads = placement.threads,
+        limited_by = placement.limit.name(),
+        nodes = ?placement.nodes,
+        pinned = placement.is_pinned,
+        "computing with {placement}"
+    );
     // Files that are wrong are told before a large model is loaded.
     let tenants = settings.tenants.clone().into_iter().collect();
     let tenants = reload::Watched::new(tenants);
@@ -113,8 +122,8 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         settings.drain_delay,
     ));
     // Before the model: loading one takes its time, and that is alive.
-    let watched = runtime.block_on(watch(&settings, &telemetry, vitals.clone()))?;
-    let launched = launch(&settings, access.clone(), &telemetry, &vitals)?;
+    let watched = runtime.block_on(watch(&settings, &telemetry, vitals.clone(), &placement))?;
+    let launched = launch(&settings, access.clone(), &telemetry, &vitals, &placement)?;
     let newest = tls.as_ref().map(|(_, config, _)| config.subscribe());
     if let Some(file) = access.file.clone() {
         runtime.spawn(tenants.follow(move || reload_tenants(&access, &file)));
@@ -122,7 +131,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some((files, config, watched)) = tls {
         runtime.spawn(watched.follow(move || reload_certificates(&files, &config)));
     }
-    let served = runtime.block_on(serve(&settings, &launched, &watched, newest));
+    let served = runtime.block_on(serve(&settings, &launched, &watched, newest, &placement));
     launched.engine_thread.stop();
     // The exporter sends its last spans over the runtime.
     telemetry.stop();
@@ -160,8 +169,17 @@ async fn watch(
     settings: &Settings,
     telemetry: &Telemetry,
     vitals: Arc<Vitals>,
+    placement: &Placement,
 ) -> anyhow::Result<Watched> {
-    metrics::observe_process(&telemetry.meter(), vitals.clone());
+    let meter = telemetry.meter();
+    metrics::observe_process(&meter, vitals.clone());
+    metrics::observe_threads(&meter, placement);
+    let powercap = settings.telemetry.powercap_dir.as_deref();
+    if let Some(energy) = powercap.and_then(Energy::open) {
+        let energy = Arc::new(Mutex::new(energy));
+        metrics::observe_energy(&meter, energy.clone());
+        tokio::spawn(energy::keep(energy));
+    }
     let health = Arc::new(HealthReports::new(vitals.clone()));
     let operations = match settings.operations.listen {
         None => None,
@@ -181,7 +199,6 @@ struct Launched {
     engine_thread: EngineThread,
     why_kernel: String,
     loading: Loading,
-    threads: usize,
     kv: KvSize,
     touching: KvTouching,
 }
@@ -191,6 +208,7 @@ fn launch(
     access: Arc<Access>,
     telemetry: &Telemetry,
     vitals: &Vitals,
+    placement: &Placement,
 ) -> anyhow::Result<Launched> {
     let opening = Opening::begin(settings.model.clone())?;
     let Outline {
@@ -205,13 +223,13 @@ fn launch(
         Dialect::from(*reference).kv_precision(),
         context_limit,
         besides(architecture, settings.head, &settings.scheduler),
-        &memory_room(),
+        &settings.memory_room(),
     )?;
     let pool = KvPool::reserve(kv.config, architecture)
         .with_context(|| format!("kv: the system has no {} bytes for it", kv.bytes))?;
     let touching = KvTouching::begin(pool.touch(), kv.bytes)?;
-    let threads = launch::num_threads(settings.threads);
-    let team = Arc::new(Team::new(threads));
+    let team = launch::team(placement);
+    let threads = placement.threads;
     let cache = cache::open(&settings.cache_dir).map(Arc::new);
     let begin = Instant::now();
     let mut contest = Contest {
@@ -278,8 +296,10 @@ fn launch(
         max_model_len: context_limit,
     };
     touching.wait_for_first();
-    let (engine, engine_thread) = engine_loop::start(limits, vocabulary.clone(), executor)
-        .context("can't start the engine's thread")?;
+    let caller = placement.clone();
+    let (engine, engine_thread) =
+        engine_loop::start(limits, vocabulary.clone(), executor, move || caller.pin(0))
+            .context("can't start the engine's thread")?;
     vitals.loaded(engine.heartbeat());
     let name = settings
         .model_name
@@ -329,7 +349,6 @@ fn launch(
         engine_thread,
         why_kernel: why_kernel.unwrap_or_default(),
         loading,
-        threads,
         kv,
         touching,
     })
@@ -351,7 +370,10 @@ fn context_limit(settings: &Settings, architecture: &Architecture) -> Result<usi
             "context_limit: {limit} is more than the model's context of {context}"
         )])),
         Some(limit) => Ok(limit),
-        None => Ok(context),
+        None => {
+            let bound = settings.preset.and_then(|preset| preset.context);
+            Ok(bound.unwrap_or(context).min(context))
+        }
     }
 }
 
@@ -360,6 +382,7 @@ async fn serve(
     launched: &Launched,
     watched: &Watched,
     tls: Option<Tls>,
+    placement: &Placement,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let listener = connection::listen("listen", settings.listen).await?;
@@ -378,7 +401,7 @@ async fn serve(
                 .serve_with_incoming_shutdown(connection, leave)
         },
     ));
-    announce(settings, launched, watched, address);
+    announce(settings, launched, watched, address, placement);
     launched.touching.go_on();
 
     let asked_by_signal = tokio::select! {
@@ -511,12 +534,18 @@ fn warn_of_openness(settings: &Settings, address: SocketAddr) {
     }
 }
 
-fn announce(settings: &Settings, launched: &Launched, watched: &Watched, address: SocketAddr) {
+fn announce(
+    settings: &Settings,
+    launched: &Launched,
+    watched: &Watched,
+    address: SocketAddr,
+    placement: &Placement,
+) {
     let banner = Banner {
         served: &launched.served,
         why: &launched.why_kernel,
         loading: &launched.loading,
-        threads: launched.threads,
+        placement,
         kv: launched.kv,
         address,
         tls: settings.tls.certificate.is_some(),

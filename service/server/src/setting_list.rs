@@ -3,7 +3,12 @@
 
 use ternion_compute::{HeadChoice, KvPrecision};
 
-use crate::setting_kind::Kind;
+use crate::{
+    energy::POWERCAP,
+    preset::Preset,
+    processors::{Numa, Pinning},
+    setting_kind::Kind,
+};
 
 /// One setting.
 #[derive(Debug)]
@@ -125,12 +130,49 @@ pub(crate) const SETTINGS: &[Setting] = &[
                differently",
     },
     Setting {
+        key: "preset",
+        flag: "preset",
+        kind: Kind::Choice(&Preset::NAMES),
+        default: None,
+        help: "Where this server runs: mobile, edge, server or cloud. Bounds threads, memory_limit \
+               and context_limit and sets the scheduler's batch, but for what is set explicitly; \
+               bench --advise explains them",
+    },
+    Setting {
         key: "threads",
         flag: "threads",
         kind: Kind::Count { min: 1, max: 1024 },
         default: None,
-        help: "Compute threads. Unset: the processors this process may use, \
-               by affinity and cgroup quota",
+        help: "Compute threads. Unset: the processors this process may use, by affinity and cgroup \
+               quota, and the same number on each memory node",
+    },
+    Setting {
+        key: "pin_threads",
+        flag: "pin-threads",
+        kind: Kind::Choice(&Pinning::NAMES),
+        default: Some("auto"),
+        help: "Whether each compute thread stays on a processor of its own: auto does so where \
+               this process was given some of the machine's processors, without a quota for less, \
+               and has a thread for each; always, or never",
+    },
+    Setting {
+        key: "numa",
+        flag: "numa",
+        kind: Kind::Choice(&Numa::NAMES),
+        default: Some("auto"),
+        help: "Where a machine has several memory nodes: auto keeps threads that fit one there, \
+               and otherwise spreads memory over all; never leaves both to the system",
+    },
+    Setting {
+        key: "memory_limit",
+        flag: "memory-limit",
+        kind: Kind::Bytes {
+            min: 1,
+            max: 1 << 50,
+        },
+        default: None,
+        help: "Memory to plan with, such as 4GiB, for the KV cache's default size and its check. \
+               Unset: the machine's, or its cgroup's limit",
     },
     Setting {
         key: "context_limit",
@@ -430,6 +472,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: Some("off"),
         help: "Whether /metrics also has the names that vLLM gives to these metrics, for \
                endpoint pickers, autoscalers and dashboards that know no others",
+    },
+    Setting {
+        key: "telemetry.powercap_dir",
+        flag: "powercap-dir",
+        kind: Kind::DirectoryOrOff,
+        default: Some(POWERCAP),
+        help: "Directory of the machine's counters of energy (RAPL), or where it is mounted; off \
+               for none. Without counters that may be read there is no such metric",
     },
     Setting {
         key: "telemetry.service_name",
