@@ -1,6 +1,8 @@
 //! The engine: a step from deadlines to events.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::forecast::AnswerLength;
@@ -11,7 +13,7 @@ use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
 use crate::{
     Ahead, Batch, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits, Request,
-    Row, SequenceId, Span, StepReport, SubmitError, Time, Vocabulary, Wanted,
+    Row, SequenceId, Span, StepReport, SubmitError, Time, Vocabulary, Wanted, panic_message,
 };
 
 /// Takes requests, and runs them a step at a time.
@@ -168,6 +170,10 @@ impl Engine {
     /// Expires deadlines, runs one batch, and appends to `events` what
     /// happened.
     ///
+    /// A batch that fails is run in halves, down to the sequences that can't be
+    /// run alone either, which end. So does one that is the reason of a panic
+    /// when a token is chosen for it.
+    ///
     /// `now` is asked before the batch, for deadlines, and after it, for the
     /// times of tokens and endings. What lies between teaches what a step
     /// takes.
@@ -186,8 +192,13 @@ impl Engine {
             self.say_what_is_wanted();
             let logits = executor.execute(&self.batch);
             let end = now();
-            self.learn_time(end.saturating_sub(begin));
-            self.conclude(end, logits, events);
+            match logits.and_then(|logits| check_logits(&self.batch, logits)) {
+                Ok(logits) => {
+                    self.learn_time(end.saturating_sub(begin));
+                    self.sample_all(0..self.batch.spans.len(), end, logits, events);
+                }
+                Err(error) => self.run_parts(&mut now, executor, error, events),
+            }
         }
         let (report, scheduler) = (&mut self.report, &self.scheduler);
         report.num_evicted = (scheduler.num_evicted_blocks() - evicted_before) as usize;
@@ -288,32 +299,48 @@ impl Engine {
         }
     }
 
-    /// Everything of a step after the batch.
-    fn conclude(
+    /// Runs a batch that failed in halves, and those that fail in halves again:
+    /// what is left in the end are the sequences that can't be run, and no
+    /// other one is harmed. That a sequence's tokens don't depend on its batch
+    /// mates makes the outcome the same for those.
+    fn run_parts<E: Executor>(
         &mut self,
-        now: Time,
-        logits: Result<&Logits, ExecutorError>,
+        now: &mut impl FnMut() -> Time,
+        executor: &mut E,
+        error: ExecutorError,
         events: &mut Vec<Event>,
     ) {
-        match logits.and_then(|logits| self.check_logits(logits)) {
-            Ok(logits) => self.sample_all(now, logits, events),
-            Err(error) => self.fail_all(now, &error, events),
+        let mut failed = vec![(0..self.batch.spans.len(), error)];
+        while let Some((places, error)) = failed.pop() {
+            if places.len() == 1 {
+                let (id, _) = self.report.scheduled[places.start];
+                let message = error.to_string();
+                self.finish(id, FinishReason::Failed { message }, now(), events);
+                continue;
+            }
+            let middle = places.start + places.len() / 2;
+            for half in [places.start..middle, middle..places.end] {
+                let part = self.batch.part(half.clone());
+                self.report.num_reruns += 1;
+                let logits = executor.execute(&part);
+                match logits.and_then(|logits| check_logits(&part, logits)) {
+                    Ok(logits) => self.sample_all(half, now(), logits, events),
+                    Err(error) => failed.push((half, error)),
+                }
+            }
         }
     }
 
-    fn check_logits<'a>(&self, logits: &'a Logits) -> Result<&'a Logits, ExecutorError> {
-        let (rows, got) = (self.batch.num_logits(), logits.len());
-        if got == rows {
-            return Ok(logits);
-        }
-        Err(ExecutorError {
-            message: format!("executor returned {got} rows of logits instead of {rows}"),
-        })
-    }
-
-    fn sample_all(&mut self, now: Time, logits: &Logits, events: &mut Vec<Event>) {
+    /// Samples for the spans at some places, whose logits these are.
+    fn sample_all(
+        &mut self,
+        places: Range<usize>,
+        now: Time,
+        logits: &Logits,
+        events: &mut Vec<Event>,
+    ) {
         let mut first_row = 0;
-        for place in 0..self.batch.spans.len() {
+        for place in places {
             let (id, span) = (self.report.scheduled[place].0, self.batch.spans[place]);
             let rows = first_row..first_row + span.num_logits;
             first_row = rows.end;
@@ -362,22 +389,43 @@ impl Engine {
         now: Time,
         events: &mut Vec<Event>,
     ) -> Option<u32> {
+        // What was half done when it panicked ends with the sequence.
+        let chosen = catch_unwind(AssertUnwindSafe(|| self.choose(id, row, now)));
+        let (token, end) = match chosen.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
+            Ok((event, token, end)) => {
+                events.push(event);
+                (token, end)
+            }
+            Err(message) => {
+                self.finish(id, FinishReason::Failed { message }, now, events);
+                return None;
+            }
+        };
+        if let Some(reason) = end {
+            self.finish(id, reason, now, events);
+            return None;
+        }
+        self.scheduler.follow_credit(id);
+        Some(token)
+    }
+
+    /// Chooses a sequence's next token. Says whether, and why, it was the last.
+    fn choose(
+        &mut self,
+        id: SequenceId,
+        row: Row<'_>,
+        now: Time,
+    ) -> Result<(Event, u32, Option<FinishReason>), String> {
         let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
         let choice = sequence.choice(&self.end_tokens);
         let row = match row {
             Row::Whole(row) => Row::Whole(&row[..self.num_tokens]),
             some @ Row::Some(_) => some,
         };
-        let sampled = match self.sampler.sample(row, &choice) {
-            Ok(sampled) => sampled,
-            Err(error) => {
-                let message = error.to_string();
-                self.finish(id, FinishReason::Failed { message }, now, events);
-                return None;
-            }
-        };
+        let sampled = self.sampler.sample(row, &choice);
+        let sampled = sampled.map_err(|error| error.to_string())?;
         let end = sequence.append(sampled.token, &*self.vocabulary, now);
-        events.push(Event::Token {
+        let event = Event::Token {
             id,
             token: sampled.token,
             text_end: match end {
@@ -386,21 +434,8 @@ impl Engine {
             },
             logprob: sampled.logprob,
             top: sampled.top,
-        });
-        if let Some(reason) = end {
-            self.finish(id, reason, now, events);
-            return None;
-        }
-        self.scheduler.follow_credit(id);
-        Some(sampled.token)
-    }
-
-    fn fail_all(&mut self, now: Time, error: &ExecutorError, events: &mut Vec<Event>) {
-        for place in 0..self.report.scheduled.len() {
-            let (id, _) = self.report.scheduled[place];
-            let message = error.to_string();
-            self.finish(id, FinishReason::Failed { message }, now, events);
-        }
+        };
+        Ok((event, sampled.token, end))
     }
 
     /// Ends a sequence within a step.
@@ -489,4 +524,14 @@ impl Engine {
     pub(crate) fn sequence(&self, id: SequenceId) -> &Sequence {
         &self.scheduler[id]
     }
+}
+
+fn check_logits<'a>(batch: &Batch, logits: &'a Logits) -> Result<&'a Logits, ExecutorError> {
+    let (rows, got) = (batch.num_logits(), logits.len());
+    if got == rows {
+        return Ok(logits);
+    }
+    Err(ExecutorError {
+        message: format!("executor returned {got} rows of logits instead of {rows}"),
+    })
 }

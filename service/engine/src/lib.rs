@@ -69,7 +69,7 @@ mod tests;
 pub use block_pool::BlockId;
 pub use engine::Engine;
 pub use event::{Event, FinishReason, Timings, TokenLogprob, Usage};
-pub use executor::{Batch, Executor, ExecutorError, Span, Wanted};
+pub use executor::{Batch, Executor, ExecutorError, Span, Wanted, panic_message};
 pub use fairness::Share;
 pub use forecast::{Ahead, Forecast};
 pub use limits::Limits;

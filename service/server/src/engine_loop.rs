@@ -15,12 +15,12 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ternion_engine::{
     Ahead, Batch, Engine, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits,
-    Request, SequenceId, Share, SubmitError, Time, Timings, Usage, Vocabulary,
+    Request, SequenceId, Share, SubmitError, Time, Timings, Usage, Vocabulary, panic_message,
 };
 use ternion_policy::Admitted;
 use tokio::sync::oneshot;
@@ -231,6 +231,8 @@ struct EngineLoop<E> {
     guesses: u64,
     true_guesses: u64,
     prefix_cache: PrefixCacheLoad,
+    reruns: u64,
+    longest_step: Duration,
     load: Arc<LatestLoad>,
     positions: Arc<Positions>,
     positions_told: Time,
@@ -282,6 +284,8 @@ impl<E: Executor> EngineLoop<E> {
             guesses: 0,
             true_guesses: 0,
             prefix_cache: PrefixCacheLoad::default(),
+            reruns: 0,
+            longest_step: Duration::ZERO,
             load: handle.load.clone(),
             positions: handle.positions.clone(),
             positions_told: Time::ZERO,
@@ -394,13 +398,23 @@ impl<E: Executor> EngineLoop<E> {
     fn step(&mut self) {
         self.look_at_readers();
         let now = || self.origin.elapsed();
+        let begin = now();
         let report = self.engine.step(now, &mut self.executor, &mut self.events);
+        self.longest_step = self.longest_step.max(now().saturating_sub(begin));
+        if report.num_reruns > 0 {
+            tracing::warn!(
+                sequences = report.scheduled.len(),
+                reruns = report.num_reruns,
+                "step failed, and was run again in parts"
+            );
+        }
         self.steps += u64::from(!report.scheduled.is_empty());
         self.computed_tokens += report.num_tokens as u64;
         self.preemptions += report.preempted.len() as u64;
         self.guesses += report.num_drafted as u64;
         self.true_guesses += report.num_accepted as u64;
         self.prefix_cache.add(report);
+        self.reruns += report.num_reruns as u64;
         self.publish();
         self.tell_positions();
         self.deliver();
@@ -468,6 +482,8 @@ impl<E: Executor> EngineLoop<E> {
             guesses: self.guesses,
             true_guesses: self.true_guesses,
             prefix_cache: self.prefix_cache,
+            reruns: self.reruns,
+            longest_step: self.longest_step,
         });
     }
 
@@ -514,14 +530,8 @@ impl<E: Executor> Executor for Contained<E> {
             executor.0.execute(batch)
         };
         catch_unwind(run).unwrap_or_else(|panic| {
-            let message = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no message".to_owned());
-            Err(ExecutorError {
-                message: format!("panic in the executor: {message}"),
-            })
+            let message = panic_message(&*panic);
+            Err(ExecutorError { message })
         })
     }
 

@@ -5,9 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ternion_engine::{Ahead, Forecast};
-
-use ternion_engine::StepReport;
+use ternion_engine::{Ahead, Forecast, StepReport};
 
 /// A snapshot.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -30,6 +28,10 @@ pub(crate) struct Load {
     /// Guesses at next tokens that were computed, and those that came true.
     pub(crate) guesses: u64,
     pub(crate) true_guesses: u64,
+    /// Parts of batches that failed, which were run again.
+    pub(crate) reruns: u64,
+    /// The longest step of all.
+    pub(crate) longest_step: Duration,
     pub(crate) prefix_cache: PrefixCacheLoad,
 }
 

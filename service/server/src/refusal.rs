@@ -48,6 +48,12 @@ pub(crate) enum Refusal {
         full: QueueFull,
         retry_after: Duration,
     },
+    #[error("no request {id:?} can be resumed")]
+    NotResumable { id: String },
+    #[error("of the frames that are missing, those before {begin} are no longer kept")]
+    FramesForgotten { begin: u64 },
+    #[error("request {id:?} has just ended or been refused; send yours again")]
+    JustGone { id: String },
     #[error("deadline passed before the request was accepted")]
     DeadlineExceeded,
     #[error("tokeniser failed")]

@@ -125,6 +125,26 @@ impl RequestStream {
         self.events.cancel();
     }
 
+    /// Ends the request because nobody reads what it says, which is dropped.
+    pub(crate) async fn give_up(&mut self) -> Ending {
+        self.events.cancel();
+        let ending = loop {
+            if let Err(ending) = self.next().await {
+                break ending;
+            }
+        };
+        let status = status::reader_too_slow(&self.facts.request_id);
+        Ending {
+            outcome: Outcome::Failed(status),
+            ..ending
+        }
+    }
+
+    /// From now on, this is who may cancel it.
+    pub(crate) fn listen(&mut self, cancel: Arc<Notify>) {
+        self.wanted.cancel = cancel;
+    }
+
     async fn news(&mut self) -> News {
         loop {
             tokio::select! {

@@ -60,9 +60,10 @@ use crate::{
     reload,
     request::Bounds,
     requests::Requests,
+    retained::{RetainedRequests, Retention},
     rpc_calls::RpcCalls,
     served::Served,
-    settings::{Anonymous, Mistakes, Settings},
+    settings::{Anonymous, Detached, Mistakes, ResumeSettings, Settings},
     telemetry::{self, Telemetry},
     tls::TlsFiles,
     vitals::Vitals,
@@ -349,6 +350,8 @@ fn launch(
             },
             settings.tenants.is_some(),
         )),
+        read_timeout: Some(settings.outbox.read_timeout).filter(|timeout| !timeout.is_zero()),
+        retained: Arc::new(RetainedRequests::new(retention(&settings.resume))),
         prefix_cache: settings.kv.prefix_cache,
         // More could not be alive in the engine either.
         max_stream_requests: scheduler.max_num_seqs + scheduler.max_queued,
@@ -361,6 +364,15 @@ fn launch(
         kv,
         touching,
     })
+}
+
+fn retention(settings: &ResumeSettings) -> Retention {
+    Retention {
+        grace: settings.grace,
+        goes_on: settings.detached == Detached::Run,
+        request_bytes: settings.request_bytes,
+        finished_bytes: settings.finished_bytes,
+    }
 }
 
 fn context_limit(settings: &Settings, architecture: &Architecture) -> Result<usize, Mistakes> {
@@ -464,6 +476,10 @@ async fn drain(timeout: Duration, drain: &Drain, health: &HealthReports) {
     // Those that don't read can't be told.
     let _ = tokio::time::timeout(ENDING_GRACE, drain.idle()).await;
 }
+
+#[cfg(test)]
+#[path = "throughput_tests.rs"]
+mod throughput_tests;
 
 /// Services behind the one door, and every call measured, refused ones too.
 type Router = tonic::transport::server::Router<Stack<Authentication, Stack<RpcCalls, Identity>>>;

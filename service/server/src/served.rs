@@ -16,6 +16,7 @@ use crate::{
     queue::{Place, Queue, QueueFull},
     refusal::{RETRY_DELAY, Refusal},
     request::Bounds,
+    retained::RetainedRequests,
 };
 
 /// Longest model name that is repeated in an error.
@@ -43,6 +44,9 @@ pub(crate) struct Served {
     pub(crate) metrics: Metrics,
     pub(crate) outbox_capacity: usize,
     pub(crate) queue: Arc<Queue>,
+    /// How long frames may wait for a reader that takes none.
+    pub(crate) read_timeout: Option<Duration>,
+    pub(crate) retained: Arc<RetainedRequests>,
     /// Whether requests share what is computed of their prompts.
     pub(crate) prefix_cache: bool,
     /// Requests that one Session stream may have at once.

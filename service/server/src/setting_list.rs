@@ -372,6 +372,49 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "Tokens kept for a slow reader before its request is parked",
     },
     Setting {
+        key: "outbox.read_timeout",
+        flag: "read-timeout",
+        kind: Kind::Duration { max_seconds: 86400 },
+        // Somebody who reads in a pager may read on after a while.
+        default: Some("300s"),
+        help: "How long a reader may take nothing that waits for it before its request fails; \
+               0 for ever",
+    },
+    Setting {
+        key: "resume.grace",
+        flag: "resume-grace",
+        kind: Kind::Duration { max_seconds: 86400 },
+        default: Some("30s"),
+        help: "How long a resumable request waits for its client after its stream broke, and how \
+               long what it said is kept after its end",
+    },
+    Setting {
+        key: "resume.detached",
+        flag: "resume-detached",
+        kind: Kind::Choice(&["park", "run"]),
+        // No work without a reader, as with everybody else.
+        default: Some("park"),
+        help: "What a resumable request does meanwhile: park once its outbox is full, or run on",
+    },
+    Setting {
+        key: "resume.request_bytes",
+        flag: "resume-request-bytes",
+        kind: Kind::Bytes { min: 0, max: GIB },
+        // Some six thousand tokens, if each came in a frame of its own.
+        default: Some("1MiB"),
+        help: "Most bytes kept of what a resumable request said; the oldest are forgotten",
+    },
+    Setting {
+        key: "resume.finished_bytes",
+        flag: "resume-finished-bytes",
+        kind: Kind::Bytes {
+            min: 0,
+            max: 1 << 40,
+        },
+        default: Some("64MiB"),
+        help: "Most bytes kept of all resumable requests that have ended; the oldest are forgotten",
+    },
+    Setting {
         key: "limits.max_message_bytes",
         flag: "max-message-bytes",
         kind: Kind::Bytes {

@@ -60,6 +60,7 @@ pub(crate) struct Settings {
     pub(crate) kv: KvSettings,
     pub(crate) scheduler: SchedulerSettings,
     pub(crate) outbox: OutboxSettings,
+    pub(crate) resume: ResumeSettings,
     pub(crate) limits: LimitSettings,
     pub(crate) operations: OperationsSettings,
     pub(crate) telemetry: TelemetrySettings,
@@ -128,6 +129,27 @@ pub(crate) struct SchedulerSettings {
 #[serde(deny_unknown_fields)]
 pub(crate) struct OutboxSettings {
     pub(crate) capacity: usize,
+    /// Zero: for ever.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) read_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResumeSettings {
+    #[serde(deserialize_with = "duration")]
+    pub(crate) grace: Duration,
+    pub(crate) detached: Detached,
+    pub(crate) request_bytes: usize,
+    pub(crate) finished_bytes: usize,
+}
+
+/// What a resumable request does without a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Detached {
+    Park,
+    Run,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -49,6 +49,8 @@ struct Seen {
     shared: usize,
     refusals: usize,
     hopeless: usize,
+    reruns: usize,
+    culprits: usize,
     endings: BTreeMap<String, usize>,
 }
 
@@ -83,6 +85,8 @@ impl Seen {
         assert!(self.shared > 1000, "{self:?}");
         assert!(self.refusals > 100, "{self:?}");
         assert!(self.hopeless > 100, "{self:?}");
+        assert!(self.culprits > 100, "{self:?}");
+        assert!(self.reruns > 2 * self.culprits, "{self:?}");
         assert_eq!(self.endings.len(), 7, "{self:?}");
         assert!(self.endings.values().all(|count| *count > 100), "{self:?}");
     }
@@ -181,6 +185,7 @@ impl Schedule {
             0 => Fault::Step,
             1 => Fault::NoLogits,
             2..5 => Fault::NanInFirstRow,
+            5..12 => Fault::Beginning(self.random.below(12) as u32),
             _ => Fault::None,
         };
     }
@@ -386,6 +391,7 @@ impl Schedule {
         assert_eq!(sum, report.num_tokens);
         seen.chunks += report.scheduled.len() - report.num_sampled;
         seen.accepted += report.num_accepted;
+        seen.reruns += report.num_reruns;
         seen.cached += report.num_cached;
         seen.resumed += report.num_resumed;
         seen.evicted += report.num_evicted;
@@ -450,7 +456,14 @@ impl Schedule {
                         now
                     }
                     FinishReason::Failed { .. } => {
-                        assert_ne!(self.sim.model.fault, Fault::None);
+                        match self.sim.model.fault {
+                            Fault::None => panic!("{id:?} failed without a reason"),
+                            Fault::Beginning(token) => {
+                                assert_eq!(watched.request.prompt[0], token, "not its own fault");
+                                seen.culprits += 1;
+                            }
+                            _ => {}
+                        }
                         after_batch
                     }
                     natural => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::fake::{FakeModel, FakeVocabulary};
 use crate::{
     Engine, Event, Limits, Request, Sampling, SequenceId, Share, StepReport, Stopping, Time,
+    Vocabulary,
 };
 
 pub(super) const TINY: Limits = Limits {
@@ -58,8 +59,12 @@ pub(super) struct Sim {
 
 impl Sim {
     pub(super) fn new(limits: Limits) -> Sim {
+        Sim::with_vocabulary(limits, FakeVocabulary)
+    }
+
+    pub(super) fn with_vocabulary(limits: Limits, vocabulary: impl Vocabulary + 'static) -> Sim {
         Sim {
-            engine: Engine::new(limits, Arc::new(FakeVocabulary)),
+            engine: Engine::new(limits, Arc::new(vocabulary)),
             model: FakeModel::new(limits.num_blocks, limits.block_size),
             events: Vec::new(),
             step: 0,
@@ -86,8 +91,9 @@ impl Sim {
 
     pub(super) fn step(&mut self) -> StepReport {
         self.step += 1;
-        let mut times = [self.now(), self.now() + self.takes].into_iter();
-        let now = || times.next().expect("a step asks for the time twice");
+        let (begin, end) = (self.now(), self.now() + self.takes);
+        let mut times = std::iter::once(begin).chain(std::iter::repeat(end));
+        let now = || times.next().expect("it has no end");
         let report = self.engine.step(now, &mut self.model, &mut self.events);
         let report = report.clone();
         self.engine.check();

@@ -42,6 +42,14 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
 
+    /// Ask again with the same key instead of generating twice.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+
+    /// End when the connection breaks, instead of going on with another one.
+    #[arg(long)]
+    no_resume: bool,
+
     #[command(flatten)]
     options: RequestOptions,
 
@@ -92,6 +100,8 @@ impl Generate {
         request.request.parse_special = self.no_special.then_some(false);
         request.request.add_bos = self.no_bos.then_some(false);
         request.request.request_id = self.request_id.clone().unwrap_or_default();
+        request.request.idempotency_key = self.idempotency_key.clone().unwrap_or_default();
+        request.request.resumable = !self.no_resume;
         Ok(request)
     }
 }
