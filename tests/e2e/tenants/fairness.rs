@@ -18,7 +18,7 @@ impl Flood {
                 loop {
                     let mut request = greedy(&[1016; 20], 24);
                     // Among the requests of others that counts for nothing.
-                    request.priority = Some(100);
+                    request.request.priority = Some(100);
                     match client.generate(request).await {
                         Ok(mut events) => count(&mut events, &tokens).await,
                         // A tenant leaves a part of the queue to others.
