@@ -64,7 +64,9 @@ fn a_report_accounts_for_every_request_and_token() {
     // One of each request is the first; deltas may hold more than one token.
     assert!(number(&first["itl_seconds"]["count"]) <= 30 * 4);
     assert_eq!(number(&first["tpot_seconds"]["count"]), 30);
-    assert_eq!(number(&first["queue_seconds"]["count"]), 30);
+    for times in ["accept_seconds", "queue_seconds"] {
+        assert_eq!(number(&first[times]["count"]), 30, "{times}");
+    }
     let seconds = first["time_series"].as_array().expect("rows");
     let sum = |field: &str| {
         seconds
@@ -100,11 +102,11 @@ fn a_report_accounts_for_every_request_and_token() {
 #[test]
 fn refusals_are_told_by_what_the_server_said_and_are_no_goodput() {
     let server = Server::start(&["--max-num-seqs", "1", "--max-queued", "4"]);
-    let arguments = [&SHORT[..], &["--rate", "inf", "--requests", "40"]].concat();
+    let arguments = [&SHORT[..], &["--rate", "inf", "--requests", "200"]].concat();
     let report = report(&server, &arguments);
     let refused = number(&report["requests"]["refused"]);
     assert!(refused > 0, "{report}");
-    assert_eq!(number(&report["requests"]["complete"]) + refused, 40);
+    assert_eq!(number(&report["requests"]["complete"]) + refused, 200);
     let [refusal] = report["refusals"].as_array().expect("rows").as_slice() else {
         panic!("{report}");
     };
@@ -113,7 +115,7 @@ fn refusals_are_told_by_what_the_server_said_and_are_no_goodput() {
     assert_eq!(number(&report["refusal_seconds"]["count"]), refused);
     let share = report["goodput"]["share"].as_f64().expect("a part");
     assert!(
-        (share - (40 - refused) as f64 / 40.0).abs() < 1e-9,
+        (share - (200 - refused) as f64 / 200.0).abs() < 1e-9,
         "{report}"
     );
 }
@@ -278,6 +280,8 @@ fn what_makes_no_sense_is_refused_by_the_name_of_its_option() {
         ),
         (&["--rate", "1", "--duration", "-1"], "--duration"),
         (&["--concurrency", "0"], "--concurrency"),
+        (&["--rate", "-1"], "--rate"),
+        (&["--rate", "1", "--slo-ttft", "-1"], "--slo-ttft"),
         (
             &["--rate", "1", "--prompt-tokens", "9-1"],
             "--prompt-tokens",

@@ -96,12 +96,7 @@ fn a_model_without_room_is_refused_with_the_numbers() {
     ];
     let refused = server_tool(&arguments);
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    for part in [
-        "synthetic-8b needs",
-        "packed weights",
-        "GiB",
-        "bytes are a",
-    ] {
+    for part in ["synthetic-8b needs", "packed weights", "GiB", "bytes are a"] {
         assert!(refused.stderr.contains(part), "{part}: {refused:?}");
     }
 }

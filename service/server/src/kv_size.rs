@@ -142,8 +142,10 @@ mod tests {
     const SCHEDULER: SchedulerSettings = SchedulerSettings {
         max_num_seqs: 3,
         max_num_batched_tokens: 64,
+        step_budget: None,
         max_draft_tokens: 0,
         max_queued: 0,
+        max_queued_tokens: 65536,
     };
 
     fn pages(
@@ -156,6 +158,7 @@ mod tests {
             block_size: 16,
             pages,
             memory_bytes: bytes,
+            prefix_cache: true,
             precision: None,
         };
         let size = kv_size(
@@ -238,6 +241,7 @@ mod tests {
                 block_size: 16,
                 pages: None,
                 memory_bytes: Some(64 << 10),
+                prefix_cache: true,
                 precision,
             };
             kv_size(

@@ -57,6 +57,8 @@ mod outbox;
 mod preset;
 mod processors;
 mod prompt;
+mod queue;
+mod queue_position;
 mod refusal;
 mod reload;
 mod request;

@@ -514,7 +514,7 @@ pub(crate) fn observe_loading(meter: &Meter, loading: &Loading, model: &str) {
 /// A gauge or counter of the load: name, unit, description, value.
 type LoadMetric = (&'static str, &'static str, &'static str, fn(&Load) -> u64);
 
-const LOAD_GAUGES: [LoadMetric; 5] = [
+const LOAD_GAUGES: [LoadMetric; 7] = [
     (
         "ternion.requests.running",
         "{request}",
@@ -526,6 +526,12 @@ const LOAD_GAUGES: [LoadMetric; 5] = [
         "{request}",
         "Requests that wait for pages or a place in the batch.",
         |load| load.waiting as u64,
+    ),
+    (
+        "ternion.queue.tokens",
+        "{token}",
+        "Tokens of the prompts of requests that were not started.",
+        |load| load.queued_tokens as u64,
     ),
     (
         "ternion.requests.parked",
@@ -545,9 +551,15 @@ const LOAD_GAUGES: [LoadMetric; 5] = [
         "Pages of the KV cache.",
         |load| load.kv_pages as u64,
     ),
+    (
+        "ternion.prefix_cache.pages",
+        "{page}",
+        "Pages that are kept for prompts that begin the same way, whether in use or not.",
+        |load| load.prefix_cache.pages as u64,
+    ),
 ];
 
-const LOAD_COUNTERS: [LoadMetric; 5] = [
+const LOAD_COUNTERS: [LoadMetric; 10] = [
     (
         "ternion.steps",
         "{step}",
@@ -578,6 +590,36 @@ const LOAD_COUNTERS: [LoadMetric; 5] = [
         "Guesses at next tokens that came true.",
         |load| load.true_guesses,
     ),
+    (
+        "ternion.prefix_cache.prompt_tokens",
+        "{token}",
+        "Tokens of prompts that were begun, and so looked up in the prefix cache.",
+        |load| load.prefix_cache.prompt_tokens,
+    ),
+    (
+        "ternion.prefix_cache.cached_tokens",
+        "{token}",
+        "Those of them that were there, and not computed.",
+        |load| load.prefix_cache.cached_tokens,
+    ),
+    (
+        "ternion.prefix_cache.hits",
+        "{request}",
+        "Requests that found some of their prompt in the prefix cache.",
+        |load| load.prefix_cache.hits,
+    ),
+    (
+        "ternion.prefix_cache.resumed_tokens",
+        "{token}",
+        "Tokens that preempted requests found in the prefix cache, and did not compute again.",
+        |load| load.prefix_cache.resumed_tokens,
+    ),
+    (
+        "ternion.prefix_cache.evictions",
+        "{page}",
+        "Pages that the prefix cache gave up to requests.",
+        |load| load.prefix_cache.evictions,
+    ),
 ];
 
 /// Observes the engine's load.
@@ -601,6 +643,16 @@ pub(crate) fn observe_load(meter: &Meter, engine: &EngineHandle, model: &str) {
             .with_callback(move |observer| observer.observe(value(&engine.load()), &labels))
             .build();
     }
+    let (waits, model) = (engine.clone(), labels.clone());
+    meter
+        .f64_observable_gauge("ternion.queue.wait")
+        .with_unit("s")
+        .with_description("How long the last of those that wait can be expected to.")
+        .with_callback(move |observer| {
+            let load = waits.load();
+            observer.observe(load.expected_wait().as_secs_f64(), &model);
+        })
+        .build();
     let engine = engine.clone();
     meter
         .f64_observable_gauge("ternion.kv.usage")

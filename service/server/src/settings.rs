@@ -105,6 +105,7 @@ pub(crate) struct KvSettings {
     pub(crate) block_size: usize,
     pub(crate) pages: Option<usize>,
     pub(crate) memory_bytes: Option<u64>,
+    pub(crate) prefix_cache: bool,
     /// `None`: the model's own.
     #[serde(rename = "type", default, deserialize_with = "kv_precision")]
     pub(crate) precision: Option<KvPrecision>,
@@ -115,8 +116,12 @@ pub(crate) struct KvSettings {
 pub(crate) struct SchedulerSettings {
     pub(crate) max_num_seqs: usize,
     pub(crate) max_num_batched_tokens: usize,
+    /// `None`: by what a step takes without prompts.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub(crate) step_budget: Option<Duration>,
     pub(crate) max_draft_tokens: usize,
     pub(crate) max_queued: usize,
+    pub(crate) max_queued_tokens: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]

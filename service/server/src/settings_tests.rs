@@ -356,6 +356,7 @@ fn a_switch_is_on_or_off_in_every_form() {
         .resolve();
         let settings = resolved.expect("a good file").settings;
         assert_eq!(settings.reflection, expected, "{text}");
+        assert!(settings.kv.prefix_cache, "the default");
     }
     let mistakes = mistakes_of(&Sources {
         environment: environment_of(&[("TERNION_REFLECTION", "maybe")]),

@@ -1,7 +1,7 @@
 //! A run's options in the words of its report.
 
 use super::options::{ArrivalOptions, Load};
-use super::report::LoadReport;
+use super::report::{LoadReport, Protocol};
 
 impl Load {
     /// The options of a run as its report has them.
@@ -11,6 +11,10 @@ impl Load {
             endpoints: match &self.target.target {
                 Some(url) => vec![url.to_string()],
                 None => endpoints.to_vec(),
+            },
+            protocol: match self.target.target {
+                Some(_) => Protocol::Http,
+                None => Protocol::Grpc,
             },
             connections: self.target.connections,
             sessions: self.target.sessions,

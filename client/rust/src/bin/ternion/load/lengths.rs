@@ -114,10 +114,15 @@ impl Lengths {
     /// Tokens of the next prompt and its output.
     pub(crate) fn draw(&self, random: &mut impl Rng) -> (u32, u32) {
         let prompt = self.scaled(self.prompt.draw(random));
-        self.cut(prompt, self.scaled(self.output.draw(random)))
+        let output = self.scaled(self.output.draw(random));
+        // Whoever asks for a length means that one, and is told if it can't be.
+        match (self.prompt, self.output) {
+            (Length::Fixed(_), Length::Fixed(_)) => (prompt, output),
+            _ => self.cut(prompt, output),
+        }
     }
 
-    /// Given lengths, scaled and cut as drawn ones are.
+    /// Lengths of a trace, scaled and cut as drawn ones are.
     pub(crate) fn of(&self, prompt: u32, output: u32) -> (u32, u32) {
         self.cut(self.scaled(prompt.into()), self.scaled(output.into()))
     }
@@ -127,14 +132,9 @@ impl Lengths {
     }
 
     fn cut(&self, prompt: u32, output: u32) -> (u32, u32) {
-        let fixed = |length| matches!(length, Length::Fixed(_));
         let Some(context) = self.context else {
             return (prompt, output);
         };
-        // Whoever asks for a length means that one, and is told if it can't be.
-        if fixed(self.prompt) && fixed(self.output) {
-            return (prompt, output);
-        }
         let output = output.min(context.saturating_sub(1)).max(1);
         (prompt.min(context.saturating_sub(output)).max(1), output)
     }
@@ -286,6 +286,19 @@ mod tests {
         let outputs = mean(drawn.iter().map(|(_, output)| *output));
         let theory = (4.0_f64 + 0.5 * 0.5 / 2.0).exp();
         assert!((outputs / theory - 1.0).abs() < 0.02, "{outputs}");
+    }
+
+    #[test]
+    fn a_trace_is_cut_where_a_length_that_was_asked_for_is_not() {
+        let lengths = Lengths {
+            prompt: Length::Fixed(200),
+            output: Length::Fixed(30),
+            scale: 0.5,
+            context: Some(100),
+        };
+        assert_eq!(lengths.of(100, 20), (50, 10));
+        assert_eq!(lengths.of(1000, 20), (90, 10));
+        assert_eq!(lengths.draw(&mut ChaCha8Rng::seed_from_u64(1)), (100, 15));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) struct Observation {
     /// server look better.
     pub(crate) due: Instant,
     pub(crate) sent: Instant,
+    /// When the server first said something of it, if it took it.
+    pub(crate) accepted: Option<Instant>,
     pub(crate) ended: Instant,
     /// When tokens came, and how many.
     pub(crate) deltas: Vec<(Instant, u32)>,
@@ -125,6 +127,7 @@ impl Observation {
             tenant,
             due,
             sent,
+            accepted: None,
             ended: sent,
             deltas: Vec::new(),
             prompt_tokens: 0,
@@ -169,7 +172,10 @@ impl Observation {
         let mut end = None;
         while let Some(signal) = events.next().await {
             match signal {
-                Ok(Signal::Accepted { prompt_tokens }) => self.prompt_tokens = prompt_tokens.into(),
+                Ok(Signal::Accepted { prompt_tokens }) => {
+                    self.accepted = Some(Instant::now());
+                    self.prompt_tokens = prompt_tokens.into();
+                }
                 Ok(Signal::Tokens(tokens)) => {
                     self.output_tokens += u64::from(tokens);
                     self.deltas.push((Instant::now(), tokens));
@@ -305,6 +311,7 @@ mod tests {
             tenant: 0,
             due: now,
             sent: now,
+            accepted: None,
             ended: now + Duration::from_millis(100),
             deltas,
             prompt_tokens: 1,

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::request::seconds;
 
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, allow_negative_numbers = true)]
 pub(crate) struct Load {
     #[command(flatten)]
     pub(crate) arrivals: ArrivalOptions,

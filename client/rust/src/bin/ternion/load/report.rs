@@ -41,6 +41,8 @@ pub(crate) struct Report {
     pub(crate) server: ServerReport,
     /// From the end of the warm-up to that of the last request.
     pub(crate) elapsed_seconds: f64,
+    /// Most unanswered requests at a time.
+    pub(crate) peak_in_flight: usize,
     /// What keeps the figures from being the server's alone.
     pub(crate) warnings: Vec<String>,
     #[serde(flatten)]
@@ -60,6 +62,7 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct LoadReport {
     pub(crate) endpoints: Vec<String>,
+    pub(crate) protocol: Protocol,
     pub(crate) connections: u32,
     pub(crate) sessions: Option<u32>,
     pub(crate) attempts: u32,
@@ -75,6 +78,14 @@ pub(crate) struct LoadReport {
     pub(crate) warm_up_seconds: f64,
     pub(crate) shared_prefix: f64,
     pub(crate) temperature: Option<f32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Protocol {
+    Grpc,
+    /// A connection for each request that is unanswered.
+    Http,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -100,6 +111,7 @@ pub(crate) struct Measured {
     largest_gap_seconds: Quantiles,
     pub(crate) tpot_seconds: Quantiles,
     pub(crate) e2e_seconds: Quantiles,
+    pub(crate) accept_seconds: Quantiles,
     pub(crate) queue_seconds: Quantiles,
     pub(crate) refusal_seconds: Quantiles,
 }
@@ -201,6 +213,12 @@ pub(crate) struct Quantiles {
 /// waited for the generator's processor.
 const LATE: Duration = Duration::from_millis(10);
 
+/// Servers are advised to allow that many streams on a connection (RFC 9113).
+const SAFE_STREAMS: usize = 100;
+
+/// A server that is asked says something sooner.
+const SLOW_ACCEPT: Duration = Duration::from_millis(100);
+
 impl From<&Latency> for Quantiles {
     fn from(latency: &Latency) -> Quantiles {
         let quantile = |q| latency.quantile(q).as_secs_f64();
@@ -225,12 +243,16 @@ impl Report {
         tally: &Tally,
     ) -> Report {
         let seconds = tally.elapsed.as_secs_f64().max(1e-6);
+        let connections = load.endpoints.len() * load.connections as usize;
+        let connections = (load.sessions.is_none() && load.protocol == Protocol::Grpc)
+            .then_some(connections * tenants.len());
         let (fairness, tenants) = by_tenant(tenants, slo, tally, seconds);
         Report {
             load,
             server,
             elapsed_seconds: seconds,
-            warnings: warnings(tally),
+            peak_in_flight: tally.peak_in_flight,
+            warnings: warnings(tally, connections),
             measured: Measured::new(&tally.all, slo, seconds),
             send_lag_seconds: (&tally.all.times.lag).into(),
             fairness,
@@ -241,8 +263,19 @@ impl Report {
     }
 }
 
-fn warnings(tally: &Tally) -> Vec<String> {
+/// `connections` is how many there are, where calls share them.
+fn warnings(tally: &Tally, connections: Option<usize>) -> Vec<String> {
     let mut warnings = Vec::new();
+    let accept = tally.all.times.accept.quantile(0.99);
+    let on_each = connections.map_or(0, |connections| tally.peak_in_flight.div_ceil(connections));
+    if on_each > SAFE_STREAMS && accept > SLOW_ACCEPT {
+        warnings.push(format!(
+            "up to {on_each} requests shared a connection, and 1 % heard nothing of the server for {:.0} ms \
+             or more: what is over its limit of calls on a connection waits here, where it can't be refused; \
+             --connections makes more",
+            accept.as_secs_f64() * 1e3
+        ));
+    }
     let late = tally.all.times.lag.quantile(0.99);
     if late > LATE {
         warnings.push(format!(
@@ -361,19 +394,21 @@ impl Measured {
             largest_gap_seconds: (&times.largest_gap).into(),
             tpot_seconds: (&times.tpot).into(),
             e2e_seconds: (&times.e2e).into(),
+            accept_seconds: (&times.accept).into(),
             queue_seconds: (&times.queue).into(),
             refusal_seconds: (&times.refusal).into(),
         }
     }
 
     /// With a name for people.
-    pub(crate) fn times(&self) -> [(&'static str, &Quantiles); 7] {
+    pub(crate) fn times(&self) -> [(&'static str, &Quantiles); 8] {
         [
             ("first token", &self.ttft_seconds),
             ("each gap", &self.itl_seconds),
             ("largest gap", &self.largest_gap_seconds),
             ("per token", &self.tpot_seconds),
             ("whole request", &self.e2e_seconds),
+            ("accepted", &self.accept_seconds),
             ("in the queue", &self.queue_seconds),
             ("refusal", &self.refusal_seconds),
         ]
@@ -446,6 +481,11 @@ impl fmt::Display for Report {
              and {output_tokens_per_second:.1} output tokens/s, over {:.1} s",
             self.elapsed_seconds
         )?;
+        let Tokens { prompt, cached, .. } = self.measured.tokens;
+        if cached > 0 {
+            let percent = cached as f64 / prompt.max(1) as f64 * 100.0;
+            writeln!(f, "cached     {percent:.1} % of the prompt tokens")?;
+        }
         writeln!(f, "goodput    {}", self.measured.goodput)?;
         for tenant in &self.tenants {
             writeln!(f, "tenant     {tenant}")?;
@@ -508,12 +548,14 @@ impl fmt::Display for LoadReport {
             Some(sessions) => write!(f, ", {sessions} Session streams")?,
             None => write!(f, ", a call each")?,
         }
-        let connections = self.endpoints.len() * self.connections as usize;
-        write!(
-            f,
-            ", {connections} connections to {}",
-            self.endpoints.join(", ")
-        )?;
+        match self.protocol {
+            Protocol::Grpc => {
+                let connections = self.endpoints.len() * self.connections as usize;
+                write!(f, ", {connections} connections")?;
+            }
+            Protocol::Http => write!(f, ", over HTTP")?,
+        }
+        write!(f, " to {}", self.endpoints.join(", "))?;
         match self.warm_up_seconds {
             0.0 => Ok(()),
             seconds => write!(f, ", after {seconds} s of warm-up"),
@@ -583,5 +625,68 @@ impl fmt::Display for Goodput {
             .iter()
             .filter_map(|(name, bound)| Some((name, (*bound)?)))
             .try_for_each(|(name, bound)| write!(f, ", {name} within {:.0} ms", bound * 1e3))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::observation::{Observation, Outcome};
+    use super::*;
+
+    /// A request that was sent so late, and heard of so late after that.
+    fn tally(late_ms: u64, accepted_ms: u64, peak_in_flight: usize) -> Tally {
+        let mut tally = Tally::new(Slo::default(), Duration::ZERO, 1);
+        let due = tally.start();
+        let sent = due + Duration::from_millis(late_ms);
+        let accepted = sent + Duration::from_millis(accepted_ms);
+        tally.add(&Observation {
+            tenant: 0,
+            due,
+            sent,
+            accepted: Some(accepted),
+            ended: accepted,
+            deltas: Vec::new(),
+            prompt_tokens: 1,
+            cached_tokens: 0,
+            output_tokens: 0,
+            queued: None,
+            outcome: Outcome::Finished(FinishReason::Length),
+        });
+        tally.peak_in_flight = peak_in_flight;
+        tally
+    }
+
+    #[test]
+    fn a_generator_that_fell_behind_says_so() {
+        assert!(warnings(&tally(9, 0, 1), Some(1)).is_empty());
+        let [warning] = &warnings(&tally(50, 0, 1), Some(1))[..] else {
+            panic!("it was late");
+        };
+        assert!(
+            warning.contains("fell behind") && warning.contains("50 ms"),
+            "{warning}"
+        );
+    }
+
+    #[test]
+    fn so_does_one_whose_connections_were_full() {
+        let told = |tally, connections| !warnings(&tally, connections).is_empty();
+        assert!(told(tally(0, 500, 300), Some(1)));
+        assert!(
+            !told(tally(0, 500, 300), Some(3)),
+            "a hundred each are allowed"
+        );
+        assert!(!told(tally(0, 50, 300), Some(1)), "the server answered");
+        assert!(!told(tally(0, 500, 300), None), "they share none");
+    }
+
+    #[test]
+    fn what_was_not_sent_is_told() {
+        let mut tally = tally(0, 0, 1);
+        tally.add_not_sent(0, tally.start());
+        let [warning] = &warnings(&tally, None)[..] else {
+            panic!("one was not sent");
+        };
+        assert!(warning.starts_with("1 requests were not sent"), "{warning}");
     }
 }

@@ -64,6 +64,7 @@ pub(crate) async fn run(
                 progress.ended(&observation);
             }
         }
+        tally.peak_in_flight = tally.peak_in_flight.max(running.len());
         progress.running(running.len());
     }
     tally.end();

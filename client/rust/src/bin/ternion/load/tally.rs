@@ -20,6 +20,8 @@ pub(crate) struct Tally {
     pub(crate) last_due: Duration,
     /// From the end of the warm-up to that of the last request.
     pub(crate) elapsed: Duration,
+    /// Most unanswered requests at a time.
+    pub(crate) peak_in_flight: usize,
     /// By a person, who wants no further run either.
     pub(crate) interrupted: bool,
     pub(crate) all: Figures,
@@ -69,6 +71,8 @@ pub(crate) struct Times {
     pub(crate) largest_gap: Latency,
     pub(crate) tpot: Latency,
     pub(crate) e2e: Latency,
+    /// From sending to the server's first word.
+    pub(crate) accept: Latency,
     /// In the server's queue, as it says itself.
     pub(crate) queue: Latency,
     /// From when a request was due to when it was sent.
@@ -121,6 +125,7 @@ impl Tally {
             warm_up,
             last_due: Duration::ZERO,
             elapsed: Duration::ZERO,
+            peak_in_flight: 0,
             interrupted: false,
             all: Figures::new(slo),
             tenants: (0..tenants).map(|_| Figures::new(slo)).collect(),
@@ -197,6 +202,7 @@ impl Figures {
                 largest_gap: Latency::new(),
                 tpot: Latency::new(),
                 e2e: Latency::new(),
+                accept: Latency::new(),
                 queue: Latency::new(),
                 lag: Latency::new(),
                 refusal: Latency::new(),
@@ -232,6 +238,9 @@ impl Figures {
         }
         if let Some(largest) = observation.gaps().max() {
             self.times.largest_gap.record(largest);
+        }
+        if let Some(accepted) = observation.accepted {
+            self.times.accept.record(accepted - observation.sent);
         }
         if let Some(queued) = observation.queued {
             self.times.queue.record(queued);
@@ -332,6 +341,7 @@ mod tests {
             tenant: 1,
             due: at(due_ms),
             sent: at(due_ms + 1),
+            accepted: Some(at(due_ms + 11)),
             ended: at(due_ms + 600),
             deltas: (0..5).map(|i| (at(due_ms + 200 + 100 * i), 1)).collect(),
             prompt_tokens: 7,

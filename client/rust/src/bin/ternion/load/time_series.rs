@@ -117,6 +117,7 @@ mod tests {
             tenant: 0,
             due: at(500),
             sent: at(600),
+            accepted: None,
             ended: at(3250),
             deltas: vec![(at(1500), 2), (at(2500), 1), (at(2900), 1)],
             prompt_tokens: 7,
