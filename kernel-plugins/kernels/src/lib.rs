@@ -9,6 +9,7 @@ pub mod i2s;
 pub mod kernel;
 pub mod layout;
 pub mod limits;
+pub mod memory_policy;
 mod output;
 mod panel;
 pub mod scalar;
