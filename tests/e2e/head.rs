@@ -1,10 +1,14 @@
 //! A screened output head gives the answers of the whole one.
 #![forbid(unsafe_code)]
 
-use serde_json::Value;
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
 use ternion_client::Generate;
 use ternion_client::proto::{Sampling, Stopping};
-use ternion_tests::{Server, answer, answers, server_tool};
+use ternion_tests::{Answer, Server, answer, answers, server_tool};
 
 #[tokio::test]
 async fn a_screened_head_answers_as_the_whole_one() {
@@ -24,10 +28,144 @@ async fn a_screened_head_answers_as_the_whole_one() {
     );
     let together = answers(&screened.client().await, requests()).await;
 
-    for (i, (alone, together)) in alone.iter().zip(&together).enumerate() {
-        assert_eq!(together.token_ids, alone.token_ids, "request {i}");
-        assert_eq!(together.text, alone.text, "request {i}");
-        assert_eq!(together.logprobs, alone.logprobs, "request {i}");
+    same(&together, &alone);
+}
+
+/// The demo with rows of 16 MiB, most of which no token has: its answers are
+/// the demo's.
+fn large_vocabulary(to: &Path) {
+    const ROWS: usize = 32 << 10;
+    const ROW_BYTES: usize = 256 * 2;
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../service/server/demo");
+    fs::create_dir(to).expect("new");
+    for name in [
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        fs::copy(demo.join(name), to.join(name)).expect("copies");
+    }
+    let config = fs::read(demo.join("config.json")).expect("readable");
+    let mut config: Value = serde_json::from_slice(&config).expect("JSON");
+    config["vocab_size"] = json!(ROWS);
+    fs::write(to.join("config.json"), config.to_string()).expect("writable");
+
+    let weights = fs::read(demo.join("model.safetensors")).expect("readable");
+    let (len, rest) = weights.split_first_chunk().expect("eight bytes");
+    let (header, data) = rest.split_at(u64::from_le_bytes(*len) as usize);
+    let mut header: Value = serde_json::from_slice(header).expect("JSON");
+    let old = header["model.embed_tokens.weight"]["data_offsets"].take();
+    let old = |i: usize| old[i].as_u64().expect("a number") as usize;
+    let (start, end) = (old(0), old(1));
+    // At the end, behind what lies where it did; nothing may be left between.
+    assert_eq!(start, 0, "the embedding is first");
+    for (name, tensor) in header.as_object_mut().expect("an object") {
+        if name != "__metadata__" && name != "model.embed_tokens.weight" {
+            for i in 0..2 {
+                let moved = tensor["data_offsets"][i].as_u64().expect("a number") as usize - end;
+                tensor["data_offsets"][i] = json!(moved);
+            }
+        }
+    }
+    let begin = data.len() - end;
+    header["model.embed_tokens.weight"]["data_offsets"] = json!([begin, begin + ROWS * ROW_BYTES]);
+    header["model.embed_tokens.weight"]["shape"] = json!([ROWS, 256]);
+    let header = header.to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend(&data[end..]);
+    bytes.extend(&data[..end]);
+    let mut state = 1_u32;
+    let numbers = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Either sign, a fraction, 1/64 to 1/16.
+        ((state >> 16) as u16 & 0x80ff | 0x3c00).to_le_bytes()
+    });
+    bytes.extend(numbers.take((ROWS * ROW_BYTES - end) / 2).flatten());
+    fs::write(to.join("model.safetensors"), bytes).expect("writable");
+}
+
+/// A file of rounded heads in a cache, if there is one.
+fn head_file(cache: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(cache).expect("the server made it");
+    let mut paths = entries.map(|entry| entry.expect("readable").path());
+    paths.find(|path| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("packed-head-"))
+    })
+}
+
+/// Requests one by one and together, with `auto` before its head is ready,
+/// while it becomes so, and afterwards.
+#[tokio::test]
+async fn a_head_that_is_made_behind_requests_changes_no_answer() {
+    #[cfg(target_arch = "x86_64")]
+    if !is_x86_feature_detected!("avx2") {
+        // Then nothing is made.
+        return;
+    }
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let (model, cache) = (root.path().join("model"), root.path().join("cache"));
+    large_vocabulary(&model);
+    let start = |more: &[&str]| {
+        let mut arguments = vec!["--model", model.to_str().expect("UTF-8")];
+        arguments.extend(["--cache-dir", cache.to_str().expect("UTF-8")]);
+        arguments.extend(more);
+        Server::start(&arguments)
+    };
+    let ready = |log: &str| log.contains("output head is ready");
+
+    let whole = start(&["--head", "f16"]);
+    let want = answers(&whole.client().await, requests()).await;
+    drop(whole);
+    assert_eq!(head_file(&cache), None);
+    let demo = Server::start(&["--cache-dir", "off"]);
+    same(&answers(&demo.client().await, requests()).await, &want);
+    drop(demo);
+
+    // The name that the file will have, and what another process would hold
+    // that is writing it.
+    let mut first = start(&[]);
+    assert!(first.log_with(ready).await.contains("head=screened"));
+    drop(first);
+    let file = head_file(&cache).expect("it was put there");
+    fs::remove_file(&file).expect("it is there");
+    let name = file.file_name().expect("it has one").to_string_lossy();
+    let unfinished = cache.join(format!(".{name}"));
+    let mut held = File::options();
+    held.write(true).create_new(true).mode(0o600);
+    let held = held.open(&unfinished).expect("writable");
+    held.lock().expect("nobody else has it");
+
+    let mut server = start(&[]);
+    let client = server.client().await;
+    same(&answers(&client, requests()).await, &want);
+    let log = server.log_with(|log| log.contains("serving")).await;
+    assert!(!ready(log), "{log}");
+    drop(held);
+    // Some of these see both heads.
+    same(&answers(&client, requests()).await, &want);
+    let log = server.log_with(ready).await;
+    assert!(log.contains("head=screened"), "{log}");
+    same(&answers(&client, requests()).await, &want);
+    drop(server);
+
+    let again = start(&[]);
+    let banner = again.banner();
+    assert!(
+        ready(banner) && banner.contains("head=screened"),
+        "{banner}"
+    );
+    same(&answers(&again.client().await, requests()).await, &want);
+}
+
+#[track_caller]
+fn same(got: &[Answer], want: &[Answer]) {
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert_eq!(got.token_ids, want.token_ids, "request {i}");
+        assert_eq!(got.text, want.text, "request {i}");
+        assert_eq!(got.logprobs, want.logprobs, "request {i}");
     }
 }
 
@@ -135,4 +273,20 @@ fn bench_tells_how_much_of_the_head_is_computed() {
             "{head}: {state}"
         );
     }
+}
+
+#[test]
+fn bench_tells_how_much_memory_it_took() {
+    let arguments = ["bench", "--pp", "16", "--tg", "8", "--repeat", "1"];
+    let rows = server_tool(&[&arguments[..], &["--json"]].concat());
+    for row in rows.succeeded().json_lines() {
+        let bytes = |name: &str| row["memory"][name].as_u64().expect("a number");
+        let (own, files) = (bytes("anonymous_bytes"), bytes("file_bytes"));
+        // The packed weights alone are 1.1 MiB, and the program is a file.
+        assert!(own > 1 << 20 && files > 1 << 20, "{row}");
+        assert!(bytes("peak_bytes") >= own.max(files), "{row}");
+    }
+    let text = server_tool(&arguments).succeeded().stdout;
+    let last = text.lines().last().expect("a line");
+    assert!(last.starts_with("memory   at most "), "{last}");
 }

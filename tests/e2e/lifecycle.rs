@@ -284,3 +284,53 @@ fn every_mistake_in_the_configuration_is_told_at_once() {
         );
     }
 }
+
+#[test]
+fn a_kv_cache_that_cannot_fit_is_refused_with_the_numbers() {
+    let serve = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--operations-listen",
+        "off",
+    ];
+    for (setting, value, named) in [
+        (
+            "--kv-pages",
+            "2000000000",
+            "kv.pages: 2000000000 KV pages of",
+        ),
+        ("--kv-memory", "90TiB", "kv.memory_bytes: "),
+    ] {
+        let ran = ternion_tests::server_tool(&[&serve[..], &[setting, value]].concat());
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        for said in [named, "weights, output head and buffers", " are a"] {
+            assert!(ran.stderr.contains(said), "{said:?} is not in {ran:?}");
+        }
+    }
+}
+
+/// It is there before anybody needs it, whatever is served meanwhile.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_kv_cache_becomes_resident() {
+    const PAGES: u64 = 512;
+    let mut server = Server::start(&["--kv-pages", "512"]);
+    let client = server.client().await;
+    let want = ternion_tests::answer(&client, greedy(&[1016, 591], 200)).await;
+    let log = server
+        .log_with(|log| log.contains("the KV cache "))
+        .await
+        .to_owned();
+    let again = ternion_tests::answer(&client, greedy(&[1016, 591], 200)).await;
+    assert_eq!(again.token_ids, want.token_ids);
+    if log.contains("becomes resident as it is used") {
+        // A system that can't be told to.
+        return;
+    }
+    assert!(log.contains("the KV cache is resident"), "{log}");
+    // Keys and values in f32: six layers, two heads of 32 elements.
+    let bytes = PAGES * 16 * 6 * 2 * 2 * 32 * 4;
+    let resident = server.anonymous_bytes();
+    assert!(resident >= bytes, "{resident} of {bytes}");
+}

@@ -11,7 +11,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-const STALL_TIMEOUT: &str = "1s";
+const STALL_TIMEOUT: &str = "3s";
 /// Until a condition is told: the timeout, the look at it, and a busy machine.
 const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
@@ -96,7 +96,7 @@ async fn a_stalled_step_is_not_live_until_it_ends() {
     assert_eq!(answer.token_ids.len(), 5);
     // An idle engine is live as well, for longer than a step may take.
     let idle = Instant::now();
-    while idle.elapsed() < Duration::from_secs(2) {
+    while idle.elapsed() < Duration::from_secs(4) {
         assert_eq!(page(&server, "/livez").await.0, 200);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -108,13 +108,13 @@ async fn a_server_that_is_full_is_live_and_ready() {
         "--max-num-seqs",
         "1",
         "--max-queued",
-        "9",
+        "29",
         "--stall-timeout",
         STALL_TIMEOUT,
     ]);
     let client = server.client().await;
     let mut running = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..30 {
         running.push(start(&client, 1000).await);
     }
     let refused = client.generate(greedy(&[1016], 1)).await;
@@ -125,7 +125,7 @@ async fn a_server_that_is_full_is_live_and_ready() {
     );
     // Longer than a step may take.
     let full = Instant::now();
-    while full.elapsed() < Duration::from_millis(1500) {
+    while full.elapsed() < Duration::from_secs(4) {
         assert_eq!(told(&server).await, (vec![true; 2], vec![true; 4]));
     }
     let load = client.load().await.expect("it is up");

@@ -10,8 +10,8 @@ use ternion_proto::v1::generate_response::Frame;
 use ternion_proto::v1::inference_service_client::InferenceServiceClient;
 use ternion_proto::v1::{FinishReason, GenerateRequest, GenerateResponse};
 use ternion_tests::{
-    Collector, Exported, Prometheus, Server, Span, StallingKernel, check_metrics, greedy, http_get,
-    misbehaving_kernel, shipped_kernel,
+    Collector, Exported, Powercap, Prometheus, Server, Span, StallingKernel, check_metrics, greedy,
+    http_get, misbehaving_kernel, shipped_kernel,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
@@ -435,14 +435,20 @@ async fn what_is_exposed_is_what_is_listed() {
     std::fs::copy(shipped_kernel("i2s"), plugins.path().join("i2s.so")).expect("it ships");
     misbehaving_kernel(plugins.path(), "other", &[]);
     misbehaving_kernel(plugins.path(), "bad", &[("AT_LOAD", "abort()")]);
+    let powercap = Powercap::new();
     let server = Server::start(&[
         "--kv-pages",
         FEW_PAGES,
         "--max-num-seqs",
         "2",
+        "--threads",
+        "2",
+        "--powercap-dir",
+        powercap.path().to_str().expect("UTF-8"),
         "--plugin-dir",
         plugins.path().to_str().expect("UTF-8"),
     ]);
+    powercap.set_microjoules(1_500_000);
     send_all(&server).await;
     let mut unknown = tonic::client::Grpc::new(
         Channel::from_shared(server.endpoint().to_owned())
@@ -468,6 +474,10 @@ async fn what_is_exposed_is_what_is_listed() {
     assert_eq!(exposed(&text), listed("## Metrics"), "{text}");
     assert!(!text.contains("MadeThisUp"), "{text}");
     let model = r#"model="ternion-demo""#;
+    let energy = r#"ternion_energy_joules_total{domain="package-0"}"#;
+    assert_eq!(value(&text, energy), 1.5);
+    let threads = r#"ternion_compute_threads{limited_by="setting",pinned="false"}"#;
+    assert_eq!(value(&text, threads), 2.0);
     for (state, count) in [
         ("selected", 1.0),
         ("usable", 1.0),

@@ -10,6 +10,7 @@ mod http;
 mod load;
 mod matrix;
 mod misbehaving_kernel;
+mod powercap;
 mod programs;
 mod prometheus;
 mod relay;
@@ -25,6 +26,7 @@ pub use http::{Page, http_get};
 pub use load::{Load, LoadReport};
 pub use matrix::{Comparison, Matrix, argmax};
 pub use misbehaving_kernel::misbehaving_kernel;
+pub use powercap::Powercap;
 pub use programs::{
     Ran, emulated, program, server_tool, shipped_kernel, signal, ternion, ternion_server,
 };

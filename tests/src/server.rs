@@ -122,6 +122,17 @@ impl Server {
         }
     }
 
+    /// Resident memory that is no file's, as Linux counts it.
+    pub fn anonymous_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.expect("it runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("Linux tells it") * 1024
+    }
+
     /// Asks to end, as an orchestrator does.
     pub fn terminate(&self) {
         signal(self.process.id(), "TERM");

@@ -280,7 +280,11 @@ impl Kernel {
     }
 
     /// Bytes of a packed matrix, if the shape is supported.
-    pub(crate) fn packed_bytes(&self, rows: usize, cols: usize) -> Result<usize, KernelError> {
+    ///
+    /// # Errors
+    ///
+    /// If it is not, or what the plugin says is no size.
+    pub fn packed_bytes(&self, rows: usize, cols: usize) -> Result<usize, KernelError> {
         if !self.supports(rows, cols) {
             return Err(self.unsupported(rows, cols));
         }

@@ -14,12 +14,14 @@
 //! ownership are checked before each call.
 #![warn(missing_docs)]
 
+mod arena;
 mod buffer;
 #[cfg(unix)]
 mod cache_dir;
 mod cpu_features;
 mod elf;
 mod kernel;
+mod mapped_bytes;
 mod open;
 #[cfg(unix)]
 mod packed_file;
@@ -28,6 +30,12 @@ mod packed_matrix;
 mod packed_plan;
 #[cfg(unix)]
 mod packed_writer;
+#[cfg(unix)]
+mod parts_file;
+#[cfg(unix)]
+mod parts_plan;
+#[cfg(unix)]
+mod parts_writer;
 mod plugin_file;
 mod prepared;
 mod sha256;
@@ -35,19 +43,27 @@ mod survey;
 #[cfg(unix)]
 mod trust;
 
+pub use arena::{Arena, Toucher};
 #[cfg(unix)]
 pub use cache_dir::{CacheDir, CacheError};
 pub use cpu_features::cpu_features;
 pub use elf::ElfError;
 pub use kernel::{Kernel, KernelError};
+pub use mapped_bytes::MappedBytes;
 pub use open::{OpenError, Stage};
 #[cfg(unix)]
-pub use packed_file::{Origin, PackedFile, PackedFileError};
+pub use packed_file::PackedFile;
 pub use packed_matrix::{PackError, PackedMatrix};
 #[cfg(unix)]
 pub use packed_plan::{PackedPlan, PlanError};
 #[cfg(unix)]
-pub use packed_writer::{PackedWriter, PackedWriterError};
+pub use packed_writer::PackedWriter;
+#[cfg(unix)]
+pub use parts_file::{Origin, PackedFileError, PartsFile};
+#[cfg(unix)]
+pub use parts_plan::{PartsPlan, Word};
+#[cfg(unix)]
+pub use parts_writer::{PackedWriterError, PartsWriter};
 pub use plugin_file::PluginFile;
 pub use prepared::Prepared;
 pub use sha256::{NotADigest, Sha256};

@@ -1,53 +1,16 @@
-//! Packed matrices in a file of the cache, mapped: processes that map one file
-//! share its memory.
+//! Packed matrices in a file of the cache.
 
-use std::fs::File;
-use std::io;
-use std::sync::Arc;
-
-use memmap2::{Mmap, MmapOptions};
-
-use crate::cache_dir::{CacheDir, CacheError};
+use crate::cache_dir::CacheDir;
 use crate::packed_matrix::PackedMatrix;
-use crate::packed_plan::{CONTENT, KEY, MAGIC, PackedPlan, SEALED, STAMP};
+use crate::packed_plan::PackedPlan;
+use crate::parts_file::{Origin, PackedFileError, PartsFile};
 
-/// Which weights were packed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// Tells the files that the weights were read from from what replaces
-    /// them, without reading them. None: they can't be told so.
-    pub stamp: Option<[u8; 32]>,
-    /// Of all weights.
-    pub content: [u8; 32],
-}
-
-/// A file of packed weights that is what its plan says. The matrices are
-/// checked as they are asked for.
+/// A file of a model's packed matrices that is what its plan says. The matrices
+/// are checked as they are asked for.
 #[derive(Debug)]
 pub struct PackedFile {
     plan: PackedPlan,
-    map: Arc<Mmap>,
-}
-
-/// Why a file of packed weights isn't used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum PackedFileError {
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-    #[error("{name} can't be read: {source}")]
-    Unreadable { name: String, source: io::Error },
-    #[error("{name} has {found} bytes, not {expected}")]
-    Length {
-        name: String,
-        found: u64,
-        expected: usize,
-    },
-    #[error("{name} has another header than the model and the kernel ask for")]
-    Header { name: String },
-    #[error("{name} is damaged: matrix {matrix} has another checksum")]
-    Damaged { name: String, matrix: usize },
+    parts: PartsFile,
 }
 
 impl PackedFile {
@@ -56,91 +19,21 @@ impl PackedFile {
         cache: &CacheDir,
         plan: &PackedPlan,
     ) -> Result<Option<PackedFile>, PackedFileError> {
-        let name = plan.file_name();
-        let Some(file) = cache.file(&name)? else {
-            return Ok(None);
-        };
-        let unreadable = |source| PackedFileError::Unreadable {
-            name: plan.file_name(),
-            source,
-        };
-        let found = file.metadata().map_err(unreadable)?.len();
-        if found != plan.len as u64 {
-            let expected = plan.len;
-            return Err(PackedFileError::Length {
-                name,
-                found,
-                expected,
-            });
-        }
-        let map = map(&file, plan.len).map_err(unreadable)?;
-        if !is_header(plan, &map[..plan.header_len()]) {
-            return Err(PackedFileError::Header { name });
-        }
-        // Used just now: that is what the oldest are told by.
-        cache.touch(&name);
-        Ok(Some(PackedFile {
-            plan: plan.clone(),
-            map: Arc::new(map),
-        }))
+        let parts = PartsFile::open(cache, &plan.parts)?;
+        let plan = plan.clone();
+        Ok(parts.map(|parts| PackedFile { plan, parts }))
     }
 
     /// What was packed.
     pub fn origin(&self) -> Origin {
-        let read = |range: std::ops::Range<usize>| -> [u8; 32] {
-            self.map[range].try_into().expect("ranges of 32 bytes")
-        };
-        Origin {
-            stamp: Some(read(STAMP)).filter(|stamp| *stamp != [0; 32]),
-            content: read(CONTENT),
-        }
+        self.parts.origin()
     }
 
-    /// A matrix and its scale, all of its bytes checked, which reads them from
-    /// the disk if nobody did before.
+    /// A matrix and its scale, all of its bytes checked.
     pub fn matrix(&self, index: usize) -> Result<(PackedMatrix, f32), PackedFileError> {
-        let place = &self.plan.places[index];
-        let (checksum, scale) = self.map[self.plan.check(index)].split_at(32);
-        // One call maps what the page cache has, instead of one fault for
-        // every few pages. Kernels before 5.14 don't know it.
-        #[cfg(target_os = "linux")]
-        let _ = self.map.advise_range(
-            memmap2::Advice::PopulateRead,
-            place.pages.start,
-            place.pages.len(),
-        );
-        if blake3::hash(&self.map[place.pages.clone()]).as_bytes() != checksum {
-            return Err(PackedFileError::Damaged {
-                name: self.plan.file_name(),
-                matrix: index,
-            });
-        }
-        let start = place.pages.start;
-        let matrix = PackedMatrix::mapped(
-            &self.plan.kernel,
-            (place.rows, place.cols),
-            self.map.clone(),
-            start..start + place.bytes,
-        );
-        let scale = f32::from_le_bytes(scale.try_into().expect("a check is 36 bytes"));
+        let scale = f32::from_le_bytes(self.parts.check(index)?);
+        let shape = self.plan.shapes[index];
+        let matrix = PackedMatrix::mapped(&self.plan.kernel, shape, self.parts.part(index));
         Ok((matrix, scale))
     }
-}
-
-fn map(file: &File, len: usize) -> io::Result<Mmap> {
-    // SAFETY: a mapping is sound while nobody changes or shortens the file
-    // under it. The file and its directory can be written to by this user
-    // only, which `CacheDir` has just checked, and no code of this program
-    // ever writes to a file that has this name: what is written has another
-    // until it is complete (`packed_writer.rs`), and from then on it is only
-    // replaced or removed, which leaves the mapped one alone. The bytes are
-    // read as plain integers and shown to the plugin as what it wrote.
-    unsafe { MmapOptions::new().len(len).map(file) }
-}
-
-fn is_header(plan: &PackedPlan, header: &[u8]) -> bool {
-    let (sealed, digest) = (&header[SEALED..], &header[MAGIC.len()..SEALED]);
-    header.starts_with(MAGIC)
-        && header[KEY] == plan.key
-        && blake3::hash(sealed).as_bytes() == digest
 }

@@ -1,11 +1,11 @@
 //! A ternary matrix in a plugin's own layout.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::MmapMut;
 
 use crate::kernel::{Kernel, KernelError};
+use crate::mapped_bytes::MappedBytes;
 
 /// Trits of a matrix that wait for packing at a time. Large enough that the
 /// calls don't count, small enough to stay in the cache between the reader and
@@ -28,7 +28,7 @@ enum Bytes {
     /// Untouched until it is packed into, then this process's alone.
     Own(MmapMut),
     /// Part of a file.
-    Mapped(Arc<Mmap>, Range<usize>),
+    Mapped(MappedBytes),
 }
 
 /// Why a matrix wasn't packed: the plugin's reason, or the reader's.
@@ -151,13 +151,12 @@ impl PackedMatrix {
     pub(crate) fn mapped(
         kernel: &Kernel,
         (rows, cols): (usize, usize),
-        map: Arc<Mmap>,
-        range: Range<usize>,
+        bytes: MappedBytes,
     ) -> PackedMatrix {
         PackedMatrix {
             rows,
             cols,
-            bytes: Bytes::Mapped(map, range),
+            bytes: Bytes::Mapped(bytes),
             kernel: kernel.clone(),
         }
     }
@@ -165,7 +164,7 @@ impl PackedMatrix {
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Own(memory) => memory,
-            Bytes::Mapped(map, range) => &map[range.clone()],
+            Bytes::Mapped(bytes) => bytes.as_ref(),
         }
     }
 

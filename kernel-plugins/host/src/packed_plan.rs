@@ -1,55 +1,14 @@
-//! What a file of packed weights has to look like.
-//!
-//! Everything about such a file but the weights, their checksums and their
-//! scales follows from the model and the plugin, so a reader computes what it
-//! must find and compares. Nothing in a file says where to look for anything.
-//!
-//! ```text
-//! 0     "TRNPACK1"
-//! 8     BLAKE3 of everything from 40 to the first matrix
-//! 40    the plan's key
-//! 72    the model files' stamp    } of the model that was packed
-//! 104   digest of its weights     }
-//! 136   for each matrix: BLAKE3 of its bytes and of those that fill up its
-//!       last page, and its scale as a little-endian f32
-//!       zeros up to a page, then the matrices, each at a page
-//! ```
-
-use std::ops::Range;
+//! Which file of the cache a model's matrices in a plugin's layout are.
 
 use crate::kernel::{Kernel, KernelError};
-
-pub(crate) const MAGIC: &[u8; 8] = b"TRNPACK1";
-/// Covered by the digest in front of it.
-pub(crate) const SEALED: usize = 40;
-pub(crate) const KEY: Range<usize> = 40..72;
-pub(crate) const STAMP: Range<usize> = 72..104;
-pub(crate) const CONTENT: Range<usize> = 104..136;
-pub(crate) const CHECKS: usize = 136;
-pub(crate) const CHECK: usize = 36;
-
-/// Matrices lie at multiples of this: what any page and any plugin's alignment
-/// divides.
-const PAGE: usize = 4096;
+use crate::parts_plan::PartsPlan;
 
 /// A model's matrices in a plugin's layout, as a file.
 #[derive(Clone, Debug)]
 pub struct PackedPlan {
     pub(crate) kernel: Kernel,
-    pub(crate) key: [u8; 32],
-    pub(crate) places: Vec<Place>,
-    /// Of the file.
-    pub(crate) len: usize,
-}
-
-/// Where a matrix lies.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) bytes: usize,
-    /// Whole pages of the file.
-    pub(crate) pages: Range<usize>,
+    pub(crate) shapes: Vec<(usize, usize)>,
+    pub(crate) parts: PartsPlan,
 }
 
 /// Why there is no plan.
@@ -70,57 +29,33 @@ impl PackedPlan {
         model: &str,
         shapes: &[(usize, usize)],
     ) -> Result<PackedPlan, PlanError> {
-        let too_large = || PlanError::TooLarge(shapes.len());
-        let mut len = CHECK
-            .checked_mul(shapes.len())
-            .and_then(|checks| checks.checked_add(CHECKS)?.checked_next_multiple_of(PAGE))
-            .ok_or_else(too_large)?;
-        let mut places = Vec::with_capacity(shapes.len());
-        for &(rows, cols) in shapes {
-            let bytes = kernel.packed_bytes(rows, cols)?;
-            let end = bytes
-                .checked_next_multiple_of(PAGE)
-                .and_then(|bytes| len.checked_add(bytes))
-                .filter(|&end| i64::try_from(end).is_ok())
-                .ok_or_else(too_large)?;
-            let pages = len..end;
-            places.push(Place {
-                rows,
-                cols,
-                bytes,
-                pages,
-            });
-            len = end;
-        }
+        let sizes = shapes
+            .iter()
+            .map(|&(rows, cols)| kernel.packed_bytes(rows, cols))
+            .collect::<Result<Vec<_>, _>>()?;
+        let key = |starts: &[usize]| key(kernel, model, shapes, &sizes, starts);
+        let parts = PartsPlan::new("packed", &sizes, key);
         Ok(PackedPlan {
-            key: key(kernel, model, &places),
             kernel: kernel.clone(),
-            places,
-            len,
+            shapes: shapes.to_vec(),
+            parts: parts.ok_or(PlanError::TooLarge(shapes.len()))?,
         })
     }
 
     /// Bytes of the file.
     pub fn bytes(&self) -> usize {
-        self.len
-    }
-
-    /// Bytes of the file in front of the matrices.
-    pub(crate) fn header_len(&self) -> usize {
-        self.places
-            .first()
-            .map_or(self.len, |place| place.pages.start)
-    }
-
-    /// Where the check of a matrix stands.
-    pub(crate) fn check(&self, matrix: usize) -> Range<usize> {
-        let start = CHECKS + matrix * CHECK;
-        start..start + CHECK
+        self.parts.bytes()
     }
 }
 
 /// Names the model, the very plugin, and all sizes.
-fn key(kernel: &Kernel, model: &str, places: &[Place]) -> [u8; 32] {
+fn key(
+    kernel: &Kernel,
+    model: &str,
+    shapes: &[(usize, usize)],
+    sizes: &[usize],
+    starts: &[usize],
+) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     let isa = kernel.isa();
     for text in [model, kernel.name(), kernel.version(), isa] {
@@ -132,8 +67,8 @@ fn key(kernel: &Kernel, model: &str, places: &[Place]) -> [u8; 32] {
     if let Some(sha256) = kernel.sha256() {
         hasher.update(sha256.to_string().as_bytes());
     }
-    for place in places {
-        for number in [place.rows, place.cols, place.bytes, place.pages.start] {
+    for ((&(rows, cols), bytes), start) in shapes.iter().zip(sizes).zip(starts) {
+        for number in [rows, cols, *bytes, *start] {
             hasher.update(&(number as u64).to_le_bytes());
         }
     }

@@ -6,6 +6,7 @@ pub mod head;
 pub mod i2s;
 pub mod kernel;
 pub mod limits;
+pub mod memory_policy;
 mod output;
 mod panel;
 pub mod scalar;

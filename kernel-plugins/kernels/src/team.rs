@@ -103,6 +103,17 @@ impl Team {
     ///
     /// If `size` is 0 or the operating system refuses a thread.
     pub fn new(size: usize) -> Team {
+        Team::starting_with(size, |_| {})
+    }
+
+    /// Likewise; each worker first calls `start` with its number, on its own
+    /// thread, to bind it to a processor, say. The caller of [`run`](Team::run),
+    /// worker 0, is nobody's to start.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Team::new).
+    pub fn starting_with(size: usize, start: impl Fn(usize) + Clone + Send + 'static) -> Team {
         assert!(size > 0, "a team has at least its caller");
         let shared = Arc::new(Shared {
             call: Line(Call {
@@ -118,10 +129,13 @@ impl Team {
         });
         let workers = (1..size)
             .map(|worker| {
-                let shared = Arc::clone(&shared);
+                let (shared, start) = (Arc::clone(&shared), start.clone());
                 std::thread::Builder::new()
                     .name(format!("ternion-{worker}"))
-                    .spawn(move || shared.work(worker))
+                    .spawn(move || {
+                        start(worker);
+                        shared.work(worker);
+                    })
                     .expect("the operating system gives a thread")
             })
             .collect();
@@ -522,6 +536,20 @@ mod tests {
                 assert!(counts.iter().all(|n| n.load(Ordering::Relaxed) == 50));
             }
         }
+    }
+
+    #[test]
+    fn every_worker_but_the_caller_starts_on_its_own_thread() {
+        let (sender, started) = std::sync::mpsc::channel();
+        let team = Team::starting_with(4, move |worker| {
+            let name = std::thread::current().name().map(str::to_owned);
+            sender.send((worker, name)).expect("it is listened to");
+        });
+        let mut workers: Vec<_> = started.iter().take(3).collect();
+        workers.sort();
+        let expected = |worker| (worker, Some(format!("ternion-{worker}")));
+        assert_eq!(workers, [1, 2, 3].map(expected));
+        drop(team);
     }
 
     #[test]

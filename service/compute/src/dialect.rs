@@ -1,6 +1,7 @@
 //! Where reference implementations round differently.
 
 use ternion_kernels::float::{quantise, quantise_torch, rms_norm, rms_norm_ggml, rms_norm_torch};
+use ternion_model::Reference;
 
 use crate::kv_cache::KvPrecision;
 
@@ -37,6 +38,18 @@ pub(crate) type QuantiseFunction = fn(&[f32], &mut [i8]) -> f32;
 
 /// RMSNorm: input, weight, eps, output.
 pub(crate) type NormFunction = fn(&[f32], &[f32], f32, &mut [f32]);
+
+impl From<Reference> for Dialect {
+    /// That of the implementation whose format it is, so that its logits are
+    /// ours.
+    fn from(reference: Reference) -> Dialect {
+        match reference {
+            Reference::AutoBitLinear => Dialect::Transformers,
+            Reference::BitLinear => Dialect::TransformersBitLinear,
+            Reference::BitnetCpp => Dialect::BitnetCpp,
+        }
+    }
+}
 
 impl Dialect {
     /// How keys and values are kept between steps.

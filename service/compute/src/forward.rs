@@ -12,6 +12,7 @@ use crate::attention::{self, Heads, Plan};
 use crate::dialect::NormFunction;
 use crate::head::{self, Candidates};
 use crate::kv_cache::{Entry, KvCache, KvConfig, KvPrecision};
+use crate::kv_pool::KvPool;
 use crate::linear::{Failure, LinearGroup, Quantised, Sums, Write};
 use crate::loaded::LoadedModel;
 use crate::rope::RopeTable;
@@ -52,6 +53,8 @@ struct Scratch {
     /// Attention output, `[batch, width]`.
     mixed: Vec<f32>,
     rows: Vec<Mutex<Row>>,
+    /// For a row of the embedding.
+    row: head::Row,
     head: head::Scratch,
     sums: Vec<Mutex<Sums>>,
     attention: Vec<Mutex<attention::Worker>>,
@@ -87,10 +90,27 @@ pub fn kv_token_bytes(architecture: &Architecture, precision: KvPrecision) -> us
 impl CpuExecutor {
     /// Allocates the KV cache and the tables for sequences of up to
     /// `max_model_len` tokens.
+    ///
+    /// # Panics
+    ///
+    /// If the system has not that much memory.
     pub fn new(
         model: Arc<LoadedModel>,
         team: Arc<Team>,
         kv: KvConfig,
+        max_model_len: usize,
+    ) -> CpuExecutor {
+        let pool = KvPool::reserve(kv, model.architecture())
+            .unwrap_or_else(|error| panic!("no memory for the KV cache: {error}"));
+        CpuExecutor::with_pool(model, team, pool, max_model_len)
+    }
+
+    /// The same with a KV cache that was reserved before, for a model of this
+    /// architecture.
+    pub fn with_pool(
+        model: Arc<LoadedModel>,
+        team: Arc<Team>,
+        pool: KvPool,
         max_model_len: usize,
     ) -> CpuExecutor {
         let a = model.architecture();
@@ -108,8 +128,8 @@ impl CpuExecutor {
             ..Scratch::default()
         };
         CpuExecutor {
-            cache: KvCache::new(kv, a.layers, a.kv_heads, a.head_dim),
-            kv,
+            kv: pool.config,
+            cache: pool.cache,
             plan: Plan::new(heads),
             rope: RopeTable::new(a.rope, a.rope_theta, a.head_dim, max_model_len),
             scratch,
@@ -219,7 +239,7 @@ impl Step<'_> {
         let hidden = embedding.cols();
         self.s.x.resize(self.n * hidden, 0.0);
         for (token, x) in batch.tokens.iter().zip(self.s.x.chunks_exact_mut(hidden)) {
-            head::widen(&embedding, *token as usize, x);
+            head::read(&embedding, *token as usize, &mut self.s.row, x);
         }
         Ok(())
     }

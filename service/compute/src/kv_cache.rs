@@ -1,14 +1,15 @@
 //! Paged memory for keys and values.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::str::FromStr;
 
 use bytemuck::Pod;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use memmap2::{Advice, MmapMut};
 use ternion_engine::BlockId;
+use ternion_kernel_host::{Arena, Toucher};
 use ternion_kernels::float::attention::{
     Arithmetic, SEGMENT, SEGMENT_TILES, Scales, TILE, Tile, Tiles, fetch, value_len,
 };
@@ -102,7 +103,7 @@ impl FromStr for KvPrecision {
 /// `[positions / 2][head_dim][2]`: see [`ternion_kernels::float::attention`].
 /// Heads come before pages so that each can be given to another worker to write.
 pub(crate) struct KvCache {
-    memory: MmapMut,
+    memory: Arena,
     layout: Layout,
 }
 
@@ -320,10 +321,13 @@ const FETCHED: usize = 8 << 10;
 const FEW_TOKENS: usize = 8;
 
 impl KvCache {
-    /// # Panics
-    ///
-    /// If the operating system has not that much memory.
-    pub(crate) fn new(config: KvConfig, layers: usize, kv_heads: usize, dim: usize) -> KvCache {
+    /// Reserves the memory. Pages come as they are touched.
+    pub(crate) fn reserve(
+        config: KvConfig,
+        layers: usize,
+        kv_heads: usize,
+        dim: usize,
+    ) -> io::Result<KvCache> {
         let layout = Layout {
             num_blocks: config.num_blocks,
             block_size: config.block_size,
@@ -331,14 +335,15 @@ impl KvCache {
             kv_heads,
             dim,
         };
-        let bytes = layers * layout.layer_bytes();
-        let memory = MmapMut::map_anon(bytes.max(1))
-            .unwrap_or_else(|error| panic!("no {bytes} bytes for the KV cache: {error}"));
-        // Each page is read once a step, from one end to the other: without huge
-        // pages it is a look-up of an address every 4 KiB. Where the system has
-        // none, it works all the same.
-        let _ = memory.advise(Advice::HugePage);
-        KvCache { memory, layout }
+        let bytes = layers.checked_mul(layout.layer_bytes());
+        let memory = Arena::reserve(bytes.ok_or(io::ErrorKind::OutOfMemory)?)?;
+        Ok(KvCache { memory, layout })
+    }
+
+    /// What touches the memory, and the bytes of one head in all pages, of which
+    /// it consists: the first pages are at the beginning of each.
+    pub(crate) fn toucher(&self) -> (Toucher, usize) {
+        (self.memory.toucher(), self.layout.head_bytes())
     }
 
     /// Bytes that a token takes in all layers.
@@ -642,7 +647,7 @@ mod tests {
                     block_size,
                     precision,
                 };
-                let mut cache = KvCache::new(config, 2, 2, DIM);
+                let mut cache = KvCache::reserve(config, 2, 2, DIM).expect("there is memory");
                 let tokens: Vec<Vec<f32>> = (0..len)
                     .map(|p| (0..2 * DIM).map(|i| key(p, i / DIM, i % DIM)).collect())
                     .collect();
@@ -706,7 +711,7 @@ mod tests {
                 block_size: 1,
                 precision,
             };
-            let mut cache = KvCache::new(config, 1, 1, 2);
+            let mut cache = KvCache::reserve(config, 1, 1, 2).expect("there is memory");
             let table = [BlockId(0)];
             let entry = Entry {
                 table: &table,

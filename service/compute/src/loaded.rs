@@ -166,8 +166,10 @@ impl LoadedModel {
                 down: group(1),
             })
             .collect();
+        let output_norm = source.output_norm();
+        source.all_packed();
         LoadedModel {
-            output_norm: source.output_norm(),
+            output_norm,
             layers,
             kernel: kernel.clone(),
             head: OnceLock::new(),
@@ -183,11 +185,62 @@ impl LoadedModel {
     ///
     /// If it holds what can't be rounded.
     pub fn choose_head(&self, choice: HeadChoice, team: &Team) -> Result<(), LoadError> {
-        let matrix = self.source.head();
-        let head = Head::new(choice, &matrix, team)
-            .map_err(|reason| LoadError::Head { choice, reason })?;
-        self.head.get_or_init(|| head);
+        let head = Head::new(choice, &self.source.head(), team);
+        self.head_is(head.map_err(|reason| LoadError::Head { choice, reason })?);
         Ok(())
+    }
+
+    /// Likewise if it is in the cache, or nothing is to be done: whether the
+    /// head is ready now.
+    ///
+    /// # Errors
+    ///
+    /// Why what is there isn't used.
+    pub fn find_head(
+        &self,
+        choice: HeadChoice,
+        cache: PackedCache<'_>,
+        team: &Team,
+    ) -> Result<bool, String> {
+        let Some(bits) = choice.bits(&self.source.head()) else {
+            self.head_is(Head::Exact);
+            return Ok(true);
+        };
+        let found = cache.head(bits, team).map_err(|error| error.to_string())?;
+        Ok(found
+            .map(|rounding| self.head_is(Head::of(rounding)))
+            .is_some())
+    }
+
+    /// As [`choose_head`](LoadedModel::choose_head), putting it into the cache:
+    /// in the result why that failed, if it did.
+    ///
+    /// # Errors
+    ///
+    /// If it holds what can't be rounded.
+    pub fn choose_head_cached(
+        &self,
+        choice: HeadChoice,
+        cache: PackedCache<'_>,
+        team: &Team,
+    ) -> Result<Result<(), String>, LoadError> {
+        let Some(bits) = choice.bits(&self.source.head()) else {
+            self.head_is(Head::Exact);
+            return Ok(Ok(()));
+        };
+        let (head, put) = match cache.round_head(bits, team) {
+            Ok((rounding, put)) => (Head::of(rounding), put),
+            Err(_) if choice == HeadChoice::Auto => (Head::Exact, Ok(())),
+            Err(reason) => return Err(LoadError::Head { choice, reason }),
+        };
+        self.head_is(head);
+        Ok(put)
+    }
+
+    fn head_is(&self, head: Head) {
+        self.head.get_or_init(|| head);
+        // Until then whole heads were read for each token.
+        self.source.all_packed();
     }
 
     /// The head as it is by now.

@@ -26,7 +26,7 @@ use crate::packing::{Matrix, Packed, Packing};
 
 /// How long another process may take to pack the same model. Afterwards it is
 /// packed without the cache: it costs memory, and no more time.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where packed weights are kept, and those of which model are wanted.
 #[derive(Clone, Copy, Debug)]
@@ -60,11 +60,13 @@ pub enum CacheUse {
 
 /// Why a file of the cache isn't used.
 #[derive(Debug, thiserror::Error)]
-enum Rejected {
+pub(crate) enum Rejected {
     #[error(transparent)]
     File(#[from] PackedFileError),
     #[error("the weights in it are not the model's")]
     OtherWeights,
+    #[error("the output head in it is not what the model's becomes")]
+    OtherHead,
     #[error("layer 0, {projection:?}: the weights in it don't give what the model's do")]
     OtherProduct {
         projection: ternion_model::Projection,
@@ -181,7 +183,9 @@ impl PackedCache<'_> {
 
     fn digest(&self, matrix: Matrix) -> [u8; 32] {
         let weights = &self.model.weights;
-        weights.ternary_digest(matrix.layer, matrix.projection)
+        let digest = weights.ternary_digest(matrix.layer, matrix.projection);
+        weights.give_back_ternary(matrix.layer, matrix.projection);
+        digest
     }
 }
 

@@ -98,6 +98,7 @@ impl Packing<'_> {
                 },
             })?;
         let scale = self.source.scale(layer, projection)?;
+        self.source.packed(layer, projection);
         Ok(Packed { weights, scale })
     }
 }

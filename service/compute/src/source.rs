@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ternion_model::{Architecture, DenseMatrix, Model, ModelError, Norm, Projection, Reference};
+use ternion_model::{Architecture, DenseMatrix, Model, ModelError, Norm, Projection};
 
 use crate::dialect::Dialect;
 
@@ -37,6 +37,13 @@ pub trait WeightSource: Send + Sync {
 
     /// `[vocab, hidden]`; the embedding where they are tied.
     fn head(&self) -> DenseMatrix<'_>;
+
+    /// A ternary matrix has been packed: whatever memory can be had again is
+    /// given back.
+    fn packed(&self, _layer: usize, _projection: Projection) {}
+
+    /// Everything has been packed that was to be, likewise.
+    fn all_packed(&self) {}
 }
 
 impl WeightSource for Model {
@@ -44,14 +51,8 @@ impl WeightSource for Model {
         &self.architecture
     }
 
-    /// That of the implementation whose format it is, so that its logits are
-    /// ours.
     fn dialect(&self) -> Dialect {
-        match self.reference {
-            Reference::AutoBitLinear => Dialect::Transformers,
-            Reference::BitLinear => Dialect::TransformersBitLinear,
-            Reference::BitnetCpp => Dialect::BitnetCpp,
-        }
+        self.reference.into()
     }
 
     fn scale(&self, layer: usize, projection: Projection) -> Result<f32, ModelError> {
@@ -84,5 +85,13 @@ impl WeightSource for Model {
 
     fn head(&self) -> DenseMatrix<'_> {
         self.weights.head()
+    }
+
+    fn packed(&self, layer: usize, projection: Projection) {
+        self.weights.give_back_ternary(layer, projection);
+    }
+
+    fn all_packed(&self) {
+        self.weights.give_back();
     }
 }

@@ -61,7 +61,7 @@ const STEPS: usize = 100;
 
 /// Allocations that may come late: which worker gets which part of a step is
 /// chance, and it takes memory for a kind of part when it gets the first.
-const LATE: usize = 8;
+const LATE: usize = STEPS / 4;
 
 /// One test: the allocator counts for the whole process.
 #[test]

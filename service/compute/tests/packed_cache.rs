@@ -7,7 +7,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ternion_compute::{CacheUse, CpuExecutor, KvConfig, KvPrecision, LoadedModel, PackedCache};
+use ternion_compute::{
+    CacheUse, CpuExecutor, HeadChoice, KvConfig, KvPrecision, LoadedModel, PackedCache,
+};
 use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
 use ternion_kernel_host::{CacheDir, Kernel};
 use ternion_kernels::team::Team;
@@ -47,6 +49,40 @@ impl Place {
             LoadedModel::load_cached(model, cache, &self.kernel, &self.team, &|_, _| {})
                 .expect("loads");
         (self.logits(loaded), cache_use)
+    }
+
+    /// Logits with a head from the cache, which must be there or, if it is why
+    /// not, is made; or with one that no cache has.
+    fn head(
+        &self,
+        model: &Arc<Model>,
+        choice: HeadChoice,
+        limit: Option<u64>,
+    ) -> (Vec<f32>, HeadUse) {
+        let loaded = LoadedModel::load(model.clone(), None, &self.kernel, &self.team, &|_, _| {});
+        let loaded = loaded.expect("loads");
+        let Some(limit) = limit else {
+            let chosen = loaded.choose_head(choice, &self.team);
+            chosen.expect("a head like others");
+            return (self.logits(loaded), HeadUse::Without);
+        };
+        let cache = PackedCache {
+            dir: &self.cache,
+            limit,
+            model,
+        };
+        let found = loaded.find_head(choice, cache, &self.team);
+        let head_use = if found == Ok(true) {
+            HeadUse::Hit
+        } else {
+            let put = loaded.choose_head_cached(choice, cache, &self.team);
+            HeadUse::Made {
+                rejected: found.err(),
+                put: put.expect("a head like others"),
+            }
+        };
+        assert_eq!(loaded.head(), choice);
+        (self.logits(loaded), head_use)
     }
 
     fn load_without(&self, model: &Arc<Model>) -> Vec<f32> {
@@ -105,6 +141,22 @@ fn path(fixture: &str) -> PathBuf {
 fn open(path: &Path) -> Arc<Model> {
     Arc::new(Model::open(path).expect("a model"))
 }
+
+/// What came of the cache for a head.
+#[derive(Debug, PartialEq)]
+enum HeadUse {
+    Without,
+    Hit,
+    Made {
+        rejected: Option<String>,
+        put: Result<(), String>,
+    },
+}
+
+const MADE: HeadUse = HeadUse::Made {
+    rejected: None,
+    put: Ok(()),
+};
 
 const WRITTEN: CacheUse = CacheUse::Written { rejected: None };
 
@@ -181,12 +233,15 @@ fn other_weights_under_the_same_digest_are_not_mixed_up() {
 
 /// Where the first packed projection begins.
 fn find_trits(safetensors: &[u8]) -> usize {
+    find(safetensors, "layers.0.self_attn.q_proj.weight\"")
+}
+
+/// Where a tensor begins.
+fn find(safetensors: &[u8], name: &str) -> usize {
     let header_len = u64::from_le_bytes(safetensors[..8].try_into().expect("eight bytes"));
     let data = 8 + header_len as usize;
     let header = std::str::from_utf8(&safetensors[8..data]).expect("JSON");
-    let (_, tensor) = header
-        .split_once("layers.0.self_attn.q_proj.weight\"")
-        .expect("there");
+    let (_, tensor) = header.split_once(name).expect("there");
     let (_, offsets) = tensor.split_once("\"data_offsets\":[").expect("there");
     let start: usize = offsets
         .split(',')
@@ -297,4 +352,103 @@ fn a_cache_that_cannot_be_written_costs_nothing_else() {
         assert!(logits == want && !file.exists());
         let _ = fs::remove_file(&unfinished);
     }
+}
+
+#[test]
+fn every_kind_of_head_is_the_same_from_the_cache() {
+    let place = Place::new();
+    let fixtures = [
+        "hf-bitnet/model",
+        "hf-llama/model",
+        "gguf/bitnet-f32.gguf",
+        "gguf/bitnet-q8_0.gguf",
+        "gguf/llama-f16.gguf",
+    ];
+    let choices = [HeadChoice::Int8, HeadChoice::Screened];
+    for fixture in fixtures {
+        let model = open(&path(fixture));
+        for choice in choices {
+            let (want, _) = place.head(&model, choice, None);
+            let (first, made) = place.head(&model, choice, Some(LIMIT));
+            let (second, hit) = place.head(&model, choice, Some(LIMIT));
+            assert_eq!((made, hit), (MADE, HeadUse::Hit), "{fixture}, {choice}");
+            assert!(first == want && second == want, "{fixture}, {choice}");
+        }
+    }
+    assert_eq!(place.files().len(), fixtures.len() * choices.len());
+}
+
+#[test]
+fn a_head_that_is_damaged_or_another_models_is_made_anew() {
+    let place = Place::new();
+    let dir = place.copy("hf-bitnet/model", "changed");
+    let model = open(&dir);
+    let (want, _) = place.head(&model, HeadChoice::Int8, Some(LIMIT));
+    let [file] = &place.files()[..] else {
+        panic!("one file")
+    };
+    let whole = fs::read(file).expect("readable");
+    let rejected = |model: &Arc<Model>| {
+        let (logits, head_use) = place.head(model, HeadChoice::Int8, Some(LIMIT));
+        match head_use {
+            HeadUse::Made {
+                rejected: Some(reason),
+                put: Ok(()),
+            } => (logits, reason),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (at, why) in [
+        (60, "header"),
+        (5000, "damaged"),
+        (whole.len() - 1, "damaged"),
+    ] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(file, &bytes).expect("writable");
+        let (logits, reason) = rejected(&model);
+        assert!(reason.contains(why), "{at}: {reason}");
+        assert!(logits == want);
+        assert!(fs::read(file).expect("readable") == whole);
+    }
+
+    // Another embedding under the same digest.
+    let weights = dir.join("model.safetensors");
+    let mut bytes = fs::read(&weights).expect("readable");
+    let at = find(&bytes, "model.embed_tokens.weight\"");
+    bytes.swap(at, at + 2);
+    fs::write(&weights, &bytes).expect("writable");
+    let mut other = Model::open(&dir).expect("still a model");
+    other.digest = model.digest.clone();
+    let other = Arc::new(other);
+    let (_, reason) = rejected(&other);
+    assert!(reason.contains("are not the model's"), "{reason}");
+    let (_, hit) = place.head(&other, HeadChoice::Int8, Some(LIMIT));
+    assert_eq!(hit, HeadUse::Hit);
+    // Codes of the one with the origin of the other, as if digests had failed.
+    let mut forged = whole;
+    let theirs = fs::read(file).expect("readable");
+    forged[72..136].copy_from_slice(&theirs[72..136]);
+    let digest_of_header = blake3::hash(&forged[40..4096]);
+    forged[8..40].copy_from_slice(digest_of_header.as_bytes());
+    fs::write(file, &forged).expect("writable");
+    let (_, reason) = rejected(&other);
+    assert!(reason.contains("not what the model's becomes"), "{reason}");
+}
+
+#[test]
+fn a_head_that_cannot_be_written_is_used_all_the_same() {
+    let place = Place::new();
+    let model = open(&path("hf-bitnet/model"));
+    let (want, _) = place.head(&model, HeadChoice::Int8, None);
+    let (logits, head_use) = place.head(&model, HeadChoice::Int8, Some(100));
+    let HeadUse::Made {
+        rejected: None,
+        put: Err(reason),
+    } = head_use
+    else {
+        panic!("{head_use:?}")
+    };
+    assert!(reason.contains("and the cache may have 100"), "{reason}");
+    assert!(logits == want && place.files().is_empty());
 }

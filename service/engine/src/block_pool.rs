@@ -1,21 +1,51 @@
-//! KV blocks and who owns them.
+//! KV blocks and who holds them.
+//!
+//! A block may be in several tables, and in the prefix cache besides. Each of
+//! them has a claim on it ([`Held`]), the pool counts the claims, and a block
+//! without one is free. What is in a block that is shared is never written
+//! again: only full blocks are shared, and a sequence writes behind those.
+
+use crate::prefix_cache::{Key, PrefixCache};
 
 /// Index of a KV block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockId(pub u32);
 
-/// The KV blocks one sequence owns, in position order.
+/// A claim on a block.
 ///
-/// Not `Clone`: a block has one owner. [`BlockPool::release`] consumes the
-/// table, and is the only way to give blocks back.
+/// Not `Clone`, and of no use but to be given back to the pool that made it:
+/// whoever drops one has leaked the block.
+#[derive(Debug)]
+pub(crate) struct Held(BlockId);
+
+impl Held {
+    pub(crate) fn id(&self) -> BlockId {
+        self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        debug_assert!(
+            std::thread::panicking(),
+            "leaked a claim on KV block {}",
+            self.0.0,
+        );
+    }
+}
+
+/// The KV blocks one sequence holds, in position order.
+///
+/// [`BlockPool::release`] consumes the table, and is the only way to give
+/// blocks back.
 #[derive(Debug, Default)]
 pub(crate) struct BlockTable {
-    blocks: Vec<BlockId>,
+    blocks: Vec<Held>,
 }
 
 impl BlockTable {
-    pub(crate) fn blocks(&self) -> &[BlockId] {
-        &self.blocks
+    pub(crate) fn blocks(&self) -> impl DoubleEndedIterator<Item = BlockId> {
+        self.blocks.iter().map(Held::id)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -23,22 +53,19 @@ impl BlockTable {
     }
 }
 
-impl Drop for BlockTable {
-    fn drop(&mut self) {
-        debug_assert!(
-            self.blocks.is_empty() || std::thread::panicking(),
-            "leaked {} KV blocks",
-            self.blocks.len(),
-        );
-    }
-}
-
-/// All KV blocks that nobody owns.
+/// All KV blocks.
 #[derive(Debug)]
 pub(crate) struct BlockPool {
-    /// A stack: what was freed last is likeliest to be in a CPU cache.
+    /// Blocks without a claim. A stack: what was freed last is likeliest to be
+    /// in a CPU cache.
     free: Vec<BlockId>,
+    /// Claims on each block: one for each table it is in, and one if it is in
+    /// the prefix cache.
+    claims: Vec<u32>,
+    cache: PrefixCache,
     block_size: usize,
+    /// Blocks that the prefix cache gave up for others.
+    num_evicted: u64,
 }
 
 impl BlockPool {
@@ -46,7 +73,10 @@ impl BlockPool {
         let num_blocks = u32::try_from(num_blocks).expect("Limits::check bounds num_blocks");
         BlockPool {
             free: (0..num_blocks).rev().map(BlockId).collect(),
+            claims: vec![0; num_blocks as usize],
+            cache: PrefixCache::new(num_blocks),
             block_size,
+            num_evicted: 0,
         }
     }
 
@@ -56,33 +86,169 @@ impl BlockPool {
         let missing = num_tokens
             .div_ceil(self.block_size)
             .saturating_sub(table.len());
-        let Some(rest) = self.free.len().checked_sub(missing) else {
+        if missing > self.num_free() {
             return false;
-        };
-        table.blocks.extend(self.free.drain(rest..).rev());
+        }
+        for _ in 0..missing {
+            let block = self.take_free();
+            table.blocks.push(self.claim(block));
+        }
         true
     }
 
+    fn take_free(&mut self) -> BlockId {
+        if self.free.is_empty() {
+            let evicted = self.cache.evict().expect("some block is free or idle");
+            self.num_evicted += 1;
+            self.drop_claim(evicted);
+        }
+        self.free.pop().expect("one was there, or was just evicted")
+    }
+
+    /// Gives back the last block first: see [`PrefixCache`] for why.
     pub(crate) fn release(&mut self, mut table: BlockTable) {
-        self.free.extend(table.blocks.drain(..).rev());
+        while let Some(held) = table.blocks.pop() {
+            self.drop_claim(held);
+        }
     }
 
+    /// Fills an empty table with the blocks that are cached under the first of
+    /// these keys, up to the first one that is not there.
+    pub(crate) fn take_cached(&mut self, table: &mut BlockTable, keys: &[Key]) {
+        assert_eq!(table.len(), 0, "cached blocks are the first of a table");
+        for key in keys {
+            let Some(block) = self.cache.get(key) else {
+                return;
+            };
+            table.blocks.push(self.claim_cached(block));
+        }
+    }
+
+    pub(crate) fn is_cached(&self, key: &Key) -> bool {
+        self.cache.get(key).is_some()
+    }
+
+    /// Puts a full block of a table into the cache. If there is one of the same
+    /// content already, the table gets that instead.
+    pub(crate) fn keep(&mut self, table: &mut BlockTable, place: usize, key: Key) {
+        let held = &mut table.blocks[place];
+        if let Some(block) = self.cache.get(&key) {
+            let other = self.claim_cached(block);
+            let own = std::mem::replace(held, other);
+            self.drop_claim(own);
+        } else {
+            let block = held.id();
+            let held = self.claim(block);
+            self.cache.insert(key, held);
+        }
+    }
+
+    /// Empties the prefix cache. Tables keep what they hold.
+    pub(crate) fn forget_all(&mut self) {
+        for held in self.cache.clear() {
+            self.drop_claim(held);
+        }
+    }
+
+    fn claim(&mut self, block: BlockId) -> Held {
+        self.claims[block.0 as usize] += 1;
+        Held(block)
+    }
+
+    fn claim_cached(&mut self, block: BlockId) -> Held {
+        if self.num_tables(block) == 0 {
+            self.cache.is_used(block);
+        }
+        self.claim(block)
+    }
+
+    fn drop_claim(&mut self, held: Held) {
+        let block = held.0;
+        std::mem::forget(held);
+        let claims = &mut self.claims[block.0 as usize];
+        *claims -= 1;
+        match *claims {
+            0 => self.free.push(block),
+            1 if self.cache.holds(block) => self.cache.idles(block),
+            _ => {}
+        }
+    }
+
+    /// Tables that a block is in.
+    pub(crate) fn num_tables(&self, block: BlockId) -> u32 {
+        let cached = u32::from(self.cache.holds(block));
+        self.claims[block.0 as usize] - cached
+    }
+
+    /// Blocks that are in no table: those that nobody holds, and those that
+    /// the prefix cache gives up as soon as they are needed.
     pub(crate) fn num_free(&self) -> usize {
-        self.free.len()
+        self.free.len() + self.cache.num_idle()
     }
 
-    #[cfg(test)]
-    pub(crate) fn free(&self) -> &[BlockId] {
-        &self.free
+    /// Blocks in the prefix cache, whether they are in tables or not.
+    pub(crate) fn num_kept(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Blocks that the prefix cache has given up for others so far.
+    pub(crate) fn num_evicted(&self) -> u64 {
+        self.num_evicted
+    }
+}
+
+impl Drop for BlockPool {
+    fn drop(&mut self) {
+        self.forget_all();
+    }
+}
+
+#[cfg(test)]
+impl BlockPool {
+    /// How many of the first keys have blocks in the cache.
+    pub(crate) fn num_cached(&self, keys: &[Key]) -> usize {
+        keys.iter().take_while(|key| self.is_cached(key)).count()
+    }
+
+    /// Panics unless every block's claims are these tables' and the cache's,
+    /// and it is free without any and idle with the cache's alone.
+    pub(crate) fn check<'a>(&self, tables: impl Iterator<Item = &'a BlockTable>) {
+        let mut in_tables = vec![0; self.claims.len()];
+        for block in tables.flat_map(BlockTable::blocks) {
+            in_tables[block.0 as usize] += 1;
+        }
+        let mut claims = in_tables.clone();
+        for block in self.cache.blocks() {
+            assert!(self.cache.holds(block));
+            claims[block.0 as usize] += 1;
+        }
+        assert_eq!(claims, self.claims);
+        let mut is_free = vec![false; self.claims.len()];
+        for block in &self.free {
+            let is_free = &mut is_free[block.0 as usize];
+            assert!(!std::mem::replace(is_free, true), "{block:?} is free twice");
+        }
+        for (block, claims) in claims.iter().enumerate() {
+            assert_eq!(is_free[block], *claims == 0, "block {block}");
+        }
+        let held = in_tables.iter().filter(|tables| **tables > 0).count();
+        assert_eq!(self.num_free() + held, self.claims.len());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prefix_cache::Chain;
 
     fn ids(table: &BlockTable) -> Vec<u32> {
-        table.blocks().iter().map(|block| block.0).collect()
+        table.blocks().map(|block| block.0).collect()
+    }
+
+    fn keys(tokens: &[u32]) -> Vec<Key> {
+        let mut chain = Chain::new(0);
+        chain.extend(tokens, 2);
+        chain.keys().to_vec()
     }
 
     #[test]
@@ -114,8 +280,71 @@ mod tests {
     }
 
     #[test]
+    fn a_kept_block_outlives_its_table_until_others_need_it() {
+        let mut pool = BlockPool::new(4, 2);
+        let keys = keys(&[1, 2, 3, 4]);
+        let mut a = BlockTable::default();
+        assert!(pool.grow(&mut a, 4));
+        (0..2).for_each(|place| pool.keep(&mut a, place, keys[place]));
+        pool.release(a);
+        assert_eq!((pool.num_free(), pool.num_kept()), (4, 2));
+        pool.check([].into_iter());
+
+        let mut b = BlockTable::default();
+        pool.take_cached(&mut b, &keys);
+        assert_eq!((ids(&b), pool.num_free()), (vec![0, 1], 2));
+        let mut c = BlockTable::default();
+        pool.take_cached(&mut c, &keys[..1]);
+        assert_eq!((ids(&c), pool.num_free()), (vec![0], 2));
+        pool.check([&b, &c].into_iter());
+        // What is in tables is not given up.
+        assert!(!pool.grow(&mut c, 8));
+        pool.release(b);
+        // The end of a chain goes before its beginning.
+        assert!(pool.grow(&mut c, 8));
+        assert_eq!((pool.num_kept(), pool.num_evicted()), (1, 1));
+        assert_eq!(pool.num_cached(&keys), 1);
+        pool.check([&c].into_iter());
+        pool.release(c);
+    }
+
+    #[test]
+    fn one_content_is_kept_once() {
+        let mut pool = BlockPool::new(4, 2);
+        let keys = keys(&[1, 2]);
+        let (mut a, mut b) = (BlockTable::default(), BlockTable::default());
+        assert!(pool.grow(&mut a, 2) && pool.grow(&mut b, 2));
+        pool.keep(&mut a, 0, keys[0]);
+        pool.keep(&mut b, 0, keys[0]);
+        assert_eq!((ids(&a), ids(&b)), (vec![0], vec![0]));
+        assert_eq!(pool.num_free(), 3);
+        pool.check([&a, &b].into_iter());
+        pool.release(a);
+        pool.check([&b].into_iter());
+        pool.release(b);
+        pool.check([].into_iter());
+    }
+
+    #[test]
+    fn forgetting_leaves_tables_what_they_hold() {
+        let mut pool = BlockPool::new(4, 2);
+        let keys = keys(&[1, 2, 3, 4]);
+        let mut a = BlockTable::default();
+        assert!(pool.grow(&mut a, 4));
+        (0..2).for_each(|place| pool.keep(&mut a, place, keys[place]));
+        pool.release(a);
+        let mut b = BlockTable::default();
+        pool.take_cached(&mut b, &keys[..1]);
+        pool.forget_all();
+        assert_eq!((pool.num_kept(), pool.num_free()), (0, 3));
+        pool.check([&b].into_iter());
+        pool.release(b);
+        assert_eq!(pool.num_free(), 4);
+    }
+
+    #[test]
     #[cfg(debug_assertions)]
-    #[should_panic(expected = "leaked 2 KV blocks")]
+    #[should_panic(expected = "leaked a claim on KV block 0")]
     fn a_table_must_not_be_dropped_with_blocks() {
         let mut table = BlockTable::default();
         assert!(BlockPool::new(2, 1).grow(&mut table, 2));

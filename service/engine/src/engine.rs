@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::forecast::AnswerLength;
+use crate::lifecycle::State;
+use crate::ranking::Rank;
 use crate::sampling::Sampler;
 use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
 use crate::{
-    Batch, Event, Executor, ExecutorError, FinishReason, Limits, Logits, Request, Row, SequenceId,
-    Span, StepReport, SubmitError, Time, Vocabulary, Wanted,
+    Ahead, Batch, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits, Request,
+    Row, SequenceId, Span, StepReport, SubmitError, Time, Vocabulary, Wanted,
 };
 
 /// Takes requests, and runs them a step at a time.
@@ -21,6 +24,9 @@ pub struct Engine {
     num_tokens: usize,
     scheduler: Scheduler,
     deadlines: BTreeSet<(Time, SequenceId)>,
+    /// Of the prompts of sequences that were not started.
+    num_queued_tokens: usize,
+    answers: AnswerLength,
     next_id: u64,
     sampler: Sampler,
     /// Endings that no step has told of yet.
@@ -47,6 +53,8 @@ impl Engine {
             vocabulary,
             scheduler: Scheduler::new(limits),
             deadlines: BTreeSet::new(),
+            num_queued_tokens: 0,
+            answers: AnswerLength::new(),
             next_id: 0,
             sampler: Sampler::default(),
             untold: Vec::new(),
@@ -66,14 +74,67 @@ impl Engine {
         if queued >= limit {
             return Err(SubmitError::QueueFull { queued, limit });
         }
+        let (asked, limit) = (request.prompt.len(), self.limits.max_queued_tokens);
+        let queued = self.num_queued_tokens;
+        if queued > 0 && queued.saturating_add(asked) > limit {
+            return Err(SubmitError::TokensQueued {
+                queued,
+                asked,
+                limit,
+            });
+        }
+        self.scheduler.enter(request.share);
         let id = SequenceId(self.next_id);
+        self.check_deadline(id, &request, now)?;
         self.next_id += 1;
+        self.num_queued_tokens += asked;
         let deadline = request.deadline.map(|deadline| (deadline, id));
         self.deadlines.extend(deadline);
         let acceptance = self.scheduler.drafting.acceptance();
         self.scheduler
             .insert(Sequence::new(id, request, acceptance, now));
         Ok(id)
+    }
+
+    /// Whether its first token can come in time. Forecasts being what they are,
+    /// one that may take twice as long as there is is tried.
+    fn check_deadline(
+        &mut self,
+        id: SequenceId,
+        request: &Request,
+        now: Time,
+    ) -> Result<(), SubmitError> {
+        let forecast = self.forecast();
+        let Some(deadline) = request.deadline.filter(|_| forecast.is_founded()) else {
+            return Ok(());
+        };
+        let rank = Rank::new(request.priority, id, request.share.tenant);
+        let tokens = request.prompt.len();
+        let ahead = self.scheduler.ahead_of(rank, tokens);
+        let expected = forecast.wait(ahead) + forecast.prefill(tokens);
+        let left = deadline.saturating_sub(now);
+        match expected / 2 > left {
+            true => Err(SubmitError::DeadlineUnreachable { expected, left }),
+            false => Ok(()),
+        }
+    }
+
+    /// How fast those that wait get on.
+    pub fn forecast(&self) -> Forecast {
+        self.scheduler.forecast(&self.answers)
+    }
+
+    /// What is ahead of a sequence, if it waits.
+    pub fn ahead(&mut self, id: SequenceId) -> Option<Ahead> {
+        let sequence = self.scheduler.get_mut(id)?;
+        let (rank, tokens) = (sequence.rank, sequence.gap());
+        let waits = sequence.state == State::Waiting;
+        waits.then(|| self.scheduler.ahead_of(rank, tokens))
+    }
+
+    /// Tells what is ahead of each sequence that waits and was not started.
+    pub fn each_waiting(&mut self, tell: impl FnMut(SequenceId, Ahead)) {
+        self.scheduler.each_waiting(tell);
     }
 
     /// Ends a sequence and frees its pages now; its `Finished` comes with the
@@ -116,6 +177,7 @@ impl Engine {
         executor: &mut E,
         events: &mut Vec<Event>,
     ) -> &StepReport {
+        let evicted_before = self.scheduler.num_evicted_blocks();
         let begin = now();
         self.plan(begin, events);
         if !self.batch.spans.is_empty() {
@@ -128,7 +190,9 @@ impl Engine {
             self.conclude(end, logits, events);
         }
         let (report, scheduler) = (&mut self.report, &self.scheduler);
+        report.num_evicted = (scheduler.num_evicted_blocks() - evicted_before) as usize;
         report.num_free_blocks = scheduler.num_free_blocks();
+        report.num_kept_blocks = scheduler.num_kept_blocks();
         report.num_running = scheduler.num_running();
         report.num_waiting = scheduler.num_waiting();
         report.num_parked = scheduler.num_parked();
@@ -162,10 +226,10 @@ impl Engine {
         batch.clear();
         for &(id, len) in &self.report.scheduled {
             let sequence = self.scheduler.get_mut(id).expect("it was just scheduled");
-            if sequence.start(now) {
+            if sequence.start(now, self.limits.block_size) {
+                self.num_queued_tokens -= sequence.num_prompt_tokens();
                 events.push(Event::Started { id, at: now });
             }
-            let blocks = sequence.blocks.blocks();
             let needed = (sequence.num_computed_tokens + len).div_ceil(self.limits.block_size);
             let drafted = sequence.draft.map_or(0, |draft| draft.len);
             let known = len - drafted;
@@ -183,7 +247,8 @@ impl Engine {
             });
             batch.tokens.extend_from_slice(sequence.next_tokens(known));
             batch.tokens.extend(sequence.drafted());
-            batch.block_tables.extend_from_slice(&blocks[..needed]);
+            let blocks = sequence.blocks.blocks();
+            batch.block_tables.extend(blocks.take(needed));
         }
         self.report.num_tokens = batch.tokens.len();
         self.report.num_sampled = batch.num_logits() - self.report.num_drafted;
@@ -212,8 +277,10 @@ impl Engine {
         }
     }
 
-    /// What a step took that did nothing but decode.
     fn learn_time(&mut self, took: Time) {
+        self.scheduler
+            .learn_cost(&self.batch.spans, took, &self.report);
+        // Whether guesses pay is seen where a step did nothing but decode.
         let (report, sequences) = (&self.report, self.batch.spans.len());
         if report.num_tokens == sequences + report.num_drafted {
             let drafting = &mut self.scheduler.drafting;
@@ -252,6 +319,7 @@ impl Engine {
             first_row = rows.end;
             let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
             sequence.num_computed_tokens += span.len - rows.len().saturating_sub(1);
+            self.scheduler.keep_computed(id);
             self.sample_along(id, rows.map(|row| logits.row(row)), now, events);
         }
     }
@@ -338,6 +406,9 @@ impl Engine {
     /// Ends a sequence within a step.
     fn finish(&mut self, id: SequenceId, reason: FinishReason, now: Time, events: &mut Vec<Event>) {
         self.report.finished.push((id, reason.clone()));
+        if let FinishReason::Failed { .. } = reason {
+            self.scheduler.distrust_pages();
+        }
         events.extend(self.end(id, reason, now));
     }
 
@@ -347,6 +418,12 @@ impl Engine {
         let sequence = self.scheduler.finish(id)?;
         if let Some(deadline) = sequence.deadline {
             self.deadlines.remove(&(deadline, id));
+        }
+        if !sequence.is_started() {
+            self.num_queued_tokens -= sequence.num_prompt_tokens();
+        }
+        if reason.is_natural() {
+            self.answers.learn(sequence.num_generated());
         }
         Some(sequence.finished(reason, now))
     }
@@ -372,14 +449,25 @@ impl Engine {
         self.scheduler.num_waiting()
     }
 
+    /// Tokens of the prompts of sequences that were not started.
+    pub fn num_queued_tokens(&self) -> usize {
+        self.num_queued_tokens
+    }
+
     /// Sequences whose readers have no room.
     pub fn num_parked(&self) -> usize {
         self.scheduler.num_parked()
     }
 
-    /// Blocks nobody holds.
+    /// Blocks that no sequence holds. The prefix cache may: it gives them up as
+    /// they are needed.
     pub fn num_free_blocks(&self) -> usize {
         self.scheduler.num_free_blocks()
+    }
+
+    /// Blocks in the prefix cache, be they free in this sense or not.
+    pub fn num_kept_blocks(&self) -> usize {
+        self.scheduler.num_kept_blocks()
     }
 
     /// Blocks of the pool.
@@ -390,6 +478,11 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn check(&self) {
         self.scheduler.check();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting_of(&self, tenant: u32) -> usize {
+        self.scheduler.waiting_of(tenant)
     }
 
     #[cfg(test)]

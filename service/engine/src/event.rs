@@ -93,6 +93,21 @@ pub enum FinishReason {
     },
 }
 
+impl FinishReason {
+    /// Whether it ended by what was generated.
+    pub(crate) fn is_natural(&self) -> bool {
+        match self {
+            FinishReason::Length
+            | FinishReason::EndOfSequence { .. }
+            | FinishReason::StopToken { .. }
+            | FinishReason::StopString { .. } => true,
+            FinishReason::Cancelled
+            | FinishReason::DeadlineExceeded
+            | FinishReason::Failed { .. } => false,
+        }
+    }
+}
+
 /// Tokens of a sequence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -101,7 +116,8 @@ pub struct Usage {
     /// Tokens generated, an ending token included.
     pub completion_tokens: usize,
     /// Tokens of the prompt whose keys and values another sequence had
-    /// computed. There is no sharing yet, so 0.
+    /// computed when this one first ran. See
+    /// [`Request::salt`](crate::Request::salt).
     pub cached_tokens: usize,
 }
 

@@ -3,10 +3,13 @@
 use crate::block_pool::BlockTable;
 use crate::drafting::{Acceptance, Draft};
 use crate::lifecycle::State;
+use crate::prefix_cache::Chain;
 use crate::ranking::Rank;
 use crate::sampling::Choice;
 use crate::stop::StopMatcher;
-use crate::{Event, FinishReason, Request, Sampling, Stopping, Time, Timings, Usage, Vocabulary};
+use crate::{
+    Event, FinishReason, Request, Sampling, StepReport, Stopping, Time, Timings, Usage, Vocabulary,
+};
 
 /// Names a sequence for the life of an engine. Later ones compare greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +25,8 @@ pub(crate) struct Sequence {
     pub(crate) state: State,
     /// Empty unless the state [has blocks](State::has_blocks).
     pub(crate) blocks: BlockTable,
+    /// What its blocks are known by to those it shares with, if it does.
+    pub(crate) chain: Option<Chain>,
     /// How many of the tokens have keys and values in the blocks.
     pub(crate) num_computed_tokens: usize,
     pub(crate) num_preemptions: u32,
@@ -32,6 +37,8 @@ pub(crate) struct Sequence {
     /// The prompt, then what was generated.
     tokens: Vec<u32>,
     num_prompt_tokens: usize,
+    /// Tokens of the prompt that others had computed when it first ran.
+    num_cached_tokens: usize,
     sampling: Sampling,
     stopping: Stopping,
     text: Text,
@@ -57,16 +64,18 @@ impl Sequence {
     ) -> Sequence {
         let mut stopping = request.stopping;
         Sequence {
-            rank: Rank::new(request.priority, id),
+            rank: Rank::new(request.priority, id, request.share.tenant),
             deadline: request.deadline,
             credit: request.credit,
             state: State::Waiting,
             blocks: BlockTable::default(),
+            chain: request.salt.map(Chain::new),
             num_computed_tokens: 0,
             num_preemptions: 0,
             acceptance,
             draft: None,
             num_prompt_tokens: request.prompt.len(),
+            num_cached_tokens: 0,
             tokens: request.prompt,
             sampling: request.sampling,
             text: Text {
@@ -92,6 +101,32 @@ impl Sequence {
     /// least 1.
     pub(crate) fn gap(&self) -> usize {
         self.tokens.len() - self.num_computed_tokens
+    }
+
+    /// Names its full blocks, those of tokens that are not computed yet as well.
+    pub(crate) fn name_blocks(&mut self, block_size: usize) {
+        if let Some(chain) = &mut self.chain {
+            chain.extend(&self.tokens, block_size);
+        }
+    }
+
+    /// How many blocks another sequence may have computed for it: not the one
+    /// of its last token.
+    pub(crate) fn num_shareable_blocks(&self, block_size: usize) -> usize {
+        (self.tokens.len() - 1) / block_size
+    }
+
+    /// Notes what of its tokens it need not compute, as it is admitted.
+    pub(crate) fn tell_cached(&mut self, report: &mut StepReport) {
+        let cached = self.num_computed_tokens;
+        if self.started.is_some() {
+            report.num_resumed += cached;
+        } else {
+            self.num_cached_tokens = cached;
+            report.num_prompt += self.num_prompt_tokens;
+            report.num_cached += cached;
+            report.num_hits += usize::from(cached > 0);
+        }
     }
 
     /// The next `len` tokens to compute.
@@ -121,19 +156,31 @@ impl Sequence {
         Some(self.draft?.guess(n, &self.tokens))
     }
 
-    fn num_generated(&self) -> usize {
+    pub(crate) fn num_generated(&self) -> usize {
         self.tokens.len() - self.num_prompt_tokens
     }
 
     /// Notes the first time it is part of a step; false if it was before.
-    pub(crate) fn start(&mut self, now: Time) -> bool {
+    pub(crate) fn start(&mut self, now: Time, block_size: usize) -> bool {
         let first = self.started.is_none();
         if first {
             self.started = Some(now);
-            // The only growth its tokens will ever need.
+            // The only growth its tokens and their blocks will ever need.
             self.tokens.reserve_exact(self.stopping.max_tokens);
+            if let Some(chain) = &mut self.chain {
+                chain.reserve(self.tokens.capacity() / block_size);
+            }
         }
         first
+    }
+
+    /// Whether it ever was part of a step.
+    pub(crate) fn is_started(&self) -> bool {
+        self.started.is_some()
+    }
+
+    pub(crate) fn num_prompt_tokens(&self) -> usize {
+        self.num_prompt_tokens
     }
 
     /// What the choice of its next token depends on.
@@ -202,7 +249,7 @@ impl Sequence {
             usage: Usage {
                 prompt_tokens: self.num_prompt_tokens,
                 completion_tokens: self.num_generated(),
-                cached_tokens: 0,
+                cached_tokens: self.num_cached_tokens,
             },
             timings: self.timings(now),
         }

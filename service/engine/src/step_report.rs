@@ -22,8 +22,22 @@ pub struct StepReport {
     pub num_drafted: usize,
     /// Those of them that came true.
     pub num_accepted: usize,
-    /// Blocks free after the step.
+    /// Tokens of the prompts that were begun in the step.
+    pub num_prompt: usize,
+    /// Those of them that were in the prefix cache.
+    pub num_cached: usize,
+    /// Sequences of which some were.
+    pub num_hits: usize,
+    /// Tokens that preempted sequences found in the prefix cache when they
+    /// came back.
+    pub num_resumed: usize,
+    /// Blocks that the prefix cache gave up to sequences.
+    pub num_evicted: usize,
+    /// Blocks after the step that no sequence holds. The prefix cache may.
     pub num_free_blocks: usize,
+    /// Blocks after the step that are in the prefix cache, be they free in this
+    /// sense or not.
+    pub num_kept_blocks: usize,
     /// Sequences running after the step.
     pub num_running: usize,
     /// Sequences waiting for pages or a place in the batch after the step.
@@ -41,5 +55,9 @@ impl StepReport {
         self.finished.clear();
         self.num_drafted = 0;
         self.num_accepted = 0;
+        self.num_prompt = 0;
+        self.num_cached = 0;
+        self.num_hits = 0;
+        self.num_resumed = 0;
     }
 }

@@ -1,4 +1,8 @@
+use std::ops::Range;
+
 use half::{bf16, f16};
+
+use crate::mapped::FileBytes;
 
 /// How the numbers of a matrix that is not ternary are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +104,8 @@ pub struct DenseMatrix<'a> {
     format: DenseFormat,
     row_bytes: usize,
     bytes: &'a [u8],
+    /// The file that the bytes are of, and where they begin in it.
+    file: Option<(&'a FileBytes, usize)>,
 }
 
 impl<'a> DenseMatrix<'a> {
@@ -117,6 +123,22 @@ impl<'a> DenseMatrix<'a> {
             format,
             row_bytes,
             bytes,
+            file: None,
+        })
+    }
+
+    /// Likewise, of the bytes of a file.
+    pub(crate) fn in_file(
+        rows: usize,
+        cols: usize,
+        format: DenseFormat,
+        file: &'a FileBytes,
+        range: Range<usize>,
+    ) -> Option<DenseMatrix<'a>> {
+        let matrix = DenseMatrix::new(rows, cols, format, &file[range.clone()])?;
+        Some(DenseMatrix {
+            file: Some((file, range.start)),
+            ..matrix
         })
     }
 
@@ -147,14 +169,44 @@ impl<'a> DenseMatrix<'a> {
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 
+    /// The same, read to `memory` if they are a mapped file's, whose pages then don't become part of this process's
+    /// memory: for who looks at few rows of a large matrix, or once at all.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row.
+    pub fn read_row<'b>(&self, row: usize, memory: &'b mut Vec<u8>) -> &'b [u8]
+    where
+        'a: 'b,
+    {
+        let stored = self.row(row);
+        let Some((file, start)) = self.file else {
+            return stored;
+        };
+        memory.resize(stored.len(), 0);
+        let first = start + row * self.row_bytes;
+        file.read_into(first..first + stored.len(), memory);
+        memory
+    }
+
+    /// Decodes a row that has been read.
+    ///
+    /// # Panics
+    ///
+    /// If `stored` or `out` is not one row long.
+    pub fn decode_row(&self, stored: &[u8], out: &mut [f32]) {
+        assert_eq!(stored.len(), self.row_bytes, "bytes of a row");
+        assert_eq!(out.len(), self.cols, "a row has {} columns", self.cols);
+        self.format.decode(stored, out);
+    }
+
     /// Decodes row `row`.
     ///
     /// # Panics
     ///
     /// If there is no such row or `out` is not one row long.
     pub fn row_into(&self, row: usize, out: &mut [f32]) {
-        assert_eq!(out.len(), self.cols, "a row has {} columns", self.cols);
-        self.format.decode(self.row(row), out);
+        self.decode_row(self.row(row), out);
     }
 }
 

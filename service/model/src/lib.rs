@@ -45,7 +45,7 @@ pub use dense::{DenseFormat, DenseMatrix};
 pub use error::ModelError;
 pub use generation::GenerationDefaults;
 pub use gguf::GgufError;
-pub use model::{Model, Reference};
+pub use model::{Model, Outline, Reference};
 pub use safetensors::SafetensorsError;
 pub use ternary::TernaryMatrix;
 pub use text_stream::TextStream;

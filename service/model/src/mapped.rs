@@ -1,6 +1,6 @@
 use std::{
     fs::{File, Metadata},
-    ops::Deref,
+    ops::{Deref, Range},
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -11,7 +11,11 @@ use crate::ModelError;
 
 /// The bytes of a weights file: mapped from disk, or part of the program.
 pub(crate) enum FileBytes {
-    Mapped { map: Mmap, stamp: Option<Stamp> },
+    Mapped {
+        map: Mmap,
+        file: File,
+        stamp: Option<Stamp>,
+    },
     Embedded(&'static [u8]),
 }
 
@@ -30,7 +34,46 @@ impl FileBytes {
         // model in place while it is served is asked of the operator: models are replaced by
         // renaming a new file over the old one, which leaves the mapped one alone.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(FileBytes::Mapped { map, stamp })
+        Ok(FileBytes::Mapped { map, file, stamp })
+    }
+
+    /// Copies bytes of a file without making their pages part of this process's memory, as a look at the mapping does,
+    /// with fifteen neighbours each. What can't be read is in the mapping all the same.
+    ///
+    /// # Panics
+    ///
+    /// If there are no such bytes, or not as many as `out` has.
+    pub(crate) fn read_into(&self, range: Range<usize>, out: &mut [u8]) {
+        let bytes = &self[range.clone()];
+        assert_eq!(bytes.len(), out.len());
+        #[cfg(unix)]
+        if let FileBytes::Mapped { file, .. } = self
+            && std::os::unix::fs::FileExt::read_exact_at(file, out, range.start as u64).is_ok()
+        {
+            return;
+        }
+        out.copy_from_slice(bytes);
+    }
+
+    /// Gives the pages of a range back to the system, which has them in the file: they come again when they are looked
+    /// at.
+    pub(crate) fn give_back(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let FileBytes::Mapped { map, .. } = self {
+            let bytes = &self[range.clone()];
+            // SAFETY: of a private mapping that nobody writes to, pages that are dropped are read from the file again at
+            // the next look. They are then what they were, as the file stays as it is: the mapping itself asks for
+            // that. The range was just seen to lie in it.
+            let advised = unsafe {
+                map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    range.start,
+                    bytes.len(),
+                )
+            };
+            // Then they stay, which is no error either.
+            let _ = advised;
+        }
     }
 
     /// `None` if what is read is not known to be what the stamp will be found with.
@@ -103,3 +146,6 @@ impl std::fmt::Debug for FileBytes {
         write!(f, "{kind}({} bytes)", self.len())
     }
 }
+
+#[cfg(test)]
+mod tests;

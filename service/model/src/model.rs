@@ -21,6 +21,13 @@ pub struct Model {
     pub weights: Weights,
 }
 
+/// What is known of a model before its tokenizer and its weights are.
+#[derive(Clone, Debug)]
+pub struct Outline {
+    pub reference: Reference,
+    pub architecture: Architecture,
+}
+
 /// The implementation that a model's files are made for. They round in
 /// different places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +46,12 @@ pub enum Reference {
 impl Model {
     /// Opens a Hugging Face directory or a GGUF file; which of them is found by looking.
     pub fn open(path: &Path) -> Result<Model, ModelError> {
+        Model::open_telling(path, &mut |_| {})
+    }
+
+    /// The same, telling what is known first: a large tokenizer is most of the work, and what doesn't depend on it need
+    /// not wait for it. The model may still turn out to be none.
+    pub fn open_telling(path: &Path, tell: &mut dyn FnMut(Outline)) -> Result<Model, ModelError> {
         let not_a_model = || ModelError::NotAModel {
             path: path.to_owned(),
         };
@@ -47,7 +60,7 @@ impl Model {
             if !directory.contains("config.json") {
                 return Err(not_a_model());
             }
-            return hf::open(&stem(path), &directory);
+            return hf::open(&stem(path), &directory, tell);
         }
         let io = |source| ModelError::Io {
             path: path.to_owned(),
@@ -59,12 +72,21 @@ impl Model {
         if magic != gguf::MAGIC {
             return Err(not_a_model());
         }
-        gguf::open(path, &stem(path))
+        gguf::open(path, &stem(path), tell)
     }
 
     /// Opens a Hugging Face directory that is part of the program, given as names and contents.
     pub fn from_files(name: &str, files: &[(&str, &'static [u8])]) -> Result<Model, ModelError> {
-        hf::open(name, &hf::Directory::Embedded(files))
+        Model::from_files_telling(name, files, &mut |_| {})
+    }
+
+    /// The same, telling what is known first.
+    pub fn from_files_telling(
+        name: &str,
+        files: &[(&str, &'static [u8])],
+        tell: &mut dyn FnMut(Outline),
+    ) -> Result<Model, ModelError> {
+        hf::open(name, &hf::Directory::Embedded(files), tell)
     }
 
     /// The ids of a conversation, ready for the model to answer.

@@ -118,6 +118,24 @@ impl Weights {
         stored.digest(&self.files[stored.file])
     }
 
+    /// Gives the memory of a projection's stored weights back to the system; they are read again when they are looked
+    /// at.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such layer.
+    pub fn give_back_ternary(&self, layer: usize, projection: Projection) {
+        let stored = &self.layers[layer].projections[projection as usize];
+        self.files[stored.file].give_back(stored.bytes.clone());
+    }
+
+    /// The same for all there is in the files.
+    pub fn give_back(&self) {
+        for file in &self.files {
+            file.give_back(0..file.len());
+        }
+    }
+
     /// Names the files as they were when they were opened, without a look at their bytes: as long as they are where they
     /// were, have their lengths and were not written to, they have this stamp. `None` for weights that lie in no file,
     /// and for files so new that they could be written again with no trace of it.
@@ -169,8 +187,8 @@ pub(crate) struct StoredDense {
 
 impl StoredDense {
     fn matrix<'a>(&self, files: &'a [FileBytes]) -> DenseMatrix<'a> {
-        let bytes = &files[self.file][self.bytes.clone()];
-        DenseMatrix::new(self.rows, self.cols, self.format, bytes)
+        let (file, bytes) = (&files[self.file], self.bytes.clone());
+        DenseMatrix::in_file(self.rows, self.cols, self.format, file, bytes)
             .expect("the size was checked when the file was opened")
     }
 }

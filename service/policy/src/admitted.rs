@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{account::Reservation, tenant_id::TenantId, ticket::Slot};
+use crate::{account::Reservation, cache_salt::CacheSalt, tenant_id::TenantId, ticket::Slot};
 
 /// Proof that a caller was authenticated and its quota reserved.
 ///
@@ -19,6 +19,7 @@ use crate::{account::Reservation, tenant_id::TenantId, ticket::Slot};
 pub struct Admitted {
     slot: Slot,
     reservation: Reservation,
+    cache_salt: CacheSalt,
     prompt_tokens: u64,
     started: bool,
     output_tokens: u64,
@@ -26,10 +27,16 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    pub(crate) fn new(slot: Slot, prompt_tokens: u64, reservation: Reservation) -> Admitted {
+    pub(crate) fn new(
+        slot: Slot,
+        prompt_tokens: u64,
+        reservation: Reservation,
+        cache_salt: CacheSalt,
+    ) -> Admitted {
         Admitted {
             slot,
             reservation,
+            cache_salt,
             prompt_tokens,
             started: false,
             output_tokens: 0,
@@ -40,6 +47,24 @@ impl Admitted {
     /// Whose request it is.
     pub fn tenant(&self) -> &TenantId {
         self.slot.account.tenant()
+    }
+
+    /// Tells the tenant apart from others, below 65536: for whoever shares
+    /// out service and has no use for names.
+    pub fn tenant_number(&self) -> u32 {
+        self.slot.account.number()
+    }
+
+    /// How much service its tenant gets, in relation to others.
+    pub fn weight(&self) -> u32 {
+        self.slot.account.weight()
+    }
+
+    /// What its request has in common with those that may use what is computed
+    /// of its prompt, and whose it may use: those of its tenant, and of all
+    /// tenants of its `cache_group` if it has one. With others it has not.
+    pub fn cache_salt(&self) -> u128 {
+        self.cache_salt.0
     }
 
     /// Tokens that may be generated.

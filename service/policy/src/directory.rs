@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     account::Account,
+    cache_salt::CacheSalt,
     caller::{Caller, Identity},
     credential::{Credential, Unauthenticated},
     key_hash::KeyHash,
@@ -30,6 +31,7 @@ pub(crate) struct Directory {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) account: Arc<Account>,
+    pub(crate) cache_salt: CacheSalt,
     roles: Roles,
 }
 
@@ -44,7 +46,8 @@ impl Directory {
     pub(crate) fn open() -> Directory {
         let tenant = TenantId::anonymous();
         let member = Member {
-            account: Arc::new(Account::new(tenant.clone(), Limits::default())),
+            account: Arc::new(Account::new(tenant.clone(), 0, Limits::default(), 1)),
+            cache_salt: CacheSalt::of(&tenant, None),
             roles: Roles::ALL,
         };
         Directory {
@@ -73,7 +76,13 @@ impl Directory {
             for san in tenant.sans {
                 directory.sans.insert(san, id.clone());
             }
-            directory.members.insert(id, Member { account, roles });
+            let cache_salt = CacheSalt::of(&id, tenant.cache_group.as_ref());
+            let member = Member {
+                account,
+                cache_salt,
+                roles,
+            };
+            directory.members.insert(id, member);
         }
         directory
     }

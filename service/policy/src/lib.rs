@@ -79,6 +79,7 @@
 
 mod account;
 mod admitted;
+mod cache_salt;
 mod caller;
 mod credential;
 mod directory;

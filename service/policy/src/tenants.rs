@@ -14,6 +14,8 @@ use crate::{
 /// [[tenants]]
 /// name = "acme"                 # 1 to 64 of a-z, 0-9 and -
 /// roles = ["inference"]         # of inference (the default) and admin
+/// weight = 2                    # share of service when all want more; 1 by default
+/// cache_group = "emea"          # shares its prefix cache with the tenants of that group
 ///
 /// [[tenants.keys]]
 /// id = "2026-11"                # shown in logs
@@ -36,9 +38,12 @@ pub struct Tenants(Vec<Tenant>);
 pub(crate) struct Tenant {
     pub(crate) id: TenantId,
     pub(crate) roles: Roles,
+    /// Tenants of a group share what is computed of their prompts.
+    pub(crate) cache_group: Option<TenantId>,
     pub(crate) keys: Vec<Key>,
     pub(crate) sans: Vec<San>,
     pub(crate) limits: Limits,
+    pub(crate) weight: u32,
 }
 
 #[derive(Debug, Clone)]

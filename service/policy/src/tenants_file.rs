@@ -22,6 +22,8 @@ const MAX_KEYS: usize = 64;
 const MAX_CERTIFICATES: usize = 64;
 const MAX_KEY_ID: usize = 64;
 const MAX_ROLES: usize = Role::ALL.len();
+/// Beyond that a tenant is to have it all.
+const MAX_WEIGHT: u64 = 1000;
 
 pub(crate) fn parse(text: &str) -> Result<Vec<Tenant>, TenantsError> {
     let mut mistakes = Mistakes::in_text(text);
@@ -91,10 +93,19 @@ impl<'m, 't> Reader<'m, 't> {
     }
 
     fn tenant(&mut self, node: &Node<'_>) -> Option<Tenant> {
-        let known = ["name", "roles", "keys", "certificates", "limits"];
+        let known = [
+            "name",
+            "roles",
+            "cache_group",
+            "keys",
+            "certificates",
+            "weight",
+            "limits",
+        ];
         let table = node.table(&known, self.mistakes)?;
         let id = self.name(&table);
         let roles = self.roles(&table);
+        let cache_group = self.cache_group(&table);
         let keys = self.keys(&table);
         let sans = self.certificates(&table);
         if table.get("keys").is_none() && table.get("certificates").is_none() {
@@ -104,8 +115,10 @@ impl<'m, 't> Reader<'m, 't> {
         Some(Tenant {
             id: id?,
             roles: roles?,
+            cache_group: cache_group?,
             keys: keys?,
             sans: sans?,
+            weight: self.weight(&table)?,
             limits: self.limits(&table)?,
         })
     }
@@ -120,15 +133,29 @@ impl<'m, 't> Reader<'m, 't> {
                 let message = format!("{text} is what callers are without tenants");
                 self.mistakes.add(&node.path, node.at, message);
             }
-            None => {
-                let message = format!(
-                    "must be 1 to {MAX_TENANT_NAME} of a-z, 0-9 and -, not {}",
-                    quoted(text)
-                );
-                self.mistakes.add(&node.path, node.at, message);
-            }
+            None => self.not_a_name(&node, text),
         }
         id
+    }
+
+    fn not_a_name(&mut self, node: &Node<'_>, text: &str) {
+        let message = format!(
+            "must be 1 to {MAX_TENANT_NAME} of a-z, 0-9 and -, not {}",
+            quoted(text)
+        );
+        self.mistakes.add(&node.path, node.at, message);
+    }
+
+    fn cache_group(&mut self, tenant: &Table<'_>) -> Option<Option<TenantId>> {
+        let Some(node) = tenant.get("cache_group") else {
+            return Some(None);
+        };
+        let text = node.string(self.mistakes)?;
+        let group = TenantId::parse(text);
+        if group.is_none() {
+            self.not_a_name(&node, text);
+        }
+        Some(group)
     }
 
     fn roles(&mut self, tenant: &Table<'_>) -> Option<Roles> {
@@ -244,6 +271,14 @@ impl<'m, 't> Reader<'m, 't> {
         None
     }
 
+    fn weight(&mut self, tenant: &Table<'_>) -> Option<u32> {
+        let Some(node) = tenant.get("weight") else {
+            return Some(1);
+        };
+        let weight = node.number(MAX_WEIGHT, "without it it is 1", self.mistakes)?;
+        u32::try_from(weight).ok()
+    }
+
     fn limits(&mut self, tenant: &Table<'_>) -> Option<Limits> {
         let Some(node) = tenant.get("limits") else {
             return Some(Limits::default());
@@ -256,7 +291,8 @@ impl<'m, 't> Reader<'m, 't> {
             "max_output_tokens",
         ];
         let table = node.table(&known, self.mistakes)?;
-        let mut limit = |key| table.get(key)?.number(MAX_LIMIT, self.mistakes);
+        let absent = "without it there is no limit";
+        let mut limit = |key| table.get(key)?.number(MAX_LIMIT, absent, self.mistakes);
         let [requests, tokens, concurrent, prompt, output] = known.map(&mut limit);
         Some(Limits {
             requests_per_minute: requests,

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     account::{Account, Entry},
     admitted::Admitted,
+    cache_salt::CacheSalt,
     refusal::Refusal,
     tenant_id::TenantId,
 };
@@ -15,6 +16,7 @@ use crate::{
 pub struct Ticket {
     slot: Slot,
     entry: Entry,
+    cache_salt: CacheSalt,
 }
 
 /// One of a tenant's concurrent requests, until it is dropped.
@@ -35,17 +37,31 @@ pub enum MaxOutput {
 }
 
 impl Ticket {
-    pub(crate) fn new(account: &Arc<Account>, entry: Entry, now: Duration) -> Ticket {
+    pub(crate) fn new(
+        account: &Arc<Account>,
+        entry: Entry,
+        cache_salt: CacheSalt,
+        now: Duration,
+    ) -> Ticket {
         let slot = Slot {
             account: account.clone(),
             since: now,
         };
-        Ticket { slot, entry }
+        Ticket {
+            slot,
+            entry,
+            cache_salt,
+        }
     }
 
     /// Whose request it is.
     pub fn tenant(&self) -> &TenantId {
         self.slot.account.tenant()
+    }
+
+    /// What [`Admitted::tenant_number`] will be.
+    pub fn tenant_number(&self) -> u32 {
+        self.slot.account.number()
     }
 
     /// Sets aside what the request may need of the tenant's tokens a minute:
@@ -65,7 +81,12 @@ impl Ticket {
     ) -> Result<Admitted, Refusal> {
         let account = &self.slot.account;
         let reservation = account.reserve(&mut self.entry, prompt_tokens, output, now)?;
-        Ok(Admitted::new(self.slot, prompt_tokens, reservation))
+        Ok(Admitted::new(
+            self.slot,
+            prompt_tokens,
+            reservation,
+            self.cache_salt,
+        ))
     }
 }
 

@@ -7,9 +7,9 @@ use std::{sync::Barrier, time::Duration};
 
 use acme::{Acme, ms, s};
 use ternion_policy::{
-    Admitted, Cause, Credential,
+    Admitted, Cause, Credential, KeyHash,
     MaxOutput::{Asked, AtMost},
-    Policy, Refusal, Role,
+    Policy, Refusal, Role, Tenants,
 };
 
 #[test]
@@ -332,7 +332,7 @@ fn tenants_do_not_feel_each_other() {
         let limits = "requests_per_minute = 1\nconcurrent_requests = 1\ntokens_per_minute = 10";
         acme::file(name, name, limits)
     });
-    let tenants = ternion_policy::Tenants::parse(&text.concat()).unwrap();
+    let tenants = Tenants::parse(&text.concat()).unwrap();
     let policy = Policy::new(tenants);
     let [one, other] = ["acme", "globex"].map(|key| {
         acme::with_key(&policy, key)
@@ -399,4 +399,49 @@ fn threads_share_one_minute() {
     };
     let rest = (0..1000).take_while(last).count();
     assert_eq!(admitted + rest, 199);
+}
+
+#[test]
+fn only_tenants_of_a_group_have_a_cache_salt_in_common() {
+    let policy = |groups: [&str; 3]| {
+        let tenants = groups.iter().enumerate().map(|(n, group)| {
+            let hash = KeyHash::of(&format!("tn_{n}"));
+            format!(
+                "[[tenants]]\nname = 't{n}'\n{group}\nkeys = [{{ id = '1', hash = '{hash}' }}]\n"
+            )
+        });
+        let text: String = tenants.collect();
+        Policy::new(Tenants::parse(&text).unwrap())
+    };
+    let salts = |policy: &Policy| {
+        [0, 1, 2].map(|n| {
+            let credential = Credential {
+                key: Some(&format!("tn_{n}")),
+                certificate_sans: &[],
+            };
+            let caller = policy.authenticate(&credential).unwrap();
+            let caller = caller.allowed(Role::Inference).unwrap();
+            let ticket = policy.enter(&caller, s(0)).unwrap();
+            ticket.admit(1, Asked(1), s(0)).unwrap().cache_salt()
+        })
+    };
+    let [a, b, c] = salts(&policy(["", "", ""]));
+    assert!(a != b && b != c && a != c);
+    let mixed = policy(["cache_group = 'g'", "cache_group = 'g'", ""]);
+    let [in_group, b, other] = salts(&mixed);
+    assert!(in_group == b && in_group != other && other == c);
+    // Who is taken out of a group loses sight of what it has.
+    mixed.reload(
+        Tenants::parse(&format!(
+            "[[tenants]]\nname = 't0'\nkeys = [{{ id = '1', hash = '{}' }}]\n\
+             [[tenants]]\nname = 't1'\ncache_group = 'g'\nkeys = [{{ id = '1', hash = '{}' }}]\n\
+             [[tenants]]\nname = 't2'\nkeys = [{{ id = '1', hash = '{}' }}]\n",
+            KeyHash::of("tn_0"),
+            KeyHash::of("tn_1"),
+            KeyHash::of("tn_2"),
+        ))
+        .unwrap(),
+        s(0),
+    );
+    assert_eq!(salts(&mixed), [a, in_group, c]);
 }

@@ -107,8 +107,8 @@ fn a_key_that_is_not_known_is_a_slip_or_another_word() {
             "tenants[0].limits.burst: is not known; known are requests_per_minute, \
              tokens_per_minute, concurrent_requests, max_prompt_tokens, max_output_tokens (line 5)",
             "tenants[0].certificate: is not known; did you mean certificates? (line 6)",
-            "tenants[0].x: is not known; known are name, roles, keys, certificates, limits \
-             (line 7)",
+            "tenants[0].x: is not known; known are name, roles, cache_group, keys, certificates, \
+             weight, limits (line 7)",
         ],
     );
     assert_mistakes(
@@ -126,10 +126,10 @@ fn odd_names_are_shown_tamed() {
     assert_mistakes(
         "ACME\n\"\\u0007 ünd\" = 1\n\"\" = 2",
         &[
-            "tenants[0].\"\\u{7} ünd\": is not known; known are name, roles, keys, certificates, \
-             limits (line 5)",
-            "tenants[0].\"\": is not known; known are name, roles, keys, certificates, limits \
-             (line 6)",
+            "tenants[0].\"\\u{7} ünd\": is not known; known are name, roles, cache_group, keys, \
+             certificates, weight, limits (line 5)",
+            "tenants[0].\"\": is not known; known are name, roles, cache_group, keys, certificates, \
+             weight, limits (line 6)",
         ],
     );
     let long = "ü".repeat(65);
@@ -218,6 +218,8 @@ fn every_value_has_its_type() {
         if value != "'x'" {
             let text = format!("tenants = [{{ name = VALUE, {certificate} }}]");
             check(&text, "tenants[0].name", "a string");
+            let text = format!("tenants = [{{ name = 'a', cache_group = VALUE, {certificate} }}]");
+            check(&text, "tenants[0].cache_group", "a string");
             let text = format!("tenants = [{{ name = 'a', roles = [VALUE], {certificate} }}]");
             check(&text, "tenants[0].roles[0]", "a string");
             check(
@@ -286,6 +288,17 @@ fn names_are_short_and_plain() {
         &tenant("anonymous"),
         &["tenants[0].name: anonymous is what callers are without tenants (line 2)"],
     );
+}
+
+#[test]
+fn groups_have_names_like_tenants() {
+    assert_eq!(names("ACME cache_group = 'emea-1'"), ["acme"]);
+    for group in ["", "EMEA", "a b"] {
+        let message = format!(
+            "tenants[0].cache_group: must be 1 to 64 of a-z, 0-9 and -, not \"{group}\" (line 4)"
+        );
+        assert_mistakes(&format!("ACME cache_group = '{group}'"), &[&message]);
+    }
 }
 
 #[test]
@@ -487,6 +500,22 @@ fn limits_are_at_least_one_and_not_absurd() {
             assert_mistakes(&tenant(value), &[&message]);
         }
     }
+}
+
+#[test]
+fn weights_are_small_whole_numbers() {
+    let tenant = |value: &str| format!("ACME\nweight = {value}");
+    for value in ["1", "1000"] {
+        assert_eq!(names(&tenant(value)), ["acme"]);
+    }
+    for value in ["0", "-1", "1001"] {
+        let message = "tenants[0].weight: must be from 1 to 1000; without it it is 1 (line 5)";
+        assert_mistakes(&tenant(value), &[message]);
+    }
+    assert_mistakes(
+        &tenant("0.5"),
+        &["tenants[0].weight: must be a whole number, not a float (line 5)"],
+    );
 }
 
 #[test]

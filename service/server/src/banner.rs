@@ -6,14 +6,14 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{kv_size::KvSize, loading::Loading, served::Served};
+use crate::{kv_size::KvSize, loading::Loading, processors::Placement, served::Served};
 
 pub(crate) struct Banner<'a> {
     pub(crate) served: &'a Served,
     /// Why the kernel was selected.
     pub(crate) why: &'a str,
     pub(crate) loading: &'a Loading,
-    pub(crate) threads: usize,
+    pub(crate) placement: &'a Placement,
     pub(crate) kv: KvSize,
     pub(crate) address: SocketAddr,
     pub(crate) tls: bool,
@@ -27,7 +27,7 @@ impl fmt::Display for Banner<'_> {
             served,
             why,
             loading,
-            threads,
+            placement,
             kv,
             address,
             tls,
@@ -45,8 +45,7 @@ impl fmt::Display for Banner<'_> {
         )?;
         writeln!(f, "kernel   {}, {why}", served.kernel)?;
         writeln!(f, "weights  {loading}")?;
-        let s = if *threads == 1 { "" } else { "s" };
-        writeln!(f, "compute  {threads} thread{s}")?;
+        writeln!(f, "compute  {placement}")?;
         writeln!(
             f,
             "kv       {} pages of {} tokens in {}, {:.1} MiB",

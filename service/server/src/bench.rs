@@ -1,23 +1,40 @@
-//! `ternion-server bench`: how fast the forward pass is here.
+//! `ternion-server bench`: how fast the forward pass is here, how much of what
+//! the machine can do that is, and what the machine can serve.
 
-use std::io::Write;
+mod advice;
+mod limits;
+mod passes;
+mod room;
+mod row;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use serde::Serialize;
 use ternion_compute::{
-    Candidates, CpuExecutor, HeadChoice, KvConfig, KvPrecision, LoadedModel, Synthetic,
-    WeightSource, architecture_of, kv_token_bytes, shape_names,
+    CpuExecutor, HeadChoice, KvConfig, KvPrecision, Synthetic, WeightSource, architecture_of,
+    kv_token_bytes, shape_names,
 };
-use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
+use ternion_engine::{Batch, Wanted as WantedLogits};
 use ternion_kernel_host::Kernel;
+use ternion_kernels::limits::ReadBandwidth;
 use ternion_kernels::team::Team;
+use ternion_model::{Architecture, Model, Projection};
 
+use crate::energy::{Energy, POWERCAP};
 use crate::kernel_choice::{Contest, Measured};
 use crate::launch::{self, KernelSearch};
+use crate::memory_room::memory_room;
+use crate::preset::Preset;
+use crate::processors::{Numa, Pinning, Wanted};
+use crate::resident::Resident;
+use advice::{Node, Wish};
+use limits::Limits;
+use passes::{BLOCK_SIZE, Bench, HeadUse, Run};
+use room::Need;
+use row::{Row, Sample, Subject, Test};
 
 /// Measure prompt and generation speed.
 #[derive(Debug, Args)]
@@ -32,6 +49,12 @@ pub(crate) struct BenchArguments {
     /// Threads to compute with
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Whether each stays on a processor of its own: auto, always or never
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    pin_threads: Pinning,
+    /// Where there are several memory nodes: auto or never
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    numa: Numa,
     /// Prompt tokens of the prompt test; 0 leaves it out
     #[arg(long, default_value_t = 512, value_name = "N")]
     pp: usize,
@@ -66,353 +89,404 @@ pub(crate) struct BenchArguments {
     /// needs all, as sampling without top_k does
     #[arg(long, default_value_t = 1, value_name = "N")]
     top_k: usize,
+    /// Leave out what the machine can do at most, which is measured between the
+    /// runs and takes 512 MiB or more
+    #[arg(long)]
+    no_limits: bool,
+    /// Directory of the counters of energy, as Linux' power capping framework has them
+    #[arg(long, value_name = "DIR", default_value = POWERCAP)]
+    powercap_dir: PathBuf,
+    /// Tell what this node can serve, and with which settings
+    #[arg(long, conflicts_with_all = ["pp", "tg", "batch", "depth", "repeat"])]
+    advise: bool,
+    /// With --advise: tokens a second that each stream gets at least
+    #[arg(long, default_value_t = 10.0, value_name = "N", requires = "advise", value_parser = rate)]
+    rate: f64,
+    /// With --advise: tokens of a prompt, on average
+    #[arg(long, default_value_t = 512, value_name = "N", requires = "advise", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    prompt_tokens: u32,
+    /// With --advise: tokens of an answer, on average
+    #[arg(long, default_value_t = 128, value_name = "N", requires = "advise", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    output_tokens: u32,
+    /// Bounds of threads, memory, streams and context that go together, as for
+    /// the setting of that name: mobile, edge, server or cloud
+    #[arg(long, value_name = "NAME")]
+    preset: Option<&'static Preset>,
     /// Print one JSON object a test, a line each
     #[arg(long)]
     json: bool,
 }
 
-/// One test's result.
-#[derive(Serialize)]
-struct Row {
-    test: String,
-    batch: usize,
-    depth: usize,
-    threads: usize,
-    /// Of all sequences together, median of the runs.
-    tokens_per_second: f64,
-    /// Slowest and fastest run.
-    tokens_per_second_min: f64,
-    tokens_per_second_max: f64,
-    /// Packed ternary weights, and head where it is used, streamed from
-    /// memory: bytes of one pass times passes a second.
-    weight_gb_per_second: f64,
-    /// Keys and values of the context read from memory, likewise.
-    kv_gb_per_second: f64,
-    kv: String,
-    model: String,
-    kernel: String,
-    /// How the output head was computed, and with which instruction set.
-    head: String,
-    /// Bytes in memory for it besides the model's own.
-    head_state_bytes: usize,
-    /// Rows of the head that were computed exactly for a position, on average;
-    /// null where it was not screened.
-    candidates: Option<f64>,
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: Option<f64> = text.parse().ok();
+    let rate = rate.filter(|rate| (0.01..=10_000.0).contains(rate));
+    rate.ok_or_else(|| "is not a number between 0.01 and 10000".to_owned())
 }
 
-/// What one run took.
-struct Run {
-    tokens: usize,
-    weight_bytes: usize,
-    kv_bytes: usize,
-    candidates: Option<f64>,
-    took: Duration,
+/// Where weights come from.
+enum Source {
+    File(Arc<Model>),
+    /// Made once there is room for them.
+    Synthetic(Architecture),
+}
+
+impl Source {
+    fn open(arguments: &BenchArguments) -> anyhow::Result<Source> {
+        Ok(match &arguments.synthetic {
+            Some(shape) => {
+                Source::Synthetic(architecture_of(shape).context("clap checks the name")?)
+            }
+            None => Source::File(Arc::new(launch::open_model(arguments.model.as_deref())?)),
+        })
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Source::File(model) => &model.name,
+            Source::Synthetic(architecture) => &architecture.family,
+        }
+    }
+
+    fn architecture(&self) -> &Architecture {
+        match self {
+            Source::File(model) => &model.architecture,
+            Source::Synthetic(architecture) => architecture,
+        }
+    }
+
+    fn kv_precision(&self) -> KvPrecision {
+        match self {
+            Source::File(model) => model.dialect().kv_precision(),
+            Source::Synthetic(_) => Synthetic::DIALECT.kv_precision(),
+        }
+    }
+
+    fn weights(self, team: &Team) -> Arc<dyn WeightSource> {
+        match self {
+            Source::File(model) => model,
+            Source::Synthetic(architecture) => Arc::new(Synthetic::new(architecture, team)),
+        }
+    }
+}
+
+/// How much is asked of the executor.
+struct Extent {
+    /// Tokens of the longest context.
+    longest: usize,
+    num_blocks: usize,
+    /// Of the largest step.
+    step_tokens: usize,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
-    let threads = launch::num_threads(arguments.threads.map(usize::from));
-    let team = Arc::new(Team::new(threads));
-    let (name, source): (String, Arc<dyn WeightSource>) = match &arguments.synthetic {
-        Some(shape) => {
-            let architecture = architecture_of(shape).context("clap checks the name")?;
-            (
-                architecture.family.clone(),
-                Arc::new(Synthetic::new(architecture, &team)),
-            )
-        }
-        None => {
-            let model = launch::open_model(arguments.model.as_deref())?;
-            (model.name.clone(), Arc::new(model))
-        }
-    };
+    let preset = arguments.preset;
+    let source = Source::open(arguments)?;
+    let name = source.name().to_owned();
     let architecture = source.architecture().clone();
-    let dialect = source.dialect();
-    let search = KernelSearch::simple(&arguments.plugin_dirs, arguments.kernel.as_deref())?;
-    let mut contest = Contest {
-        architecture: &architecture,
-        team: &team,
-        budget: TIMING_BUDGET,
-        thorough: true,
-        cache: None,
-        measured: Measured::default(),
-        is_settled: false,
-    };
-    let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
-    let kernel = search.survey(&architecture, &mut choose)?.selected()?;
-    let loaded = Arc::new(launch::pack(source, None, &kernel, arguments.head, &team)?);
+    let placement = launch::place(Wanted {
+        threads: arguments.threads.map(usize::from),
+        most: preset.and_then(|preset| preset.threads),
+        pinning: arguments.pin_threads,
+        numa: arguments.numa,
+    });
+    let threads = placement.threads;
+    let team = launch::team(&placement);
+    let kernel = choose_kernel(arguments, &architecture, &team)?;
 
-    let deepest = arguments.depth.iter().copied().max().unwrap_or(0);
-    let longest = arguments.pp.max(arguments.tg).saturating_add(deepest);
+    let precision = arguments.kv.unwrap_or(source.kv_precision());
+    let token_bytes = kv_token_bytes(&architecture, precision);
+    let mut room = memory_room();
+    if let Some(bytes) = preset.and_then(|preset| preset.memory) {
+        room = room.at_most(bytes, "preset");
+    }
+    let memory = room.left;
+    let need = |kv_tokens: usize, step_tokens: usize| {
+        let kv = kv_tokens as u64 * token_bytes as u64;
+        Need::of(&architecture, &kernel, arguments.head, kv, step_tokens)
+    };
+    let wish = Wish {
+        tokens_per_second: arguments.rate,
+        prompt_tokens: arguments.prompt_tokens as usize,
+        output_tokens: arguments.output_tokens as usize,
+    };
+    let context = preset
+        .and_then(|preset| preset.context)
+        .unwrap_or(usize::MAX)
+        .min(architecture.context);
+    let max_streams = match arguments.advise {
+        true => {
+            let most = preset.map_or(MAX_STREAMS, |preset| preset.max_num_seqs);
+            let rest = memory.saturating_sub(need(0, PROMPT_STEP)?.total());
+            let stream = (wish.pages() * BLOCK_SIZE * token_bytes) as u64;
+            // One more for the prompt that is computed beside them.
+            let fit = (rest / stream).saturating_sub(1);
+            usize::try_from(fit).unwrap_or(most).clamp(1, most)
+        }
+        false => 0,
+    };
+    let extent = match arguments.advise {
+        true => Extent::of_advice(&wish, max_streams, context)?,
+        false => Extent::of_tests(arguments, architecture.context)?,
+    };
+    let kv_tokens = extent.num_blocks * BLOCK_SIZE;
+    let full = need(kv_tokens, extent.step_tokens)?;
     anyhow::ensure!(
-        longest <= architecture.context,
-        "--depth and a test make {longest} tokens, more than the model's context of {}",
-        architecture.context,
+        full.total() <= memory,
+        "{name} needs {full}, which are {} bytes; {room}",
+        full.total(),
     );
-    let widest = arguments.batch.iter().copied().max().unwrap_or(1);
-    anyhow::ensure!(
-        !arguments.batch.contains(&0) && widest <= 4096,
-        "--batch: {:?} must be between 1 and 4096",
-        arguments.batch,
-    );
-    let blocks = |tokens: usize| tokens.div_ceil(BLOCK_SIZE);
+
+    // Not before plugins were tried, by processes that take after this thread.
+    placement.pin(0);
+    let weights = source.weights(&team);
+    let loaded = Arc::new(launch::pack(weights, None, &kernel, arguments.head, &team)?);
     let kv = KvConfig {
-        num_blocks: blocks(longest)
-            .max(blocks(deepest + arguments.tg) * widest)
-            .max(1),
+        num_blocks: extent.num_blocks,
         block_size: BLOCK_SIZE,
-        precision: arguments.kv.unwrap_or(dialect.kv_precision()),
+        precision,
     };
-    let head = match loaded.head_variant() {
-        Some(isa) => format!("{} ({isa})", loaded.head()),
-        None => loaded.head().to_string(),
+    let subject = Subject {
+        threads,
+        kv: kv.precision.to_string(),
+        model: name,
+        kernel: format!("{} ({})", kernel.name(), kernel.isa()),
+        head: match loaded.head_variant() {
+            Some(isa) => format!("{} ({isa})", loaded.head()),
+            None => loaded.head().to_string(),
+        },
+        head_state_bytes: loaded.head_state_bytes(),
     };
-    let head_state_bytes = loaded.head_state_bytes();
     let mut bench = Bench {
         ternary_bytes: loaded.ternary_bytes(),
         head: HeadUse::of(&loaded, architecture.vocab),
-        token_bytes: kv_token_bytes(&architecture, kv.precision),
+        token_bytes,
         vocab: architecture.vocab,
         wanted: match arguments.top_k {
-            0 => Wanted::All,
-            count => Wanted::Largest {
+            0 => WantedLogits::All,
+            count => WantedLogits::Largest {
                 count,
                 among: architecture.vocab,
                 named_begin: 0,
                 named_len: 0,
             },
         },
-        executor: CpuExecutor::new(loaded, Arc::clone(&team), kv, longest),
+        executor: CpuExecutor::new(loaded, Arc::clone(&team), kv, extent.longest),
         batch: Batch::default(),
     };
-    if deepest > 0 {
+    if arguments.advise || arguments.depth.iter().any(|depth| *depth > 0) {
         bench.executor.make_up_context();
     }
-
-    let report = |test: String, batch: usize, depth: usize, mut runs: Vec<Run>| {
-        runs.sort_by_key(|run| run.took);
-        let rate = |run: &Run| run.tokens as f64 / run.took.as_secs_f64();
-        let median = &runs[runs.len() / 2];
-        let per_second = |bytes: usize| bytes as f64 / median.took.as_secs_f64() / 1e9;
-        let row = Row {
-            test,
-            batch,
-            depth,
-            threads,
-            tokens_per_second: rate(median),
-            tokens_per_second_min: rate(&runs[runs.len() - 1]),
-            tokens_per_second_max: rate(&runs[0]),
-            weight_gb_per_second: per_second(median.weight_bytes),
-            kv_gb_per_second: per_second(median.kv_bytes),
-            kv: kv.precision.to_string(),
-            model: name.clone(),
-            kernel: format!("{} ({})", kernel.name(), kernel.isa()),
-            head: head.clone(),
-            head_state_bytes,
-            candidates: median.candidates,
-        };
-        print(&row, arguments.json)
-    };
     // The first pass touches every page of weights and scratch.
-    bench.prompt(0, arguments.pp.clamp(1, 32))?;
-    let BenchArguments { pp, tg, repeat, .. } = *arguments;
-    for depth in arguments.depth.iter().copied() {
-        if pp > 0 {
-            let runs = (0..repeat).map(|_| bench.prompt(depth, pp));
-            report(format!("pp{pp}"), 1, depth, runs.collect::<Result<_, _>>()?)?;
-        }
-        if tg == 0 {
-            continue;
-        }
-        for batch in arguments.batch.iter().copied() {
-            let runs = (0..repeat).map(|_| bench.generation(batch, depth, tg));
-            report(
-                format!("tg{tg}"),
-                batch,
-                depth,
-                runs.collect::<Result<_, _>>()?,
-            )?;
-        }
+    bench.prompt(0, extent.longest.clamp(1, 32))?;
+    let resident = Resident::now();
+    let memory_to_read = match arguments.no_limits {
+        true => None,
+        false => Some(ReadBandwidth::new().context("no memory to measure bandwidth with")?),
+    };
+    let limits = memory_to_read.as_ref();
+    let limits = limits
+        .map(|memory| Limits::new(memory, &team))
+        .transpose()?;
+    if arguments.advise {
+        let node = Node {
+            subject: &subject,
+            placement: &placement,
+            preset,
+            limit: limits.map(|limits| limits.measure(&team)),
+            memory,
+            need: need(0, PROMPT_STEP)?,
+            kv,
+            page_bytes: (BLOCK_SIZE * token_bytes) as u64,
+            context,
+            max_streams,
+        };
+        return advice::advise(&mut bench, &node, wish, arguments.json);
     }
-    Ok(())
+    Tests {
+        subject,
+        token_products: token_products(&architecture),
+        team,
+        bench,
+        resident,
+        read_bytes: memory_to_read.as_ref().map_or(0, ReadBandwidth::bytes),
+        limits,
+        energy: Energy::open(&arguments.powercap_dir),
+    }
+    .run(arguments)
 }
 
-fn print(row: &Row, json: bool) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut out, row)?;
-        writeln!(out)?;
-    } else {
-        writeln!(
-            out,
-            "{:>7}  batch {:>3}  depth {:>5}  threads {}  {:8.2} tokens/s ({:.2}–{:.2})  \
-             {:6.2} GB/s weights {:6.2} kv {}  {} on {}, head {}",
-            row.test,
-            row.batch,
-            row.depth,
-            row.threads,
-            row.tokens_per_second,
-            row.tokens_per_second_min,
-            row.tokens_per_second_max,
-            row.weight_gb_per_second,
-            row.kv_gb_per_second,
-            row.kv,
-            row.model,
-            row.kernel,
-            row.head,
-        )?;
+fn choose_kernel(
+    arguments: &BenchArguments,
+    architecture: &Architecture,
+    team: &Arc<Team>,
+) -> anyhow::Result<Kernel> {
+    let search = KernelSearch::simple(&arguments.plugin_dirs, arguments.kernel.as_deref())?;
+    let mut contest = Contest {
+        architecture,
+        team,
+        budget: TIMING_BUDGET,
+        thorough: true,
+        cache: None,
+        quiet: &|| {},
+        measured: Measured::default(),
+        is_settled: false,
+    };
+    let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
+    Ok(search.survey(architecture, &mut choose)?.selected()?)
+}
+
+/// int8 products that a token makes with all ternary matrices.
+fn token_products(architecture: &Architecture) -> usize {
+    let layer = Projection::ALL.map(|projection| {
+        let (rows, cols) = projection.shape(architecture);
+        rows * cols
+    });
+    architecture.layers * layer.iter().sum::<usize>()
+}
+
+impl Extent {
+    fn of_tests(arguments: &BenchArguments, context: usize) -> anyhow::Result<Extent> {
+        let BenchArguments { pp, tg, .. } = *arguments;
+        let deepest = arguments.depth.iter().copied().max().unwrap_or(0);
+        let longest = pp.max(tg).saturating_add(deepest);
+        anyhow::ensure!(
+            longest <= context,
+            "--depth and a test make {longest} tokens, more than the model's context of {context}",
+        );
+        let widest = arguments.batch.iter().copied().max().unwrap_or(1);
+        anyhow::ensure!(
+            !arguments.batch.contains(&0) && widest <= 4096,
+            "--batch: {:?} must be between 1 and 4096",
+            arguments.batch,
+        );
+        let blocks = |tokens: usize| tokens.div_ceil(BLOCK_SIZE);
+        Ok(Extent {
+            longest,
+            num_blocks: blocks(longest).max(blocks(deepest + tg) * widest).max(1),
+            step_tokens: widest.max(pp.min(PROMPT_STEP)),
+        })
     }
-    Ok(())
+
+    fn of_advice(wish: &Wish, max_streams: usize, context: usize) -> anyhow::Result<Extent> {
+        let longest = wish.prompt_tokens + wish.output_tokens;
+        anyhow::ensure!(
+            longest <= context,
+            "--prompt-tokens and --output-tokens make {longest} tokens, more than the context of \
+             {context}",
+        );
+        Ok(Extent {
+            longest,
+            num_blocks: wish.pages() * (max_streams + 1),
+            step_tokens: max_streams + PROMPT_STEP,
+        })
+    }
+}
+
+/// The tests of a call, and what is measured beside them.
+struct Tests<'a> {
+    subject: Subject,
+    token_products: usize,
+    team: Arc<Team>,
+    bench: Bench,
+    /// Before there was memory to measure bandwidth with, ...
+    resident: Option<Resident>,
+    /// ... which is so much.
+    read_bytes: usize,
+    limits: Option<Limits<'a>>,
+    energy: Option<Energy>,
+}
+
+impl Tests<'_> {
+    fn run(&mut self, arguments: &BenchArguments) -> anyhow::Result<()> {
+        let BenchArguments {
+            pp,
+            tg,
+            repeat,
+            json,
+            ..
+        } = *arguments;
+        for depth in arguments.depth.iter().copied() {
+            if pp > 0 {
+                let samples = self.samples(repeat, |bench| bench.prompt(depth, pp))?;
+                self.report(format!("pp{pp}"), 1, depth, samples, json)?;
+            }
+            if tg == 0 {
+                continue;
+            }
+            for batch in arguments.batch.iter().copied() {
+                let samples = self.samples(repeat, |bench| bench.generation(batch, depth, tg))?;
+                self.report(format!("tg{tg}"), batch, depth, samples, json)?;
+            }
+        }
+        if !json && let Some(memory) = self.memory() {
+            println!("memory   {memory}");
+        }
+        Ok(())
+    }
+
+    /// What is resident, but for what bandwidth is measured with.
+    fn memory(&self) -> Option<Resident> {
+        let (before, now) = self.resident.zip(Resident::now())?;
+        let own = self.read_bytes as u64;
+        Some(Resident {
+            peak_bytes: before.peak_bytes.max(now.peak_bytes.saturating_sub(own)),
+            anonymous_bytes: now.anonymous_bytes.saturating_sub(own),
+            file_bytes: now.file_bytes,
+        })
+    }
+
+    fn samples(
+        &mut self,
+        repeat: u16,
+        mut run: impl FnMut(&mut Bench) -> anyhow::Result<Run>,
+    ) -> anyhow::Result<Vec<Sample>> {
+        let sample = |_| {
+            let limit = self
+                .limits
+                .as_ref()
+                .map(|limits| limits.measure(&self.team));
+            let before = self.energy.as_mut().map(joules);
+            let run = run(&mut self.bench)?;
+            let after = self.energy.as_mut().map(joules);
+            Ok(Sample {
+                run,
+                limit,
+                joules: after.zip(before).map(|(after, before)| after - before),
+            })
+        };
+        (0..repeat).map(sample).collect()
+    }
+
+    fn report(
+        &self,
+        name: String,
+        batch: usize,
+        depth: usize,
+        samples: Vec<Sample>,
+        json: bool,
+    ) -> anyhow::Result<()> {
+        let test = Test {
+            name,
+            batch,
+            depth,
+            token_products: self.token_products,
+        };
+        Row::new(test, &self.subject, samples, self.memory()).print(json)
+    }
+}
+
+fn joules(energy: &mut Energy) -> f64 {
+    energy.sample();
+    energy.joules()
 }
 
 /// For the choice among several kernels.
 const TIMING_BUDGET: Duration = Duration::from_secs(1);
 
-const BLOCK_SIZE: usize = 16;
-/// Prompt tokens in a step.
-const PROMPT_CHUNK: usize = 512;
+/// Streams that advice goes up to: beyond, steps of one token each take longer
+/// than readers like.
+const MAX_STREAMS: usize = 64;
 
-struct Bench {
-    executor: CpuExecutor,
-    batch: Batch,
-    ternary_bytes: usize,
-    head: HeadUse,
-    /// Keys and values of a token.
-    token_bytes: usize,
-    vocab: usize,
-    wanted: Wanted,
-}
-
-/// What a step reads of the head.
-struct HeadUse {
-    choice: HeadChoice,
-    /// Of it as the model has it.
-    bytes: usize,
-    row_bytes: usize,
-    state_bytes: usize,
-}
-
-impl HeadUse {
-    fn of(loaded: &LoadedModel, vocab: usize) -> HeadUse {
-        HeadUse {
-            choice: loaded.head(),
-            bytes: loaded.head_bytes(),
-            row_bytes: loaded.head_bytes() / vocab,
-            state_bytes: loaded.head_state_bytes(),
-        }
-    }
-
-    /// Bytes of `steps` steps in which so many rows were looked up.
-    fn read(&self, steps: usize, screened: Candidates) -> usize {
-        match self.choice {
-            HeadChoice::Int8 => steps * self.state_bytes,
-            HeadChoice::Screened if screened.positions > 0 => {
-                steps * self.state_bytes + screened.rows as usize * self.row_bytes
-            }
-            _ => steps * self.bytes,
-        }
-    }
-}
-
-/// What was looked up since `before`.
-fn since(before: Candidates, now: Candidates) -> Candidates {
-    Candidates {
-        positions: now.positions - before.positions,
-        rows: now.rows - before.rows,
-    }
-}
-
-/// Rows looked up for each position.
-fn mean(screened: Candidates) -> Option<f64> {
-    (screened.positions > 0).then(|| screened.rows as f64 / screened.positions as f64)
-}
-
-impl Bench {
-    /// A prompt of `len` tokens after `depth` others, without logits but for the
-    /// last.
-    fn prompt(&mut self, depth: usize, len: usize) -> anyhow::Result<Run> {
-        let before = self.executor.candidates();
-        let begin = Instant::now();
-        let (mut steps, mut kv_bytes) = (0, 0);
-        let last = depth + len;
-        for position in (depth..last).step_by(PROMPT_CHUNK) {
-            let end = last.min(position + PROMPT_CHUNK);
-            let num_logits = usize::from(end == last);
-            self.batch.clear();
-            self.add_span(
-                0,
-                position,
-                end - position,
-                num_logits,
-                last.div_ceil(BLOCK_SIZE),
-            );
-            self.executor.execute(&self.batch)?;
-            steps += 1;
-            kv_bytes += position * self.token_bytes;
-        }
-        let took = begin.elapsed();
-        let screened = since(before, self.executor.candidates());
-        Ok(Run {
-            tokens: len,
-            weight_bytes: steps * self.ternary_bytes + self.head.read(1, screened),
-            candidates: mean(screened),
-            kv_bytes,
-            took,
-        })
-    }
-
-    /// `len` tokens in each of `sequences`, from contexts of `depth` tokens.
-    fn generation(&mut self, sequences: usize, depth: usize, len: usize) -> anyhow::Result<Run> {
-        let before = self.executor.candidates();
-        let begin = Instant::now();
-        let table_len = (depth + len).div_ceil(BLOCK_SIZE);
-        let mut kv_bytes = 0;
-        for position in depth..depth + len {
-            self.batch.clear();
-            for sequence in 0..sequences {
-                self.add_span(sequence, position, 1, 1, table_len);
-            }
-            self.executor.execute(&self.batch)?;
-            kv_bytes += sequences * position * self.token_bytes;
-        }
-        let took = begin.elapsed();
-        let screened = since(before, self.executor.candidates());
-        Ok(Run {
-            tokens: sequences * len,
-            weight_bytes: len * self.ternary_bytes + self.head.read(len, screened),
-            candidates: mean(screened),
-            kv_bytes,
-            took,
-        })
-    }
-
-    fn add_span(
-        &mut self,
-        sequence: usize,
-        position: usize,
-        len: usize,
-        num_logits: usize,
-        table_len: usize,
-    ) {
-        let batch = &mut self.batch;
-        let vocab = self.vocab;
-        let span = Span {
-            token_begin: batch.tokens.len(),
-            len,
-            position,
-            table_begin: batch.block_tables.len(),
-            table_len,
-            num_logits,
-            wanted: self.wanted,
-        };
-        // Different tokens, so that no embedding row stays in a cache.
-        let tokens =
-            (position..position + len).map(|p| ((p * 7919 + sequence * 104_729) % vocab) as u32);
-        batch.tokens.extend(tokens);
-        let first = sequence * table_len;
-        batch
-            .block_tables
-            .extend((first..first + table_len).map(|block| BlockId(block as u32)));
-        batch.spans.push(span);
-    }
-}
+/// Tokens of the largest step of a prompt.
+const PROMPT_STEP: usize = passes::PROMPT_CHUNK;

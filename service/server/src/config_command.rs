@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use crate::{
     cli::ConfigArguments,
-    settings::{Entry, Resolved, tree},
+    settings::{Entry, Origin, Resolved, tree},
 };
 
 pub(crate) fn run(arguments: ConfigArguments) -> anyhow::Result<()> {
@@ -40,6 +40,11 @@ fn toml(resolved: &Resolved) -> String {
 fn line(key: &str, entry: &Entry) -> String {
     match &entry.value {
         Json::Null => format!("# {key} is unset\n"),
+        // The preset says it again when this is read, and may bound what is known later only.
+        value if matches!(entry.origin, Origin::Preset(_)) => {
+            let at_most = if entry.is_bound() { ", at most" } else { "" };
+            format!("# {key} = {value}  # {}{at_most}\n", entry.origin)
+        }
         value => format!("{key} = {value}  # {}\n", entry.origin),
     }
 }
@@ -61,6 +66,8 @@ mod tests {
                 ("TERNION_PLUGIN_DIRS", "/a:/b"),
                 ("TERNION_MODEL_NAME", "quote \" and \\ backslash"),
                 ("TERNION_DRAIN_TIMEOUT", "1500ms"),
+                ("TERNION_PRESET", "edge"),
+                ("TERNION_THREADS", "3"),
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
@@ -79,5 +86,14 @@ mod tests {
         .resolve()
         .expect("printed settings are good");
         assert_eq!(json(&first), json(&second));
+        let text = toml(&second);
+        for line in [
+            "preset = \"edge\"",
+            "threads = 3  # file",
+            "# context_limit = 4096  # preset edge, at most",
+            "# max_num_seqs = 4  # preset edge\n",
+        ] {
+            assert!(text.contains(&format!("\n{line}")), "{line}: {text}");
+        }
     }
 }

@@ -19,21 +19,25 @@ use std::{
 };
 
 use ternion_engine::{
-    Batch, Engine, Event, Executor, ExecutorError, FinishReason, Limits, Logits, Request,
-    SequenceId, SubmitError, Time, Timings, Usage, Vocabulary,
+    Ahead, Batch, Engine, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits,
+    Request, SequenceId, Share, SubmitError, Time, Timings, Usage, Vocabulary,
 };
 use ternion_policy::Admitted;
 use tokio::sync::oneshot;
 
 use crate::{
     heartbeat::{Heartbeat, IDLE_BEAT},
-    load::{LatestLoad, Load},
+    load::{LatestLoad, Load, PrefixCacheLoad},
     outbox::{Outbox, OutboxReader, outbox},
+    queue_position::{Position, Positions, Waiting},
 };
 
 /// Commands that may wait for the end of a step. Wakes are dropped when it is
 /// full, since whatever fills it wakes as well; submissions are refused.
 const MAX_COMMANDS: usize = 1024;
+
+/// How often it is looked where those are that wait.
+const POSITIONS_EVERY: Time = Time::from_millis(500);
 
 enum Command {
     Submit(Box<Submission>),
@@ -52,16 +56,16 @@ struct Submission {
 /// A request that the engine took.
 #[derive(Debug)]
 pub(crate) struct Accepted {
+    pub(crate) id: SequenceId,
     pub(crate) events: OutboxReader,
-    /// Requests that were waiting when it came.
-    pub(crate) ahead: usize,
+    pub(crate) position: Position,
 }
 
 /// The same, and what the tenant set aside for it.
 #[derive(Debug)]
 pub(crate) struct Submitted {
     pub(crate) events: OutboxReader,
-    pub(crate) ahead: usize,
+    pub(crate) waiting: Waiting,
     pub(crate) admitted: Admitted,
 }
 
@@ -103,8 +107,11 @@ impl Waker {
 pub(crate) struct EngineHandle {
     commands: SyncSender<Command>,
     load: Arc<LatestLoad>,
+    positions: Arc<Positions>,
     heartbeat: Heartbeat,
     origin: Instant,
+    limits: Limits,
+    vocab_size: usize,
 }
 
 impl EngineHandle {
@@ -117,10 +124,17 @@ impl EngineHandle {
         admitted: Admitted,
         outbox_capacity: usize,
     ) -> Result<Submitted, SubmitRefused> {
+        request.share = Share {
+            tenant: admitted.tenant_number(),
+            weight: admitted.weight(),
+        };
         let most = usize::try_from(admitted.max_output_tokens()).unwrap_or(usize::MAX);
         let stopping = &mut request.stopping;
         stopping.max_tokens = stopping.max_tokens.min(most);
         stopping.min_tokens = stopping.min_tokens.min(stopping.max_tokens);
+        // What can never be served need not wait for the end of a step.
+        request.check(&self.limits, self.vocab_size)?;
+        let prompt_tokens = request.prompt.len();
         let (reply, answer) = oneshot::channel();
         let submission = Submission {
             request,
@@ -139,10 +153,14 @@ impl EngineHandle {
         let Ok(answer) = answer.await else {
             return Err(SubmitRefused::Stopped);
         };
-        let Accepted { events, ahead } = answer?;
+        let Accepted {
+            id,
+            events,
+            position,
+        } = answer?;
         Ok(Submitted {
             events,
-            ahead,
+            waiting: Waiting::new(id, prompt_tokens, position, self.positions.clone()),
             admitted,
         })
     }
@@ -179,17 +197,21 @@ impl EngineThread {
     }
 }
 
-/// Starts the thread.
+/// Starts the thread, which first calls `begin`.
 pub(crate) fn start<E: Executor + Send + 'static>(
     limits: Limits,
     vocabulary: Arc<dyn Vocabulary>,
     executor: E,
+    begin: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<(EngineHandle, EngineThread)> {
     let (engine_loop, handle) = EngineLoop::new(limits, vocabulary, executor);
     let commands = handle.commands.clone();
     let thread = std::thread::Builder::new()
         .name("engine".to_owned())
-        .spawn(move || engine_loop.run())?;
+        .spawn(move || {
+            begin();
+            engine_loop.run();
+        })?;
     Ok((handle, EngineThread { commands, thread }))
 }
 
@@ -208,7 +230,10 @@ struct EngineLoop<E> {
     preemptions: u64,
     guesses: u64,
     true_guesses: u64,
+    prefix_cache: PrefixCacheLoad,
     load: Arc<LatestLoad>,
+    positions: Arc<Positions>,
+    positions_told: Time,
     heartbeat: Heartbeat,
     origin: Instant,
 }
@@ -236,8 +261,11 @@ impl<E: Executor> EngineLoop<E> {
         let handle = EngineHandle {
             commands: sender.clone(),
             load: Arc::default(),
+            positions: Arc::default(),
             heartbeat: Heartbeat::new(),
             origin: Instant::now(),
+            limits,
+            vocab_size: vocabulary.size(),
         };
         let engine_loop = EngineLoop {
             limits,
@@ -253,7 +281,10 @@ impl<E: Executor> EngineLoop<E> {
             preemptions: 0,
             guesses: 0,
             true_guesses: 0,
+            prefix_cache: PrefixCacheLoad::default(),
             load: handle.load.clone(),
+            positions: handle.positions.clone(),
+            positions_told: Time::ZERO,
             heartbeat: handle.heartbeat.clone(),
             origin: handle.origin,
         };
@@ -337,7 +368,6 @@ impl<E: Executor> EngineLoop<E> {
         } = submission;
         let (outbox, events) = outbox(outbox_capacity, self.waker.clone());
         request.credit = outbox.credit();
-        let ahead = self.engine.num_waiting();
         let answer = match self.engine.submit(request, at) {
             Ok(id) => {
                 let live = Live {
@@ -346,7 +376,12 @@ impl<E: Executor> EngineLoop<E> {
                 };
                 self.live.insert(id, live);
                 self.publish();
-                Ok(Accepted { events, ahead })
+                let ahead = self.engine.ahead(id).unwrap_or_default();
+                Ok(Accepted {
+                    id,
+                    events,
+                    position: position(&self.engine.forecast(), ahead),
+                })
             }
             Err(error) => Err(error),
         };
@@ -365,8 +400,25 @@ impl<E: Executor> EngineLoop<E> {
         self.preemptions += report.preempted.len() as u64;
         self.guesses += report.num_drafted as u64;
         self.true_guesses += report.num_accepted as u64;
+        self.prefix_cache.add(report);
         self.publish();
+        self.tell_positions();
         self.deliver();
+    }
+
+    /// Now and then: it takes a look at all that wait.
+    fn tell_positions(&mut self) {
+        let now = self.origin.elapsed();
+        if self.engine.num_waiting() == 0 || now < self.positions_told + POSITIONS_EVERY {
+            return;
+        }
+        self.positions_told = now;
+        let forecast = self.engine.forecast();
+        self.positions.publish(|positions| {
+            self.engine.each_waiting(|id, ahead| {
+                positions.insert(id, position(&forecast, ahead));
+            });
+        });
     }
 
     fn look_at_readers(&mut self) {
@@ -406,6 +458,8 @@ impl<E: Executor> EngineLoop<E> {
             running: self.engine.num_running(),
             parked: self.engine.num_parked(),
             waiting: self.engine.num_waiting(),
+            queued_tokens: self.engine.num_queued_tokens(),
+            forecast: self.engine.forecast(),
             kv_pages: self.engine.num_blocks(),
             kv_pages_free: self.engine.num_free_blocks(),
             steps: self.steps,
@@ -413,6 +467,7 @@ impl<E: Executor> EngineLoop<E> {
             preemptions: self.preemptions,
             guesses: self.guesses,
             true_guesses: self.true_guesses,
+            prefix_cache: self.prefix_cache,
         });
     }
 
@@ -434,6 +489,14 @@ impl<E: Executor> EngineLoop<E> {
                 live.outbox.put(event);
             }
         }
+    }
+}
+
+fn position(forecast: &Forecast, ahead: Ahead) -> Position {
+    let wait = forecast.wait(ahead);
+    Position {
+        ahead: ahead.requests,
+        wait: Some(wait).filter(|_| forecast.is_founded()),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     metrics::Metrics,
     models::default_sampling,
     prompt::Prompts,
+    queue::{Amount, Queue},
     request::Bounds,
     served::Served,
     vocabulary::ModelVocabulary,
@@ -101,13 +102,15 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         block_size: 16,
         max_num_seqs: 2,
         max_num_batched_tokens: 64,
+        step_budget: None,
         max_draft_tokens: 0,
         max_queued: 1,
+        max_queued_tokens: usize::MAX,
         max_model_len: model.architecture.context,
     };
     let executor = Counting::new(model.architecture.vocab);
     let (engine, thread) =
-        engine_loop::start(limits, vocabulary.clone(), executor).expect("a thread");
+        engine_loop::start(limits, vocabulary.clone(), executor, || {}).expect("a thread");
     let served = Served {
         name: "demo".to_owned(),
         parameters: 1,
@@ -119,6 +122,13 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
             context_limit: limits.max_model_len,
             kv_tokens: limits.num_blocks * limits.block_size,
         },
+        queue: Arc::new(Queue::new(
+            Amount {
+                requests: limits.max_num_seqs + limits.max_queued,
+                tokens: limits.max_queued_tokens,
+            },
+            false,
+        )),
         prompts: Prompts::new(model.clone(), 1),
         model,
         vocabulary,
@@ -128,6 +138,7 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         drain: Arc::new(Drain::new(Duration::ZERO)),
         metrics: Metrics::new(&SdkMeterProvider::default().meter("test"), "demo"),
         outbox_capacity: 4,
+        prefix_cache: true,
         max_stream_requests: 3,
     };
     (Arc::new(served), thread)

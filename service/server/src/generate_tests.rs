@@ -173,7 +173,7 @@ async fn a_deadline_ends_the_stream_with_usage_and_then_its_status() {
     let (served, thread) = served();
     let mut call = call(&served, counting_from(GOES_ON, LONG));
     call.metadata_mut()
-        .insert("grpc-timeout", "300m".parse().expect("metadata"));
+        .insert("grpc-timeout", "3S".parse().expect("metadata"));
     let frames = generate(served.clone(), call)
         .await
         .expect("starts")

@@ -27,6 +27,8 @@ pub(crate) struct Contest<'a> {
     /// Time all kernels to the end, and don't ask the cache.
     pub(crate) thorough: bool,
     pub(crate) cache: Option<&'a CacheDir>,
+    /// Waits until nothing else of this process would disturb a measurement.
+    pub(crate) quiet: &'a dyn Fn(),
     /// What the choice was made by; nothing, where there was none.
     pub(crate) measured: Measured,
     /// Whether there was the time to measure it all.
@@ -147,6 +149,7 @@ impl Contest<'_> {
             budget: self.budget,
             thorough: self.thorough,
         };
+        (self.quiet)();
         let timings = timing::time_kernels(kernels, self.team, &timing);
         let seconds = begin.elapsed().as_secs_f64();
         tracing::info!(seconds, kernels = kernels.len(), "timed the kernels");

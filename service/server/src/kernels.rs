@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: KernelsArguments) -> anyhow::Result<()> {
         Some(shape) => architecture_of(shape).context("clap checks the name")?,
         None => launch::open_model(settings.model.as_deref())?.architecture,
     };
-    let team = Team::new(launch::num_threads(settings.threads));
+    let team = launch::team(&launch::place(settings.wanted()));
     let cache = cache::open(&settings.cache_dir);
     let mut contest = Contest {
         architecture: &architecture,
@@ -53,6 +53,7 @@ pub(crate) fn run(arguments: KernelsArguments) -> anyhow::Result<()> {
         budget: arguments.budget,
         thorough: true,
         cache: cache.as_ref(),
+        quiet: &|| {},
         measured: Measured::default(),
         is_settled: false,
     };

@@ -1,18 +1,18 @@
 //! How large the KV cache is.
 
-use std::fs;
+use ternion_compute::{HeadChoice, KvConfig, KvPrecision, kv_token_bytes};
+use ternion_model::{Architecture, Projection};
 
-use ternion_compute::{KvConfig, KvPrecision, kv_token_bytes};
-use ternion_model::Architecture;
-
+use crate::memory_room::MemoryRoom;
 use crate::settings::{KvSettings, SchedulerSettings};
 
 /// Without configuration the KV cache takes at most this part of the memory
-/// that the process may use: weights, activations and others need theirs.
+/// that the process may use, and of what is left beside everything else.
 const DEFAULT_SHARE: u64 = 4;
+const DEFAULT_SHARE_OF_REST: (u64, u64) = (3, 4);
 
-/// What is assumed where the memory can't be found out.
-const ASSUMED_MEMORY: u64 = 4 << 30;
+/// The program, its tokenizer, connections.
+const OTHER_BYTES: u64 = 96 << 20;
 
 /// What the KV cache takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +25,50 @@ pub(crate) struct KvSize {
 pub(crate) enum KvSizeError {
     #[error("kv.memory_bytes is {wanted}, less than one page of {page} bytes")]
     LessThanAPage { wanted: u64, page: u64 },
+    #[error("{setting}: {pages} pages are more than the {max} that can be", max = u32::MAX)]
+    TooMany { setting: &'static str, pages: u64 },
     #[error(
-        "{pages} KV pages of {page} bytes take {bytes} bytes, and this process may use {memory}"
+        "{setting}: {pages} KV pages of {page} bytes take {bytes} bytes, and weights, output head \
+         and buffers {besides}; {room}"
     )]
-    MoreThanMemory {
+    DoesNotFit {
+        setting: &'static str,
         pages: u64,
         page: u64,
         bytes: u64,
-        memory: u64,
+        besides: u64,
+        room: MemoryRoom,
     },
+}
+
+/// What a KV cache must leave: bytes that have to be in memory besides.
+pub(crate) fn besides(
+    architecture: &Architecture,
+    head: HeadChoice,
+    scheduler: &SchedulerSettings,
+) -> u64 {
+    let a = architecture;
+    let product = |factors: &[usize]| -> u64 {
+        let factors = factors.iter().map(|n| *n as u64);
+        factors.fold(1, u64::saturating_mul)
+    };
+    // The widest packing has two bits a weight.
+    let ternary = Projection::ALL.iter().map(|projection| {
+        let (rows, cols) = projection.shape(a);
+        product(&[a.layers, rows, cols]) / 4
+    });
+    let head_weights = product(&[a.vocab, a.hidden]);
+    let head = match head {
+        HeadChoice::F16 => head_weights.saturating_mul(2),
+        HeadChoice::Int8 => head_weights,
+        HeadChoice::Auto | HeadChoice::Screened => head_weights / 2,
+    };
+    let token = product(&[4, 4 * a.hidden + 2 * a.ffn + a.q_rows()]);
+    let tokens = token.saturating_mul(scheduler.max_num_batched_tokens as u64);
+    let logits = product(&[4, a.vocab, scheduler.max_num_seqs]);
+    ternary
+        .chain([head, tokens, logits])
+        .fold(OTHER_BYTES, u64::saturating_add)
 }
 
 /// Chooses the number of pages for a model whose own precision is `precision`.
@@ -43,31 +78,39 @@ pub(crate) fn kv_size(
     architecture: &Architecture,
     precision: KvPrecision,
     context_limit: usize,
-    memory: u64,
+    besides: u64,
+    room: &MemoryRoom,
 ) -> Result<KvSize, KvSizeError> {
     let precision = kv.precision.unwrap_or(precision);
     let token_bytes = kv_token_bytes(architecture, precision) as u64;
     let page = token_bytes.saturating_mul(kv.block_size as u64).max(1);
-    let pages = match (kv.pages, kv.memory_bytes) {
-        (Some(pages), _) => pages as u64,
+    let (setting, pages) = match (kv.pages, kv.memory_bytes) {
+        (Some(pages), _) => ("kv.pages", pages as u64),
         (None, Some(wanted)) if wanted < page => {
             return Err(KvSizeError::LessThanAPage { wanted, page });
         }
-        (None, Some(wanted)) => wanted / page,
+        (None, Some(wanted)) => ("kv.memory_bytes", wanted / page),
         (None, None) => {
             let full = context_limit.div_ceil(kv.block_size) as u64;
             let all_full = full.saturating_mul(scheduler.max_num_seqs as u64);
-            all_full.min(memory / DEFAULT_SHARE / page).max(1)
+            let (share, of) = DEFAULT_SHARE_OF_REST;
+            let rest = room.left.saturating_sub(besides) / of * share;
+            let most = (room.total / DEFAULT_SHARE).min(rest) / page;
+            ("kv.pages, unset", all_full.min(most).max(1))
         }
     };
+    if u32::try_from(pages).is_err() {
+        return Err(KvSizeError::TooMany { setting, pages });
+    }
     let bytes = pages.saturating_mul(page);
-    let pages_fit = u32::try_from(pages).is_ok();
-    if bytes > memory || !pages_fit {
-        return Err(KvSizeError::MoreThanMemory {
+    if bytes.saturating_add(besides) > room.left {
+        return Err(KvSizeError::DoesNotFit {
+            setting,
             pages,
             page,
             bytes,
-            memory,
+            besides,
+            room: room.clone(),
         });
     }
     Ok(KvSize {
@@ -78,28 +121,6 @@ pub(crate) fn kv_size(
         },
         bytes,
     })
-}
-
-/// Bytes that this process may use: the machine's, or less if its cgroup says
-/// so.
-pub(crate) fn memory() -> u64 {
-    let limits = [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ];
-    limits
-        .iter()
-        .filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())
-        .chain(machine_memory())
-        .min()
-        .unwrap_or(ASSUMED_MEMORY)
-}
-
-fn machine_memory() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -118,26 +139,36 @@ mod tests {
         architecture
     }
 
-    fn pages(pages: Option<usize>, bytes: Option<u64>, memory: u64) -> Result<usize, KvSizeError> {
+    const SCHEDULER: SchedulerSettings = SchedulerSettings {
+        max_num_seqs: 3,
+        max_num_batched_tokens: 64,
+        step_budget: None,
+        max_draft_tokens: 0,
+        max_queued: 0,
+        max_queued_tokens: 65536,
+    };
+
+    fn pages(
+        pages: Option<usize>,
+        bytes: Option<u64>,
+        besides: u64,
+        memory: u64,
+    ) -> Result<usize, KvSizeError> {
         let kv = KvSettings {
             block_size: 16,
             pages,
             memory_bytes: bytes,
+            prefix_cache: true,
             precision: None,
-        };
-        let scheduler = SchedulerSettings {
-            max_num_seqs: 3,
-            max_num_batched_tokens: 64,
-            max_draft_tokens: 0,
-            max_queued: 0,
         };
         let size = kv_size(
             &kv,
-            &scheduler,
+            &SCHEDULER,
             &architecture(),
             KvPrecision::F32,
             100,
-            memory,
+            besides,
+            &MemoryRoom::of(memory),
         )?;
         assert_eq!(size.bytes, size.config.num_blocks as u64 * 16 * TOKEN_BYTES);
         Ok(size.config.num_blocks)
@@ -146,23 +177,61 @@ mod tests {
     #[test]
     fn pages_come_from_settings_or_from_what_full_contexts_take() {
         let page = 16 * TOKEN_BYTES;
-        assert_eq!(pages(Some(5), None, 1 << 30), Ok(5));
-        assert_eq!(pages(None, Some(3 * page + 1), 1 << 30), Ok(3));
+        assert_eq!(pages(Some(5), None, 0, 1 << 30), Ok(5));
+        assert_eq!(pages(None, Some(3 * page + 1), 0, 1 << 30), Ok(3));
         // 100 tokens are 7 pages, three times.
-        assert_eq!(pages(None, None, 1 << 30), Ok(21));
+        assert_eq!(pages(None, None, 0, 1 << 30), Ok(21));
         // A quarter of the memory holds 10 pages and a half.
-        assert_eq!(pages(None, None, 42 * page), Ok(10));
+        assert_eq!(pages(None, None, 0, 42 * page), Ok(10));
+        // Of the 12 that are left beside the rest, three quarters are 9.
+        assert_eq!(pages(None, None, 30 * page, 42 * page), Ok(9));
         assert_eq!(
-            pages(None, Some(page - 1), 1 << 30),
+            pages(None, Some(page - 1), 0, 1 << 30),
             Err(KvSizeError::LessThanAPage {
                 wanted: page - 1,
                 page
             })
         );
-        assert!(matches!(
-            pages(Some(11), None, 10 * page),
-            Err(KvSizeError::MoreThanMemory { .. })
-        ));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_numbers() {
+        let page = 16 * TOKEN_BYTES;
+        assert_eq!(pages(Some(10), None, 0, 10 * page), Ok(10));
+        let refused = |setting, bytes, besides| {
+            let said = pages(setting, bytes, besides, 10 * page).map_err(|e| e.to_string());
+            said.expect_err("it does not fit")
+        };
+        let memory = format!("{} bytes are available on this machine", 10 * page);
+        assert_eq!(
+            refused(Some(10), None, 1),
+            format!(
+                "kv.pages: 10 KV pages of 4096 bytes take 40960 bytes, and weights, output head \
+                 and buffers 1; {memory}"
+            )
+        );
+        let said = refused(None, Some(11 * page), 0);
+        assert!(said.starts_with("kv.memory_bytes: 11 KV pages"), "{said}");
+        let said = refused(None, None, 10 * page);
+        assert!(said.starts_with("kv.pages, unset: 1 KV pages"), "{said}");
+        let said = refused(Some(1 << 32), None, 0);
+        assert!(said.starts_with("kv.pages: 4294967296 pages"), "{said}");
+    }
+
+    #[test]
+    fn what_a_model_takes_besides_is_two_bits_a_weight_and_its_head() {
+        let architecture = architecture_of("2b-4t").expect("a known shape");
+        let scheduler = SchedulerSettings {
+            max_num_batched_tokens: 0,
+            max_num_seqs: 0,
+            ..SCHEDULER
+        };
+        let besides = |head| besides(&architecture, head, &scheduler) - OTHER_BYTES;
+        // 2.08 G ternary weights; 128,256 rows of 2,560.
+        let ternary = 521_011_200;
+        assert_eq!(besides(HeadChoice::F16), ternary + 656_670_720);
+        assert_eq!(besides(HeadChoice::Int8), ternary + 328_335_360);
+        assert_eq!(besides(HeadChoice::Auto), ternary + 164_167_680);
     }
 
     #[test]
@@ -172,22 +241,17 @@ mod tests {
                 block_size: 16,
                 pages: None,
                 memory_bytes: Some(64 << 10),
+                prefix_cache: true,
                 precision,
             };
-            let scheduler = SchedulerSettings {
-                max_num_seqs: 3,
-                max_num_batched_tokens: 64,
-                max_draft_tokens: 0,
-                max_queued: 0,
-            };
-            let memory = 1 << 30;
             kv_size(
                 &kv,
-                &scheduler,
+                &SCHEDULER,
                 &architecture(),
                 KvPrecision::F16,
                 100,
-                memory,
+                0,
+                &MemoryRoom::of(1 << 30),
             )
             .map(|size| (size.config.precision, size.config.num_blocks))
         };

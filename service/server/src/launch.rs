@@ -11,11 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ternion_compute::{
     CacheUse, HeadChoice, LoadError, LoadedModel, PackedCache, WeightSource, shapes,
 };
-use ternion_kernel_host::{Choice, Kernel, Search, SearchPath, Sha256, Survey};
+use ternion_kernel_host::{CacheDir, Choice, Kernel, Search, SearchPath, Sha256, Survey};
 use ternion_kernels::team::Team;
-use ternion_model::{Adapter, Architecture, Model};
+use ternion_model::{Adapter, Architecture, Model, Outline};
 
-use crate::{settings::Settings, trial::Trial};
+use crate::{
+    processors::{Placement, Processors, Wanted},
+    settings::Settings,
+    trial::Trial,
+};
 
 /// The files of the demo model, part of the binary.
 const DEMO: [(&str, &[u8]); 5] = [
@@ -40,11 +44,20 @@ const DEMO_NAME: &str = "ternion-demo";
 
 /// Opens the model at `path`, or the embedded demo without one.
 pub(crate) fn open_model(path: Option<&Path>) -> anyhow::Result<Model> {
+    open_model_telling(path, &mut |_| {})
+}
+
+/// The same, telling what is known first.
+pub(crate) fn open_model_telling(
+    path: Option<&Path>,
+    tell: &mut dyn FnMut(Outline),
+) -> anyhow::Result<Model> {
     match path {
-        Some(path) => {
-            Model::open(path).with_context(|| format!("can't open model {}", path.display()))
+        Some(path) => Model::open_telling(path, tell)
+            .with_context(|| format!("can't open model {}", path.display())),
+        None => {
+            Model::from_files_telling(DEMO_NAME, &DEMO, tell).context("the embedded demo is broken")
         }
-        None => Model::from_files(DEMO_NAME, &DEMO).context("the embedded demo is broken"),
     }
 }
 
@@ -145,10 +158,29 @@ impl KernelSearch {
 /// The default of `plugin_timeout`.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Threads to compute with: as configured, or one per CPU that this process
-/// may use, which takes affinity and cgroup quota into account.
+/// How this process computes, and is from now on.
+pub(crate) fn place(wanted: Wanted) -> Placement {
+    let placement = Processors::of_this_process().place(wanted);
+    placement.enter();
+    placement
+}
+
+/// The threads to compute with. The caller of their work is one of them, and
+/// for itself to pin.
+pub(crate) fn team(placement: &Placement) -> Arc<Team> {
+    let start = placement.clone();
+    Arc::new(Team::starting_with(placement.threads, move |worker| {
+        start.pin(worker);
+    }))
+}
+
+/// Threads for tools that measure nothing.
 pub(crate) fn num_threads(configured: Option<usize>) -> usize {
-    configured.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    let wanted = Wanted {
+        threads: configured,
+        ..Wanted::default()
+    };
+    Processors::of_this_process().place(wanted).threads
 }
 
 /// Packs the weights for a kernel and makes the head ready, with a progress bar on a terminal.
@@ -164,11 +196,30 @@ pub(crate) fn pack(
     Ok(loaded)
 }
 
+/// The cache as a model uses it.
+#[derive(Clone)]
+pub(crate) struct ModelCache {
+    pub(crate) dir: Arc<CacheDir>,
+    /// Most bytes of packed weights.
+    pub(crate) limit: u64,
+    pub(crate) model: Arc<Model>,
+}
+
+impl ModelCache {
+    fn packed(&self) -> PackedCache<'_> {
+        PackedCache {
+            dir: &self.dir,
+            limit: self.limit,
+            model: &self.model,
+        }
+    }
+}
+
 /// Packs the weights, or finds them in the cache; without one, `None` came of
 /// it. The head is as it is stored.
 pub(crate) fn pack_cached(
     model: &Arc<Model>,
-    cache: Option<PackedCache<'_>>,
+    cache: Option<&ModelCache>,
     kernel: &Kernel,
     team: &Team,
 ) -> anyhow::Result<(LoadedModel, Option<CacheUse>)> {
@@ -179,34 +230,60 @@ pub(crate) fn pack_cached(
         return Ok((with_bar(pack)?, None));
     };
     let (loaded, cache_use) = with_bar(|progress| {
-        LoadedModel::load_cached(model.clone(), cache, kernel, team, progress)
+        LoadedModel::load_cached(model.clone(), cache.packed(), kernel, team, progress)
     })?;
     Ok((loaded, Some(cache_use)))
 }
 
-/// Makes the head ready. With [`HeadChoice::Auto`] answers are those of the
-/// stored one either way, so requests are served meanwhile, and threads of its
-/// own do it.
+/// Makes the head ready: now, if the cache has it. Otherwise, with
+/// [`HeadChoice::Auto`], answers are those of the stored one either way, so
+/// requests are served meanwhile, and threads of its own do it.
 pub(crate) fn choose_head(
     loaded: &Arc<LoadedModel>,
     head: HeadChoice,
+    cache: Option<&ModelCache>,
     team: &Arc<Team>,
 ) -> anyhow::Result<()> {
-    if head != HeadChoice::Auto {
-        loaded.choose_head(head, team)?;
-        log_head(loaded);
-        return Ok(());
+    if let Some(cache) = cache {
+        match loaded.find_head(head, cache.packed(), team) {
+            Ok(true) => {
+                log_head(loaded);
+                return Ok(());
+            }
+            Ok(false) => {}
+            Err(reason) => tracing::warn!(reason, "the output head in the cache was not used"),
+        }
     }
-    let (loaded, threads) = (Arc::clone(loaded), team.size());
+    if head != HeadChoice::Auto {
+        return make_head(loaded, head, cache, team).map_err(Into::into);
+    }
+    let (loaded, cache, threads) = (Arc::clone(loaded), cache.cloned(), team.size());
     std::thread::Builder::new()
         .name("ternion-head".to_owned())
-        .spawn(
-            move || match loaded.choose_head(head, &Team::new(threads)) {
-                Ok(()) => log_head(&loaded),
-                Err(error) => tracing::warn!("{error}: the output head is computed as it is"),
-            },
-        )
+        .spawn(move || {
+            if let Err(error) = make_head(&loaded, head, cache.as_ref(), &Team::new(threads)) {
+                tracing::warn!("{error}: the output head is computed as it is");
+            }
+        })
         .context("can't start a thread for the output head")?;
+    Ok(())
+}
+
+fn make_head(
+    loaded: &LoadedModel,
+    head: HeadChoice,
+    cache: Option<&ModelCache>,
+    team: &Team,
+) -> Result<(), LoadError> {
+    match cache {
+        None => loaded.choose_head(head, team)?,
+        Some(cache) => {
+            if let Err(reason) = loaded.choose_head_cached(head, cache.packed(), team)? {
+                tracing::warn!(reason, "the output head was not put into the cache");
+            }
+        }
+    }
+    log_head(loaded);
     Ok(())
 }
 

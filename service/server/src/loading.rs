@@ -1,11 +1,11 @@
 //! What it took to load the model.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ternion_compute::CacheUse;
 
-/// What loading consists of.
+/// What loading consists of. The first two go on at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Opening the model's files, and its tokenizer.
@@ -14,6 +14,8 @@ pub(crate) enum Stage {
     Kernel,
     /// Packing the weights, or reading them from the cache.
     Weights,
+    /// Reading the output head from the cache, or rounding it before the start.
+    Head,
 }
 
 impl Stage {
@@ -22,29 +24,8 @@ impl Stage {
             Stage::Model => "model",
             Stage::Kernel => "kernel",
             Stage::Weights => "weights",
+            Stage::Head => "head",
         }
-    }
-}
-
-/// Times the stages, one after the other.
-pub(crate) struct Stopwatch {
-    since: Instant,
-    stages: Vec<(Stage, Duration)>,
-}
-
-impl Stopwatch {
-    pub(crate) fn start() -> Stopwatch {
-        Stopwatch {
-            since: Instant::now(),
-            stages: Vec::new(),
-        }
-    }
-
-    /// This stage has come to its end.
-    pub(crate) fn lap(&mut self, stage: Stage) {
-        let now = Instant::now();
-        self.stages.push((stage, now - self.since));
-        self.since = now;
     }
 }
 
@@ -59,12 +40,12 @@ pub(crate) struct Loading {
 
 impl Loading {
     pub(crate) fn new(
-        stopwatch: Stopwatch,
+        stages: Vec<(Stage, Duration)>,
         packed_bytes: usize,
         cache_use: Option<CacheUse>,
     ) -> Loading {
         Loading {
-            stages: stopwatch.stages,
+            stages,
             packed_bytes,
             cache_use,
         }
@@ -98,6 +79,7 @@ impl Loading {
             model_seconds = self.seconds(Stage::Model),
             kernel_seconds = self.seconds(Stage::Kernel),
             weights_seconds = self.seconds(Stage::Weights),
+            head_seconds = self.seconds(Stage::Head),
             "model loaded"
         );
     }

@@ -7,7 +7,7 @@
 //! request's task. So measuring costs the engine's thread nothing.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,8 +19,8 @@ use ternion_kernel_host::{Kernel, State, Survey};
 use tonic::Code;
 
 use crate::{
-    drain::Phase, engine_loop::EngineHandle, kernel_choice::Measured, load::Load, loading::Loading,
-    semconv, status::code_name, vitals::Vitals,
+    drain::Phase, energy::Energy, engine_loop::EngineHandle, kernel_choice::Measured, load::Load,
+    loading::Loading, processors::Placement, semconv, status::code_name, vitals::Vitals,
 };
 
 /// The GenAI conventions' bounds of a request's duration, ...
@@ -377,6 +377,37 @@ pub(crate) fn observe_process(meter: &Meter, vitals: Arc<Vitals>) {
         .build();
 }
 
+/// How many threads compute, and why so many.
+pub(crate) fn observe_threads(meter: &Meter, placement: &Placement) {
+    let threads = placement.threads as u64;
+    let labels = [
+        KeyValue::new("limited_by", placement.limit.name()),
+        KeyValue::new("pinned", placement.is_pinned),
+    ];
+    meter
+        .u64_observable_gauge("ternion.compute.threads")
+        .with_unit("{thread}")
+        .with_description("Compute threads; the labels tell where their number comes from.")
+        .with_callback(move |observer| observer.observe(threads, &labels))
+        .build();
+}
+
+/// What the machine's counters of energy have counted.
+pub(crate) fn observe_energy(meter: &Meter, energy: Arc<Mutex<Energy>>) {
+    meter
+        .f64_observable_counter("ternion.energy")
+        .with_unit("J")
+        .with_description("Used by the machine's packages and their memory, by all processes.")
+        .with_callback(move |observer| {
+            let mut energy = energy.lock().unwrap_or_else(PoisonError::into_inner);
+            energy.sample();
+            for (domain, joules) in energy.joules_by_domain() {
+                observer.observe(joules, &[KeyValue::new("domain", domain.to_owned())]);
+            }
+        })
+        .build();
+}
+
 /// What the labels of `ternion.kernel.info` tell.
 pub(crate) struct KernelInfo<'a> {
     pub(crate) kernel: &'a Kernel,
@@ -483,7 +514,7 @@ pub(crate) fn observe_loading(meter: &Meter, loading: &Loading, model: &str) {
 /// A gauge or counter of the load: name, unit, description, value.
 type LoadMetric = (&'static str, &'static str, &'static str, fn(&Load) -> u64);
 
-const LOAD_GAUGES: [LoadMetric; 5] = [
+const LOAD_GAUGES: [LoadMetric; 7] = [
     (
         "ternion.requests.running",
         "{request}",
@@ -495,6 +526,12 @@ const LOAD_GAUGES: [LoadMetric; 5] = [
         "{request}",
         "Requests that wait for pages or a place in the batch.",
         |load| load.waiting as u64,
+    ),
+    (
+        "ternion.queue.tokens",
+        "{token}",
+        "Tokens of the prompts of requests that were not started.",
+        |load| load.queued_tokens as u64,
     ),
     (
         "ternion.requests.parked",
@@ -514,9 +551,15 @@ const LOAD_GAUGES: [LoadMetric; 5] = [
         "Pages of the KV cache.",
         |load| load.kv_pages as u64,
     ),
+    (
+        "ternion.prefix_cache.pages",
+        "{page}",
+        "Pages that are kept for prompts that begin the same way, whether in use or not.",
+        |load| load.prefix_cache.pages as u64,
+    ),
 ];
 
-const LOAD_COUNTERS: [LoadMetric; 5] = [
+const LOAD_COUNTERS: [LoadMetric; 10] = [
     (
         "ternion.steps",
         "{step}",
@@ -547,6 +590,36 @@ const LOAD_COUNTERS: [LoadMetric; 5] = [
         "Guesses at next tokens that came true.",
         |load| load.true_guesses,
     ),
+    (
+        "ternion.prefix_cache.prompt_tokens",
+        "{token}",
+        "Tokens of prompts that were begun, and so looked up in the prefix cache.",
+        |load| load.prefix_cache.prompt_tokens,
+    ),
+    (
+        "ternion.prefix_cache.cached_tokens",
+        "{token}",
+        "Those of them that were there, and not computed.",
+        |load| load.prefix_cache.cached_tokens,
+    ),
+    (
+        "ternion.prefix_cache.hits",
+        "{request}",
+        "Requests that found some of their prompt in the prefix cache.",
+        |load| load.prefix_cache.hits,
+    ),
+    (
+        "ternion.prefix_cache.resumed_tokens",
+        "{token}",
+        "Tokens that preempted requests found in the prefix cache, and did not compute again.",
+        |load| load.prefix_cache.resumed_tokens,
+    ),
+    (
+        "ternion.prefix_cache.evictions",
+        "{page}",
+        "Pages that the prefix cache gave up to requests.",
+        |load| load.prefix_cache.evictions,
+    ),
 ];
 
 /// Observes the engine's load.
@@ -570,6 +643,16 @@ pub(crate) fn observe_load(meter: &Meter, engine: &EngineHandle, model: &str) {
             .with_callback(move |observer| observer.observe(value(&engine.load()), &labels))
             .build();
     }
+    let (waits, model) = (engine.clone(), labels.clone());
+    meter
+        .f64_observable_gauge("ternion.queue.wait")
+        .with_unit("s")
+        .with_description("How long the last of those that wait can be expected to.")
+        .with_callback(move |observer| {
+            let load = waits.load();
+            observer.observe(load.expected_wait().as_secs_f64(), &model);
+        })
+        .build();
     let engine = engine.clone();
     meter
         .f64_observable_gauge("ternion.kv.usage")

@@ -185,6 +185,10 @@ impl RequestSpan {
         self.0
             .span
             .set_attribute(semconv::USAGE_INPUT_TOKENS, int(usage.prompt_tokens));
+        self.0.span.set_attribute(
+            semconv::USAGE_CACHE_READ_INPUT_TOKENS,
+            int(usage.cached_tokens),
+        );
         self.0.over(&mut told, reason, ending.code());
         drop(told);
         self.0.span.in_scope(|| {

@@ -4,11 +4,19 @@ use prometheus::{Encoder, Registry, TextEncoder, proto::MetricFamily};
 
 /// Metrics that have a name in vLLM, with the same meaning and unit. Its names
 /// are what endpoint pickers, autoscalers and dashboards ask for.
-const VLLM_NAMES: [(&str, &str); 11] = [
+const VLLM_NAMES: [(&str, &str); 13] = [
     ("ternion_requests_running", "vllm:num_requests_running"),
     ("ternion_requests_waiting", "vllm:num_requests_waiting"),
     ("ternion_kv_usage_ratio", "vllm:kv_cache_usage_perc"),
     ("ternion_preemptions_total", "vllm:num_preemptions_total"),
+    (
+        "ternion_prefix_cache_prompt_tokens_total",
+        "vllm:prefix_cache_queries_total",
+    ),
+    (
+        "ternion_prefix_cache_cached_tokens_total",
+        "vllm:prefix_cache_hits_total",
+    ),
     ("ternion_input_tokens_total", "vllm:prompt_tokens_total"),
     (
         "ternion_output_tokens_total",

@@ -1,14 +1,19 @@
 //! `ternion-server serve`: from start to exit.
 
-use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use rustls::ServerConfig;
-use ternion_compute::{CpuExecutor, PackedCache, WeightSource};
+use ternion_compute::{CpuExecutor, Dialect, KvPool};
 use ternion_engine::{Limits, Vocabulary};
 use ternion_kernel_host::{Kernel, State};
-use ternion_kernels::team::Team;
-use ternion_model::Model;
+use ternion_model::{Architecture, Outline};
 use ternion_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
@@ -33,20 +38,25 @@ use crate::{
     connection::{self, Tls},
     connection_life,
     drain::{Drain, Phase},
+    energy::{self, Energy},
     engine_loop::{self, EngineThread},
     health::{HealthReports, Probe},
     inference::Inference,
     inspect::num_parameters,
     kernel_choice::{Contest, Measured},
     kernels,
-    kv_size::{KvSize, kv_size, memory},
-    launch::{self, KernelSearch},
+    kv_size::{KvSize, besides, kv_size},
+    kv_touching::KvTouching,
+    launch::{self, KernelSearch, ModelCache},
     live_requests::LiveRequests,
-    loading::{Loading, Stage, Stopwatch},
+    loading::{Loading, Stage},
     metrics::{self, KernelInfo, Metrics},
     models::{Models, default_sampling},
+    opening::Opening,
     operations,
+    processors::Placement,
     prompt::Prompts,
+    queue::{Amount, Queue},
     reload,
     request::Bounds,
     requests::Requests,
@@ -76,6 +86,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until told to stop.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+    // Before there are threads, which take after the one that starts them.
+    let placement = launch::place(settings.wanted());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
         .enable_all()
@@ -85,6 +97,13 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         let _entered = runtime.enter();
         telemetry::start(&settings.telemetry)?
     };
+    tracing::info!(
+        threads = placement.threads,
+        limited_by = placement.limit.name(),
+        nodes = ?placement.nodes,
+        pinned = placement.is_pinned,
+        "computing with {placement}"
+    );
     // Files that are wrong are told before a large model is loaded.
     let tenants = settings.tenants.clone().into_iter().collect();
     let tenants = reload::Watched::new(tenants);
@@ -103,8 +122,8 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
         settings.drain_delay,
     ));
     // Before the model: loading one takes its time, and that is alive.
-    let watched = runtime.block_on(watch(&settings, &telemetry, vitals.clone()))?;
-    let launched = launch(&settings, access.clone(), &telemetry, &vitals)?;
+    let watched = runtime.block_on(watch(&settings, &telemetry, vitals.clone(), &placement))?;
+    let launched = launch(&settings, access.clone(), &telemetry, &vitals, &placement)?;
     let newest = tls.as_ref().map(|(_, config, _)| config.subscribe());
     if let Some(file) = access.file.clone() {
         runtime.spawn(tenants.follow(move || reload_tenants(&access, &file)));
@@ -112,7 +131,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some((files, config, watched)) = tls {
         runtime.spawn(watched.follow(move || reload_certificates(&files, &config)));
     }
-    let served = runtime.block_on(serve(&settings, &launched, &watched, newest));
+    let served = runtime.block_on(serve(&settings, &launched, &watched, newest, &placement));
     launched.engine_thread.stop();
     // The exporter sends its last spans over the runtime.
     telemetry.stop();
@@ -150,8 +169,17 @@ async fn watch(
     settings: &Settings,
     telemetry: &Telemetry,
     vitals: Arc<Vitals>,
+    placement: &Placement,
 ) -> anyhow::Result<Watched> {
-    metrics::observe_process(&telemetry.meter(), vitals.clone());
+    let meter = telemetry.meter();
+    metrics::observe_process(&meter, vitals.clone());
+    metrics::observe_threads(&meter, placement);
+    let powercap = settings.telemetry.powercap_dir.as_deref();
+    if let Some(energy) = powercap.and_then(Energy::open) {
+        let energy = Arc::new(Mutex::new(energy));
+        metrics::observe_energy(&meter, energy.clone());
+        tokio::spawn(energy::keep(energy));
+    }
     let health = Arc::new(HealthReports::new(vitals.clone()));
     let operations = match settings.operations.listen {
         None => None,
@@ -171,8 +199,8 @@ struct Launched {
     engine_thread: EngineThread,
     why_kernel: String,
     loading: Loading,
-    threads: usize,
     kv: KvSize,
+    touching: KvTouching,
 }
 
 fn launch(
@@ -180,25 +208,45 @@ fn launch(
     access: Arc<Access>,
     telemetry: &Telemetry,
     vitals: &Vitals,
+    placement: &Placement,
 ) -> anyhow::Result<Launched> {
-    let mut stopwatch = Stopwatch::start();
-    let model = Arc::new(launch::open_model(settings.model.as_deref())?);
-    stopwatch.lap(Stage::Model);
-    let context_limit = context_limit(settings, &model)?;
-    let threads = launch::num_threads(settings.threads);
-    let team = Arc::new(Team::new(threads));
-    let cache = cache::open(&settings.cache_dir);
+    let opening = Opening::begin(settings.model.clone())?;
+    let Outline {
+        architecture,
+        reference,
+    } = opening.outline();
+    let context_limit = context_limit(settings, architecture)?;
+    let kv = kv_size(
+        &settings.kv,
+        &settings.scheduler,
+        architecture,
+        Dialect::from(*reference).kv_precision(),
+        context_limit,
+        besides(architecture, settings.head, &settings.scheduler),
+        &settings.memory_room(),
+    )?;
+    let pool = KvPool::reserve(kv.config, architecture)
+        .with_context(|| format!("kv: the system has no {} bytes for it", kv.bytes))?;
+    let touching = KvTouching::begin(pool.touch(), kv.bytes)?;
+    let team = launch::team(placement);
+    let threads = placement.threads;
+    let cache = cache::open(&settings.cache_dir).map(Arc::new);
+    let begin = Instant::now();
     let mut contest = Contest {
-        architecture: &model.architecture,
+        architecture,
         team: &team,
         budget: settings.kernel_timing_budget,
         thorough: false,
-        cache: cache.as_ref(),
+        cache: cache.as_deref(),
+        quiet: &|| {
+            opening.wait();
+            touching.wait_for_first();
+        },
         measured: Measured::default(),
         is_settled: false,
     };
     let mut choose = |kernels: &[Kernel]| contest.decide(kernels);
-    let survey = KernelSearch::of(settings)?.survey(&model.architecture, &mut choose)?;
+    let survey = KernelSearch::of(settings)?.survey(architecture, &mut choose)?;
     for found in &survey.found {
         match found.state {
             State::Refused { .. } | State::Failed { .. } => {
@@ -211,33 +259,31 @@ fn launch(
     for kernel in &measured.kernels {
         tracing::info!("kernel timing {kernel}");
     }
+    let mut stages = vec![(Stage::Kernel, begin.elapsed())];
+    let (model, took) = opening.finish()?;
+    stages.push((Stage::Model, took));
+    let model = Arc::new(model);
     let kernel = survey.selected()?;
     let why_kernel = survey.found.iter().find_map(|found| match &found.state {
         State::Selected { why } => Some(why.clone()),
         _ => None,
     });
-    stopwatch.lap(Stage::Kernel);
-    let kv = kv_size(
-        &settings.kv,
-        &settings.scheduler,
-        &model.architecture,
-        model.dialect().kv_precision(),
-        context_limit,
-        memory(),
-    )?;
 
-    let packed_cache = cache.as_ref().map(|dir| PackedCache {
+    let model_cache = cache.map(|dir| ModelCache {
         dir,
         limit: settings.packed_cache_bytes,
-        model: &model,
+        model: model.clone(),
     });
-    let (packed, cache_use) = launch::pack_cached(&model, packed_cache, &kernel, &team)?;
-    stopwatch.lap(Stage::Weights);
-    let loading = Loading::new(stopwatch, packed.ternary_bytes(), cache_use);
-    loading.log();
+    let begin = Instant::now();
+    let (packed, cache_use) = launch::pack_cached(&model, model_cache.as_ref(), &kernel, &team)?;
+    stages.push((Stage::Weights, begin.elapsed()));
     let packed = Arc::new(packed);
-    launch::choose_head(&packed, settings.head, &team)?;
-    let executor = CpuExecutor::new(packed, team, kv.config, context_limit);
+    let begin = Instant::now();
+    launch::choose_head(&packed, settings.head, model_cache.as_ref(), &team)?;
+    stages.push((Stage::Head, begin.elapsed()));
+    let loading = Loading::new(stages, packed.ternary_bytes(), cache_use);
+    loading.log();
+    let executor = CpuExecutor::with_pool(packed, team, pool, context_limit);
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
     let scheduler = &settings.scheduler;
     let limits = Limits {
@@ -245,12 +291,19 @@ fn launch(
         block_size: kv.config.block_size,
         max_num_seqs: scheduler.max_num_seqs,
         max_num_batched_tokens: scheduler.max_num_batched_tokens,
+        step_budget: scheduler.step_budget,
         max_draft_tokens: scheduler.max_draft_tokens,
-        max_queued: scheduler.max_queued,
+        // The queue at the door counts. It gives a place away as soon as a
+        // request's reader has gone, which the engine finds out a step later.
+        max_queued: usize::MAX,
+        max_queued_tokens: usize::MAX,
         max_model_len: context_limit,
     };
-    let (engine, engine_thread) = engine_loop::start(limits, vocabulary.clone(), executor)
-        .context("can't start the engine's thread")?;
+    touching.wait_for_first();
+    let caller = placement.clone();
+    let (engine, engine_thread) =
+        engine_loop::start(limits, vocabulary.clone(), executor, move || caller.pin(0))
+            .context("can't start the engine's thread")?;
     vitals.loaded(engine.heartbeat());
     let name = settings
         .model_name
@@ -289,6 +342,14 @@ fn launch(
         metrics: Metrics::new(&meter, &name),
         name,
         outbox_capacity: settings.outbox.capacity,
+        queue: Arc::new(Queue::new(
+            Amount {
+                requests: scheduler.max_num_seqs + scheduler.max_queued,
+                tokens: scheduler.max_queued_tokens,
+            },
+            settings.tenants.is_some(),
+        )),
+        prefix_cache: settings.kv.prefix_cache,
         // More could not be alive in the engine either.
         max_stream_requests: scheduler.max_num_seqs + scheduler.max_queued,
     };
@@ -297,19 +358,22 @@ fn launch(
         engine_thread,
         why_kernel: why_kernel.unwrap_or_default(),
         loading,
-        threads,
         kv,
+        touching,
     })
 }
 
-fn context_limit(settings: &Settings, model: &Model) -> Result<usize, Mistakes> {
-    let context = model.architecture.context;
+fn context_limit(settings: &Settings, architecture: &Architecture) -> Result<usize, Mistakes> {
+    let context = architecture.context;
     match settings.context_limit {
         Some(limit) if limit > context => Err(Mistakes(vec![format!(
             "context_limit: {limit} is more than the model's context of {context}"
         )])),
         Some(limit) => Ok(limit),
-        None => Ok(context),
+        None => {
+            let bound = settings.preset.and_then(|preset| preset.context);
+            Ok(bound.unwrap_or(context).min(context))
+        }
     }
 }
 
@@ -318,6 +382,7 @@ async fn serve(
     launched: &Launched,
     watched: &Watched,
     tls: Option<Tls>,
+    placement: &Placement,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let listener = connection::listen("listen", settings.listen).await?;
@@ -336,7 +401,8 @@ async fn serve(
                 .serve_with_incoming_shutdown(connection, leave)
         },
     ));
-    announce(settings, launched, watched, address);
+    announce(settings, launched, watched, address, placement);
+    launched.touching.go_on();
 
     let asked_by_signal = tokio::select! {
         () = signals.next() => true,
@@ -464,12 +530,18 @@ fn warn_of_openness(settings: &Settings, address: SocketAddr) {
     }
 }
 
-fn announce(settings: &Settings, launched: &Launched, watched: &Watched, address: SocketAddr) {
+fn announce(
+    settings: &Settings,
+    launched: &Launched,
+    watched: &Watched,
+    address: SocketAddr,
+    placement: &Placement,
+) {
     let banner = Banner {
         served: &launched.served,
         why: &launched.why_kernel,
         loading: &launched.loading,
-        threads: launched.threads,
+        placement,
         kv: launched.kv,
         address,
         tls: settings.tls.certificate.is_some(),

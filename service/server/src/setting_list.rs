@@ -3,7 +3,12 @@
 
 use ternion_compute::{HeadChoice, KvPrecision};
 
-use crate::setting_kind::Kind;
+use crate::{
+    energy::POWERCAP,
+    preset::Preset,
+    processors::{Numa, Pinning},
+    setting_kind::Kind,
+};
 
 /// One setting.
 #[derive(Debug)]
@@ -125,12 +130,49 @@ pub(crate) const SETTINGS: &[Setting] = &[
                differently",
     },
     Setting {
+        key: "preset",
+        flag: "preset",
+        kind: Kind::Choice(&Preset::NAMES),
+        default: None,
+        help: "Where this server runs: mobile, edge, server or cloud. Bounds threads, memory_limit \
+               and context_limit and sets the scheduler's batch, but for what is set explicitly; \
+               bench --advise explains them",
+    },
+    Setting {
         key: "threads",
         flag: "threads",
         kind: Kind::Count { min: 1, max: 1024 },
         default: None,
-        help: "Compute threads. Unset: the processors this process may use, \
-               by affinity and cgroup quota",
+        help: "Compute threads. Unset: the processors this process may use, by affinity and cgroup \
+               quota, and the same number on each memory node",
+    },
+    Setting {
+        key: "pin_threads",
+        flag: "pin-threads",
+        kind: Kind::Choice(&Pinning::NAMES),
+        default: Some("auto"),
+        help: "Whether each compute thread stays on a processor of its own: auto does so where \
+               this process was given some of the machine's processors, without a quota for less, \
+               and has a thread for each; always, or never",
+    },
+    Setting {
+        key: "numa",
+        flag: "numa",
+        kind: Kind::Choice(&Numa::NAMES),
+        default: Some("auto"),
+        help: "Where a machine has several memory nodes: auto keeps threads that fit one there, \
+               and otherwise spreads memory over all; never leaves both to the system",
+    },
+    Setting {
+        key: "memory_limit",
+        flag: "memory-limit",
+        kind: Kind::Bytes {
+            min: 1,
+            max: 1 << 50,
+        },
+        default: None,
+        help: "Memory to plan with, such as 4GiB, for the KV cache's default size and its check. \
+               Unset: the machine's, or its cgroup's limit",
     },
     Setting {
         key: "context_limit",
@@ -250,7 +292,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: None,
         help: "Memory of the KV cache instead of pages, such as 2GiB. Both unset: what \
                scheduler.max_num_seqs full contexts take, but at most a quarter of the memory \
-               this process may use",
+               this process may use, and three quarters of what of it is left beside weights, \
+               output head and buffers",
+    },
+    Setting {
+        key: "kv.prefix_cache",
+        flag: "prefix-cache",
+        kind: Kind::Switch,
+        default: Some("on"),
+        help: "Whether requests use what is computed of prompts that begin the same way: those of \
+               one tenant, and of a cache_group of tenants: on or off",
     },
     Setting {
         key: "scheduler.max_num_seqs",
@@ -267,9 +318,19 @@ pub(crate) const SETTINGS: &[Setting] = &[
             max: 1 << 20,
         },
         // A step of 256 tokens takes a few hundred ms on two cores with a 2B
-        // model: the longest that a running stream waits for a prompt.
+        // model: the longest that a new request waits for it.
         default: Some("256"),
-        help: "Most tokens in one step; more make prompts faster and running streams less even",
+        help: "Most tokens in one step",
+    },
+    Setting {
+        key: "scheduler.step_budget",
+        flag: "step-budget",
+        kind: Kind::Duration { max_seconds: 3600 },
+        default: None,
+        help: "How long a step should take that computes prompts beside running streams, such as \
+               100ms: they get what the streams leave of it, and a quarter of the streams' time at \
+               least; more makes prompts faster and streams less even. Unset: twice what the \
+               streams take alone",
     },
     Setting {
         key: "scheduler.max_draft_tokens",
@@ -287,6 +348,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         },
         default: Some("256"),
         help: "Most requests waiting beyond scheduler.max_num_seqs; further ones are refused",
+    },
+    Setting {
+        key: "scheduler.max_queued_tokens",
+        flag: "max-queued-tokens",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 40,
+        },
+        // Minutes of work for a 2B model on few cores.
+        default: Some("65536"),
+        help: "Most tokens of the prompts of waiting requests, all together; further ones are \
+               refused. A single one may be longer",
     },
     Setting {
         key: "outbox.capacity",
@@ -378,6 +451,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: Some("off"),
         help: "Whether /metrics also has the names that vLLM gives to these metrics, for \
                endpoint pickers, autoscalers and dashboards that know no others",
+    },
+    Setting {
+        key: "telemetry.powercap_dir",
+        flag: "powercap-dir",
+        kind: Kind::DirectoryOrOff,
+        default: Some(POWERCAP),
+        help: "Directory of the machine's counters of energy (RAPL), or where it is mounted; off \
+               for none. Without counters that may be read there is no such metric",
     },
     Setting {
         key: "telemetry.service_name",

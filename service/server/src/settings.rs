@@ -15,6 +15,9 @@ use serde_json::{Map, Value as Json};
 use ternion_compute::{HeadChoice, KvPrecision};
 
 use crate::{
+    memory_room::{MemoryRoom, memory_room},
+    preset::Preset,
+    processors::{Numa, Pinning, Wanted},
     setting_kind::{OFF, parse_duration},
     setting_list::{SETTINGS, Setting, variable},
 };
@@ -39,7 +42,12 @@ pub(crate) struct Settings {
     pub(crate) packed_cache_bytes: u64,
     #[serde(deserialize_with = "head_choice")]
     pub(crate) head: HeadChoice,
+    #[serde(default, deserialize_with = "preset")]
+    pub(crate) preset: Option<&'static Preset>,
     pub(crate) threads: Option<usize>,
+    pub(crate) pin_threads: Pinning,
+    pub(crate) numa: Numa,
+    pub(crate) memory_limit: Option<u64>,
     pub(crate) context_limit: Option<usize>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain_timeout: Duration,
@@ -97,6 +105,7 @@ pub(crate) struct KvSettings {
     pub(crate) block_size: usize,
     pub(crate) pages: Option<usize>,
     pub(crate) memory_bytes: Option<u64>,
+    pub(crate) prefix_cache: bool,
     /// `None`: the model's own.
     #[serde(rename = "type", default, deserialize_with = "kv_precision")]
     pub(crate) precision: Option<KvPrecision>,
@@ -107,8 +116,12 @@ pub(crate) struct KvSettings {
 pub(crate) struct SchedulerSettings {
     pub(crate) max_num_seqs: usize,
     pub(crate) max_num_batched_tokens: usize,
+    /// `None`: by what a step takes without prompts.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub(crate) step_budget: Option<Duration>,
     pub(crate) max_draft_tokens: usize,
     pub(crate) max_queued: usize,
+    pub(crate) max_queued_tokens: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -144,6 +157,9 @@ pub(crate) struct TelemetrySettings {
     #[serde(deserialize_with = "duration")]
     pub(crate) otlp_metrics_interval: Duration,
     pub(crate) vllm_metric_names: bool,
+    /// `None`: off.
+    #[serde(deserialize_with = "path_or_off")]
+    pub(crate) powercap_dir: Option<PathBuf>,
     pub(crate) service_name: String,
     pub(crate) log_format: LogFormat,
     pub(crate) log_filter: String,
@@ -154,6 +170,28 @@ pub(crate) struct TelemetrySettings {
 pub(crate) enum LogFormat {
     Text,
     Json,
+}
+
+impl Settings {
+    /// How to compute.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted {
+            threads: self.threads,
+            most: self.preset.and_then(|preset| preset.threads),
+            pinning: self.pin_threads,
+            numa: self.numa,
+        }
+    }
+
+    /// Memory to plan with.
+    pub(crate) fn memory_room(&self) -> MemoryRoom {
+        let bound = self.preset.and_then(|preset| preset.memory);
+        match (self.memory_limit, bound) {
+            (Some(limit), _) => memory_room().at_most(limit, "memory_limit"),
+            (None, Some(bound)) => memory_room().at_most(bound, "preset"),
+            (None, None) => memory_room(),
+        }
+    }
 }
 
 /// Where settings come from besides the defaults.
@@ -186,6 +224,7 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
     Default,
+    Preset(&'static Preset),
     File(String),
     Variable(String),
     Flag(&'static str),
@@ -195,6 +234,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
+            Origin::Preset(preset) => write!(f, "preset {}", preset.name),
             Origin::File(path) => write!(f, "file {path}"),
             Origin::Variable(name) => write!(f, "environment {name}"),
             Origin::Flag(flag) => write!(f, "flag --{flag}"),
@@ -237,16 +277,20 @@ impl Sources {
         flatten(String::new(), &merged, &mut values);
         self.report_unknown(&values, &mut mistakes);
 
-        let entries: Vec<Entry> = SETTINGS
+        let mut entries: Vec<Entry> = SETTINGS
             .iter()
             .map(|setting| self.entry(setting, &values, &mut mistakes))
             .collect();
+        if let Some(preset) = chosen_preset(&entries) {
+            entries.iter_mut().for_each(|entry| entry.apply(preset));
+        }
         check_together(&entries, &mut mistakes);
         check_access(&entries, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(Mistakes(mistakes));
         }
-        let settings = serde_json::from_value(Json::Object(tree(&entries)))
+        let told = entries.iter().filter(|entry| !entry.is_bound());
+        let settings = serde_json::from_value(Json::Object(tree(told)))
             .map_err(|error| Mistakes(vec![error.to_string()]))?;
         Ok(Resolved { settings, entries })
     }
@@ -346,6 +390,29 @@ impl Sources {
                 unset
             }
         }
+    }
+}
+
+fn chosen_preset(entries: &[Entry]) -> Option<&'static Preset> {
+    let entry = entries.iter().find(|entry| entry.setting.key == "preset")?;
+    entry.value.as_str()?.parse().ok()
+}
+
+impl Entry {
+    /// What nobody has set is as the preset says, if it says something.
+    fn apply(&mut self, preset: &'static Preset) {
+        if self.origin == Origin::Default
+            && let Some(value) = preset.value(self.setting.key)
+        {
+            self.value = value;
+            self.origin = Origin::Preset(preset);
+        }
+    }
+
+    /// Whether the value is only the most that may come of it, which the
+    /// machine and the model are asked for.
+    pub(crate) fn is_bound(&self) -> bool {
+        matches!(self.origin, Origin::Preset(_)) && Preset::bounds(self.setting.key)
     }
 }
 
@@ -523,7 +590,7 @@ fn check_access(entries: &[Entry], mistakes: &mut Vec<String>) {
 }
 
 /// The nested form of the entries.
-pub(crate) fn tree(entries: &[Entry]) -> Map<String, Json> {
+pub(crate) fn tree<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Map<String, Json> {
     let mut root = Map::new();
     for entry in entries {
         match entry.setting.key.split_once('.') {
@@ -569,6 +636,17 @@ fn directory_or_off<'de, D: Deserializer<'de>>(
         OFF => Ok(CacheDirectory::Off),
         text => Ok(CacheDirectory::At(text.into())),
     }
+}
+
+fn path_or_off<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok((text != OFF).then(|| text.into()))
+}
+
+fn preset<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'static Preset>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    name.map(|name| name.parse().map_err(serde::de::Error::custom))
+        .transpose()
 }
 
 fn address_or_off<'de, D: Deserializer<'de>>(

@@ -356,6 +356,7 @@ fn a_switch_is_on_or_off_in_every_form() {
         .resolve();
         let settings = resolved.expect("a good file").settings;
         assert_eq!(settings.reflection, expected, "{text}");
+        assert!(settings.kv.prefix_cache, "the default");
     }
     let mistakes = mistakes_of(&Sources {
         environment: environment_of(&[("TERNION_REFLECTION", "maybe")]),
@@ -477,5 +478,79 @@ fn every_setting_is_in_the_operators_page() {
         if let Some(default) = setting.default {
             assert!(row.contains(default), "{key} has default {default}: {row}");
         }
+    }
+}
+
+#[test]
+fn a_preset_is_weaker_than_what_is_set_in_any_way() {
+    let file = written(
+        "t.toml",
+        "preset = 'mobile'\n[scheduler]\nmax_num_seqs = 2\n",
+    );
+    let resolved = Sources {
+        file: Some(file.path.clone()),
+        environment: environment_of(&[("TERNION_MEMORY_LIMIT", "3GiB")]),
+        flags: flags_of(&[("threads", &["7"])]),
+    }
+    .resolve()
+    .expect("all good");
+    let settings = &resolved.settings;
+    assert_eq!(settings.scheduler.max_num_seqs, 2);
+    assert_eq!(settings.scheduler.max_num_batched_tokens, 128);
+    assert_eq!(settings.threads, Some(7));
+    assert_eq!(settings.memory_limit, Some(3 << 30));
+    let total = memory_room().total;
+    assert_eq!(settings.memory_room().total, total.min(3 << 30));
+    // A bound is told, and asked for where the model is known.
+    assert_eq!(settings.context_limit, None);
+    let context = resolved
+        .entries
+        .iter()
+        .find(|e| e.setting.key == "context_limit");
+    let context = context.expect("it is listed");
+    assert_eq!(
+        (&context.value, context.origin.to_string().as_str()),
+        (&4096.into(), "preset mobile")
+    );
+}
+
+#[test]
+fn a_preset_bounds_what_is_not_set() {
+    let settings = |pairs: &[(&str, &[&str])]| {
+        let sources = Sources {
+            flags: flags_of(pairs),
+            ..Sources::default()
+        };
+        sources.resolve().expect("all good").settings
+    };
+    let mobile = settings(&[("preset", &["mobile"])]);
+    assert_eq!((mobile.threads, mobile.wanted().most), (None, Some(4)));
+    let total = memory_room().total;
+    assert_eq!(mobile.memory_room().total, total.min(2 << 30));
+    let server = settings(&[("preset", &["server"])]);
+    assert_eq!(server.wanted().most, None);
+    assert_eq!(server.memory_room().total, total);
+    assert_eq!(server.scheduler.max_num_seqs, 32);
+    let none = settings(&[]);
+    assert_eq!((none.preset, none.scheduler.max_num_seqs), (None, 16));
+}
+
+#[test]
+fn the_operators_page_has_the_presets() {
+    let page = include_str!("../OPERATING.md");
+    for preset in &crate::preset::PRESETS {
+        let begin = format!("| `{}` |", preset.name);
+        let row = page.lines().find(|line| line.starts_with(&begin));
+        let row = row.unwrap_or_else(|| panic!("no row of {}", preset.name));
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let bound = |value: Option<u64>, unit: &str, cell: &str| match value {
+            Some(value) => assert_eq!(cell, format!("at most {value}{unit}"), "{row}"),
+            None => assert!(!cell.contains("at most"), "{row}"),
+        };
+        bound(preset.threads.map(|n| n as u64), "", cells[3]);
+        bound(preset.memory.map(|bytes| bytes >> 30), " GiB", cells[4]);
+        bound(preset.context.map(|n| n as u64), "", cells[5]);
+        assert_eq!(cells[6], preset.max_num_seqs.to_string());
+        assert_eq!(cells[7], preset.max_num_batched_tokens.to_string());
     }
 }

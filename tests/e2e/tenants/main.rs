@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod credentials;
+mod fairness;
 mod limits;
+mod prefix_cache;
 mod reload;
 mod requests;
 

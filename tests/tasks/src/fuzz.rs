@@ -121,6 +121,8 @@ fn fuzz_one(program: &Path, target: &str, seconds: &str) -> std::io::Result<bool
         .arg(format!("-max_len={MAX_INPUT_BYTES}"))
         .arg(format!("-artifact_prefix={}/{target}.", found.display()))
         .args(["-print_final_stats=1", "-verbosity=0"])
+        // Thousands of caught panics of a library, each with its stack, would hide everything else.
+        .env("RUST_BACKTRACE", "0")
         .env("TMPDIR", &temporary);
     let words = workspace().join(format!("tests/fuzz/words/{target}.dict"));
     if words.exists() {

@@ -11,4 +11,5 @@ pub mod go_client;
 pub mod outcome;
 pub mod proto;
 pub mod python_client;
+pub mod rust_tests;
 pub mod tools;

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use ternion_tasks::cargo::{build_shipped, cargo, packages};
 use ternion_tasks::outcome::{Outcome, run};
 use ternion_tasks::tools::{c_compiler, component};
-use ternion_tasks::{aarch64, chart, collector, fuzz, go_client, proto, python_client};
+use ternion_tasks::{aarch64, chart, collector, fuzz, go_client, proto, python_client, rust_tests};
 
 /// Crates that others write code against; their documentation must be whole.
 const DOCUMENTED: [&str; 4] = [
@@ -69,7 +69,7 @@ const STEPS: [Step; 14] = [
     },
     Step {
         name: "tests",
-        run: tests,
+        run: rust_tests::rust_tests,
     },
     Step {
         name: "fuzz",
@@ -191,8 +191,4 @@ fn documentation() -> Outcome {
 
 fn release_build() -> Outcome {
     run(build_shipped().arg("--locked"))
-}
-
-fn tests() -> Outcome {
-    run(cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]))
 }

@@ -1,5 +1,8 @@
 //! Rounded rows, sixteen side by side.
 
+use std::fmt;
+use std::sync::Arc;
+
 /// Rows of a tile: as many as a vector of 512 bits has sums.
 pub const TILE_ROWS: usize = 16;
 
@@ -39,14 +42,42 @@ pub struct Line(pub(super) [u8; 4 * TILE_ROWS]);
 
 // SAFETY: bytes, which may all be 0, without padding.
 unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: bytes, which may be any, without padding: 64 of them at an alignment
+// of 64.
+unsafe impl bytemuck::Pod for Line {}
+
+/// Memory that is somebody else's as well, and doesn't change: a mapped file.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// A matrix of codes, tile after tile, each from its first column to its last.
-#[derive(Debug)]
 pub struct Codes {
     bits: Bits,
     rows: usize,
     cols: usize,
-    lines: Vec<Line>,
+    lines: Lines,
+}
+
+enum Lines {
+    Own(Vec<Line>),
+    Shared(SharedBytes),
+}
+
+impl Lines {
+    fn as_slice(&self) -> &[Line] {
+        match self {
+            Lines::Own(lines) => lines,
+            Lines::Shared(bytes) => bytemuck::cast_slice((**bytes).as_ref()),
+        }
+    }
+}
+
+impl fmt::Debug for Codes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Codes {
+            bits, rows, cols, ..
+        } = self;
+        write!(f, "Codes({rows} x {cols} of {bits:?} bits)")
+    }
 }
 
 impl Codes {
@@ -59,8 +90,32 @@ impl Codes {
             bits,
             rows,
             cols,
-            lines,
+            lines: Lines::Own(lines),
         }
+    }
+
+    /// The codes that others' memory holds, as [`as_bytes`](Codes::as_bytes)
+    /// gave them. None if it is not as long, or begins between two lines.
+    pub fn shared(bits: Bits, rows: usize, cols: usize, bytes: SharedBytes) -> Option<Codes> {
+        let tile_lines = cols.div_ceil(bits.line_cols());
+        let num_lines = rows.div_ceil(TILE_ROWS).checked_mul(tile_lines)?;
+        let lines: &[Line] = bytemuck::try_cast_slice((*bytes).as_ref()).ok()?;
+        (lines.len() == num_lines).then(|| Codes {
+            bits,
+            rows,
+            cols,
+            lines: Lines::Shared(bytes),
+        })
+    }
+
+    /// All tiles, as they lie in memory.
+    pub fn as_bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(self.lines.as_slice())
+    }
+
+    /// Bytes of one tile of such codes.
+    pub fn tile_bytes(bits: Bits, cols: usize) -> usize {
+        cols.div_ceil(bits.line_cols()) * size_of::<Line>()
     }
 
     /// Width of a code.
@@ -80,7 +135,7 @@ impl Codes {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.lines)
+        self.as_bytes().len()
     }
 
     /// Lines of a tile.
@@ -89,12 +144,19 @@ impl Codes {
     }
 
     /// All lines, to be filled by [`pack`](Codes::pack) tile by tile.
+    ///
+    /// # Panics
+    ///
+    /// If they are shared.
     pub fn lines_mut(&mut self) -> &mut [Line] {
-        &mut self.lines
+        match &mut self.lines {
+            Lines::Own(lines) => lines,
+            Lines::Shared(_) => panic!("shared codes are there already"),
+        }
     }
 
     pub(super) fn tile(&self, tile: usize) -> &[Line] {
-        &self.lines[tile * self.tile_lines()..][..self.tile_lines()]
+        &self.lines.as_slice()[tile * self.tile_lines()..][..self.tile_lines()]
     }
 
     /// Writes the codes of one row of a tile, one a byte, into the tile's

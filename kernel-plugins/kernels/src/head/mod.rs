@@ -15,6 +15,6 @@ pub mod rounding;
 mod sums;
 
 pub use activations::{Activations, Token};
-pub use codes::{Bits, Codes, Line, TILE_ROWS};
+pub use codes::{Bits, Codes, Line, SharedBytes, TILE_ROWS};
 pub use dense::{Stored, dense_product};
 pub use sums::Variant;

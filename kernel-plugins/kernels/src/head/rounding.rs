@@ -44,6 +44,11 @@ impl Dither {
         Dither((0..cols).map(shift).collect())
     }
 
+    /// Shifts that were drawn before.
+    pub fn of(shifts: Vec<f32>) -> Dither {
+        Dither(shifts)
+    }
+
     /// Shifts, by column.
     pub fn shifts(&self) -> &[f32] {
         &self.0

@@ -46,6 +46,11 @@ impl ReadBandwidth {
         Ok(ReadBandwidth { memories })
     }
 
+    /// Bytes of memory that this takes.
+    pub fn bytes(&self) -> usize {
+        self.memories.iter().map(|memory| memory.len()).sum()
+    }
+
     /// Bytes a second that the team reads together, in the fastest way. Each
     /// way gets its part of the budget.
     pub fn measure(&self, team: &Team, budget: Duration) -> f64 {

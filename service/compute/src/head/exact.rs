@@ -51,34 +51,43 @@ fn blocks(
 ) {
     wide.resize(head.cols(), 0.0);
     for (i, row) in rows.enumerate() {
-        widen(head, row, wide);
+        widen_row(head, head.row(row), wide);
         for (position, hidden) in hidden.chunks_exact(head.cols()).enumerate() {
             columns.row(position)[i] = dot(hidden, wide);
         }
     }
 }
 
-/// One logit, as [`logits`] has it.
-pub(super) fn logit(
-    head: &DenseMatrix<'_>,
-    row: usize,
-    hidden: &[f32],
-    wide: &mut Vec<f32>,
-) -> f32 {
-    if let Some(stored) = stored(head.format()) {
-        return stored.dot(hidden, head.row(row));
-    }
-    wide.resize(head.cols(), 0.0);
-    widen(head, row, wide);
-    dot(hidden, wide)
+/// Memory for one row.
+#[derive(Default)]
+pub(crate) struct Row {
+    /// As it is stored.
+    bytes: Vec<u8>,
+    wide: Vec<f32>,
 }
 
-/// Decodes a row, exactly; the common formats at full width.
-pub(crate) fn widen(matrix: &DenseMatrix<'_>, row: usize, out: &mut [f32]) {
+/// One logit, as [`logits`] has it.
+pub(super) fn logit(head: &DenseMatrix<'_>, row: usize, hidden: &[f32], memory: &mut Row) -> f32 {
+    let bytes = head.read_row(row, &mut memory.bytes);
+    if let Some(stored) = stored(head.format()) {
+        return stored.dot(hidden, bytes);
+    }
+    memory.wide.resize(head.cols(), 0.0);
+    widen_row(head, bytes, &mut memory.wide);
+    dot(hidden, &memory.wide)
+}
+
+/// Reads and decodes a row, exactly.
+pub(crate) fn read(matrix: &DenseMatrix<'_>, row: usize, memory: &mut Row, out: &mut [f32]) {
+    widen_row(matrix, matrix.read_row(row, &mut memory.bytes), out);
+}
+
+/// The common formats at full width.
+fn widen_row(matrix: &DenseMatrix<'_>, bytes: &[u8], out: &mut [f32]) {
     match matrix.format() {
-        DenseFormat::F16 => widen_f16(matrix.row(row), out),
-        DenseFormat::BF16 => widen_bf16(matrix.row(row), out),
-        DenseFormat::F32 | DenseFormat::Q8_0 | DenseFormat::Q6K => matrix.row_into(row, out),
+        DenseFormat::F16 => widen_f16(bytes, out),
+        DenseFormat::BF16 => widen_bf16(bytes, out),
+        DenseFormat::F32 | DenseFormat::Q8_0 | DenseFormat::Q6K => matrix.decode_row(bytes, out),
     }
 }
 

@@ -1,12 +1,10 @@
 //! A head of eight bits a weight, one scale a row.
 
-use ternion_kernels::head::rounding::Dither;
-use ternion_kernels::head::{Activations, Bits, TILE_ROWS, Variant};
-use ternion_kernels::team::Team;
+use ternion_kernels::head::{Activations, TILE_ROWS, Variant};
 
+use super::Workers;
 use super::bound::TokenBounds;
 use super::rounded::Rounded;
-use super::{DenseMatrix, Workers};
 
 pub(crate) struct Int8 {
     rounded: Rounded,
@@ -21,14 +19,11 @@ pub(super) struct Scratch {
 }
 
 impl Int8 {
-    /// # Errors
-    ///
-    /// If a row holds what is no number.
-    pub(super) fn new(matrix: &DenseMatrix<'_>, team: &Team) -> Result<Int8, String> {
-        Ok(Int8 {
-            rounded: Rounded::new(matrix, Bits::Eight, Dither::none(matrix.cols()), team)?,
+    pub(super) fn of(rounded: Rounded) -> Int8 {
+        Int8 {
+            rounded,
             variant: Variant::best(),
-        })
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -18,12 +18,14 @@ use std::str::FromStr;
 use std::sync::Mutex;
 
 use ternion_engine::{Batch, Logits, Wanted};
-use ternion_kernels::head::Variant;
+use ternion_kernels::head::{Bits, Variant};
 use ternion_kernels::team::{Columns, Team};
 use ternion_model::{DenseFormat, DenseMatrix};
 
-pub(crate) use exact::widen;
+pub(crate) use exact::{Row, read};
 use int8::Int8;
+use rounded::Rounded;
+pub(crate) use rounded::{Rounding, RowSize};
 pub use screened::Candidates;
 use screened::{Screen, Screening};
 
@@ -59,6 +61,16 @@ pub enum HeadChoice {
 impl HeadChoice {
     /// Their names.
     pub const NAMES: [&str; 4] = ["auto", "f16", "screened", "int8"];
+
+    /// How a head is rounded for it, if it is.
+    pub(crate) fn bits(self, matrix: &DenseMatrix<'_>) -> Option<Bits> {
+        match self {
+            HeadChoice::F16 => None,
+            HeadChoice::Int8 => Some(Bits::Eight),
+            HeadChoice::Screened => Some(Bits::Four),
+            HeadChoice::Auto => screening_is_faster(matrix).then_some(Bits::Four),
+        }
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -104,14 +116,24 @@ impl Head {
         matrix: &DenseMatrix<'_>,
         team: &Team,
     ) -> Result<Head, String> {
-        match choice {
-            HeadChoice::F16 => Ok(Head::Exact),
-            HeadChoice::Int8 => Int8::new(matrix, team).map(Head::Int8),
-            HeadChoice::Screened => Screen::new(matrix, team).map(Head::Screened),
-            HeadChoice::Auto if !screening_is_faster(matrix) => Ok(Head::Exact),
+        let Some(bits) = choice.bits(matrix) else {
+            return Ok(Head::Exact);
+        };
+        match Rounding::new(matrix, bits, team) {
+            Ok(rounding) => Ok(Head::of(rounding)),
             // A head that can't be screened, since it holds what is no number,
             // is computed as it is.
-            HeadChoice::Auto => Ok(Screen::new(matrix, team).map_or(Head::Exact, Head::Screened)),
+            Err(_) if choice == HeadChoice::Auto => Ok(Head::Exact),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    pub(crate) fn of(rounding: Rounding) -> Head {
+        let bits = rounding.codes.bits();
+        let rounded = Rounded::of(rounding);
+        match bits {
+            Bits::Four => Head::Screened(Screen::of(rounded)),
+            Bits::Eight => Head::Int8(Int8::of(rounded)),
         }
     }
 

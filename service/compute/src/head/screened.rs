@@ -11,12 +11,10 @@
 //! costs a quarter more than doing so at once; after a step like that the
 //! screen rests for a few.
 
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use ternion_engine::TokenLogit;
-use ternion_kernels::head::rounding::Dither;
-use ternion_kernels::head::{Activations, Bits, TILE_ROWS, Variant};
+use ternion_kernels::head::{Activations, TILE_ROWS, Variant};
 use ternion_kernels::team::Team;
 
 use super::bound::TokenBounds;
@@ -36,18 +34,11 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// # Errors
-    ///
-    /// If a row can't be bounded.
-    pub(super) fn new(matrix: &DenseMatrix<'_>, team: &Team) -> Result<Screen, String> {
-        // Random for each process: nobody can make a head, or a prompt, that
-        // goes well with the shifts.
-        let seed = RandomState::new().hash_one("output head");
-        let dither = Dither::random(seed, matrix.cols());
-        Ok(Screen {
-            rounded: Rounded::new(matrix, Bits::Four, dither, team)?,
+    pub(super) fn of(rounded: Rounded) -> Screen {
+        Screen {
+            rounded,
             variant: Variant::best(),
-        })
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -91,7 +82,7 @@ struct Chunk {
     /// By position and row: what the logit is at most.
     at_most: Vec<f32>,
     of: Vec<OfPosition>,
-    wide: Vec<f32>,
+    row: exact::Row,
 }
 
 /// What is known of some rows for one position.
@@ -117,7 +108,7 @@ struct Position {
     seeds: Vec<Seed>,
     exact: Vec<f32>,
     named: Vec<u32>,
-    wide: Vec<f32>,
+    row: exact::Row,
     /// No more than the last logit that is sought.
     least: f32,
 }
@@ -166,12 +157,12 @@ impl Screening {
         team.rows(positions, 1, |_, index, position| {
             let sought = &sought[index];
             position[0].name(&named[sought.named.clone()]);
-            position[0].lower_bound(chunks, index, sought.count, |row, wide| {
+            position[0].lower_bound(chunks, index, sought.count, |row, memory| {
                 exact::logit(
                     matrix,
                     row,
                     &hidden[index * matrix.cols()..][..matrix.cols()],
-                    wide,
+                    memory,
                 )
             });
         });
@@ -275,7 +266,7 @@ impl Chunk {
                 if *at_most >= position.least {
                     of.found.push(TokenLogit {
                         token: row as u32,
-                        logit: exact::logit(matrix, row, hidden, &mut self.wide),
+                        logit: exact::logit(matrix, row, hidden, &mut self.row),
                     });
                 }
             }
@@ -316,7 +307,7 @@ impl Position {
         chunks: &[Chunk],
         index: usize,
         count: usize,
-        logit: impl Fn(usize, &mut Vec<f32>) -> f32,
+        logit: impl Fn(usize, &mut exact::Row) -> f32,
     ) {
         self.seeds.clear();
         let best = chunks.iter().flat_map(|chunk| &chunk.of[index].best);
@@ -331,7 +322,7 @@ impl Position {
             .select_nth_unstable_by(count - 1, |a, b| b.about.total_cmp(&a.about));
         self.exact.clear();
         for seed in &self.seeds[..count] {
-            self.exact.push(logit(seed.row, &mut self.wide));
+            self.exact.push(logit(seed.row, &mut self.row));
         }
         self.least = self.exact.iter().copied().fold(f32::INFINITY, f32::min);
     }

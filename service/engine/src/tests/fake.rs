@@ -81,6 +81,8 @@ pub(super) struct FakeModel {
     pages: Vec<Option<u32>>,
     logits: Logits,
     pub(super) fault: Fault,
+    /// What it was last asked to run.
+    pub(super) last: Batch,
 }
 
 impl FakeModel {
@@ -90,20 +92,25 @@ impl FakeModel {
             pages: vec![None; num_blocks * block_size],
             logits: Logits::default(),
             fault: Fault::None,
+            last: Batch::default(),
         }
     }
 
+    /// Sequences may share what they read, and nothing that one of them writes.
     fn check_spans(&self, batch: &Batch) {
-        let mut owned = vec![false; self.pages.len() / self.block_size];
+        let mut tables = vec![0; self.pages.len() / self.block_size];
         for span in &batch.spans {
             assert!(span.len > 0 && span.num_logits <= span.len, "{span:?}");
             assert!(span.table_len * self.block_size >= span.position + span.len);
             for block in batch.table_of(span) {
-                let owned = &mut owned[block.0 as usize];
-                assert!(
-                    !std::mem::replace(owned, true),
-                    "{block:?} is in two tables"
-                );
+                tables[block.0 as usize] += 1;
+            }
+        }
+        for span in &batch.spans {
+            let written = &batch.table_of(span)[span.position / self.block_size..];
+            for block in written {
+                let tables = tables[block.0 as usize];
+                assert_eq!(tables, 1, "{block:?} is written and in other tables");
             }
         }
     }
@@ -136,6 +143,7 @@ fn some_of(row: &[f32], batch: &Batch, span: &Span) -> Option<Vec<TokenLogit>> {
 impl Executor for FakeModel {
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         self.check_spans(batch);
+        self.last.clone_from(batch);
         let mut rows = Vec::new();
         for span in &batch.spans {
             let table = batch.table_of(span);

@@ -22,14 +22,26 @@ pub use error::GgufError;
 pub(crate) use reader::MAGIC;
 
 use crate::{
-    Model, ModelError, chat::ChatTemplate, digest::Digest, mapped::FileBytes, model::Reference,
+    Model, ModelError,
+    chat::ChatTemplate,
+    digest::Digest,
+    mapped::FileBytes,
+    model::{Outline, Reference},
 };
 
-pub(crate) fn open(path: &Path, stem: &str) -> Result<Model, ModelError> {
+pub(crate) fn open(
+    path: &Path,
+    stem: &str,
+    tell: &mut dyn FnMut(Outline),
+) -> Result<Model, ModelError> {
     let file = FileBytes::map(path)?;
     let header = reader::Header::parse(&file)?;
     let metadata = metadata::Metadata::new(&header)?;
     let architecture = metadata.architecture(&header)?;
+    tell(Outline {
+        reference: Reference::BitnetCpp,
+        architecture: architecture.clone(),
+    });
     let (tokenizer, generation) = vocabulary::read(&metadata)?;
     let chat = metadata
         .chat_template()?

@@ -5,13 +5,21 @@ mod directory;
 mod tensors;
 mod text;
 
-use crate::{Model, ModelError, digest::Digest};
+use crate::{Model, ModelError, digest::Digest, model::Outline};
 
 pub(crate) use directory::Directory;
 pub(crate) use tensors::projection_name;
 
-pub(crate) fn open(name: &str, directory: &Directory) -> Result<Model, ModelError> {
+pub(crate) fn open(
+    name: &str,
+    directory: &Directory,
+    tell: &mut dyn FnMut(Outline),
+) -> Result<Model, ModelError> {
     let config = config::Config::read(directory)?;
+    tell(Outline {
+        reference: config.reference,
+        architecture: config.architecture.clone(),
+    });
     let text = text::Text::read(directory, &config.json, config.architecture.vocab)?;
     let mut digest = Digest::new();
     digest.small("config.json", &config.bytes);

@@ -73,7 +73,7 @@ async fn next(session: &mut Session) -> Result<Option<Event>, Failure> {
 }
 
 /// Unique enough to find in a log.
-fn drawn_id() -> String {
+pub(crate) fn drawn_id() -> String {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
@@ -115,9 +115,13 @@ impl Output {
     fn show_text(&mut self, event: &Event) -> Result<(), Failure> {
         match event {
             Event::Queued(queued) => {
-                let tokens = queued.prompt_tokens;
+                let (tokens, ahead) = (queued.prompt_tokens, queued.ahead);
+                let wait = match queued.wait_seconds {
+                    Some(seconds) if seconds >= 1.0 => format!(", about {seconds:.0} s"),
+                    _ => String::new(),
+                };
                 self.waiting
-                    .set_message(format!("{tokens} prompt tokens, {} ahead", queued.ahead));
+                    .set_message(format!("{tokens} prompt tokens, {ahead} ahead{wait}"));
                 Ok(())
             }
             Event::Started(_) => {
@@ -143,8 +147,12 @@ impl Output {
 fn summary(finished: &Finished) -> String {
     let usage = finished.usage.unwrap_or_default();
     let timings = finished.timings.unwrap_or_default();
+    let cached = match usage.cached_tokens {
+        0 => String::new(),
+        cached => format!(" ({cached} cached)"),
+    };
     let mut summary = format!(
-        "{} prompt and {} generated tokens, first after {:.2} s",
+        "{} prompt{cached} and {} generated tokens, first after {:.2} s",
         usage.prompt_tokens, usage.completion_tokens, timings.time_to_first_token_seconds,
     );
     // The first token comes with the prefill and is none of the decode time.

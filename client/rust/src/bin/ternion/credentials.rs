@@ -7,7 +7,7 @@ use ternion_client::Builder;
 use crate::failure::Failure;
 
 /// What this client proves itself with, and whom it trusts.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Credentials {
     /// API key. Better in the environment: others can see command lines.
     #[arg(
@@ -50,9 +50,22 @@ impl fmt::Debug for ApiKey {
 }
 
 impl Credentials {
+    /// The same with another key, if there is one.
+    pub(crate) fn with_key(&self, key: Option<&str>) -> Credentials {
+        let key = key.map(|key| ApiKey(key.to_owned()));
+        Credentials {
+            api_key: key.or_else(|| self.api_key.clone()),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.api_key.as_ref().map(|ApiKey(key)| key.as_str())
+    }
+
     /// Reads the files.
-    pub(crate) fn give_to(self, mut builder: Builder) -> Result<Builder, Failure> {
-        if let Some(ApiKey(key)) = self.api_key {
+    pub(crate) fn give_to(&self, mut builder: Builder) -> Result<Builder, Failure> {
+        if let Some(key) = self.key() {
             builder = builder.api_key(key);
         }
         if let Some(ca) = &self.ca {

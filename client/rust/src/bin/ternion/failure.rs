@@ -39,6 +39,10 @@ pub(crate) enum Failure {
     Unexplained(u64),
     #[error("every request was refused")]
     AllRefused { busy: bool },
+    #[error("can't write {}: {source}", path.display())]
+    Page { path: PathBuf, source: io::Error },
+    #[error("{:.1} % of the requests were within the service level, {:.1} % should be", share * 100.0, wanted * 100.0)]
+    SloMissed { share: f64, wanted: f64 },
 }
 
 impl Failure {
@@ -47,7 +51,11 @@ impl Failure {
         match self {
             // Whoever reads the output has gone, and needs no telling.
             Failure::Output(_) | Failure::Interrupted => {}
-            Failure::Ended(_) | Failure::Unexplained(_) | Failure::AllRefused { .. } if json => {}
+            Failure::Ended(_)
+            | Failure::Unexplained(_)
+            | Failure::AllRefused { .. }
+            | Failure::SloMissed { .. }
+                if json => {}
             failure if json => {
                 // There is no other place to say that this failed too.
                 let _ = json::print(&json::Line::error(failure));
@@ -88,7 +96,11 @@ impl Failure {
             Failure::Prompt { .. } | Failure::Credential { .. } | Failure::Input(_) => 2,
             Failure::AllRefused { busy: false } => 3,
             Failure::AllRefused { busy: true } => 4,
-            Failure::Ended(_) | Failure::Output(_) | Failure::Unexplained(_) => 1,
+            Failure::SloMissed { .. } => 6,
+            Failure::Ended(_)
+            | Failure::Output(_)
+            | Failure::Unexplained(_)
+            | Failure::Page { .. } => 1,
         })
     }
 }

@@ -1,240 +1,184 @@
 //! `ternion load`: many requests at once, and what their clients see.
 
 mod arrivals;
+mod chart;
+mod description;
 mod event_source;
+mod fairness;
+mod html;
+mod json_lines;
 mod lengths;
 mod observation;
+mod options;
+mod peer;
+mod progress;
 mod prompts;
+mod rate;
 mod report;
 mod run;
+mod schedule;
+mod seed;
+mod sessions;
+mod sweep;
 mod tally;
+mod target;
+mod tenants;
+mod time_series;
+mod trace;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use ternion_client::Client;
 use ternion_client::proto::ModelInfo;
-use ternion_client::{Client, Retry};
 
 use crate::failure::Failure;
-use crate::request::seconds;
 use crate::{json, stdout};
-use arrivals::Pace;
-use event_source::Target;
-use lengths::{AZURE_CONVERSATION, Lengths};
-use prompts::Prompts;
-use report::{Report, Slo};
+use arrivals::{Arrivals, Process, Rate};
+use html::Page;
+use lengths::{Length, Lengths, Preset};
+use options::ArrivalOptions;
+pub(crate) use options::Load;
+use peer::{About, Peer, Url};
+use progress::Progress;
+use prompts::{Common, Prefixes, Prompts, Source};
+use rate::RateOption;
+use report::{Report, ServerReport, Slo};
+use run::{Plan, Signals};
+use schedule::{Pace, Schedule};
+use sessions::Sessions;
+use sweep::Sweep;
+use target::{Target, Way};
+use tenants::{Draw, Tenant};
+use trace::Entry;
 
-#[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
-pub(crate) struct Load {
-    #[command(flatten)]
-    arrivals: ArrivalOptions,
-
-    #[command(flatten)]
-    prompts: PromptOptions,
-
-    #[command(flatten)]
-    target: TargetOptions,
-
-    #[command(flatten)]
-    slo: SloOptions,
-
-    /// The same seed sends the same requests at the same times.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Arrivals")]
-    seed: u64,
+/// What is loaded, and what it says about itself.
+struct Loaded {
+    target: Target,
+    server: ServerReport,
+    vocab_size: u32,
 }
 
-const AFTER_HELP: &str = "\
-A line of a --prompts file holds one of
-  {\"prompt\": TEXT}  {\"chat\": [{\"role\": ROLE, \"content\": TEXT}, …]}  {\"token_ids\": [1, 2, …]}
-and perhaps \"max_tokens\". Lines are used in turn, again and again.
-
-Exit code 0 says that every request was accounted for: finished, refused with a reason, drained
-with its usage, or past its deadline. 1: some failed without the server explaining it.
-3, 4: not one finished, and all were refused, as invalid or by busy servers.";
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Arrivals")]
-struct ArrivalOptions {
-    /// Requests a second, at random times.
-    #[arg(long, value_name = "R", value_parser = positive, required_unless_present = "concurrency")]
-    rate: Option<f64>,
-
-    /// Shape of the gamma distribution between arrivals: 1 is Poisson, less
-    /// comes in bursts, more is even.
-    #[arg(long, value_name = "B", value_parser = positive, default_value = "1", requires = "rate")]
-    burstiness: f64,
-
-    /// Instead of a rate: so many requests at any time.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536), conflicts_with = "rate")]
-    concurrency: Option<u32>,
-
-    /// Requests in all.
-    #[arg(long, value_name = "N")]
-    requests: Option<u64>,
-
-    /// For how long requests are sent. Neither: until Ctrl-C.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    duration: Option<Duration>,
-
-    /// Arrivals that find so many requests unanswered are counted, not sent.
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    max_in_flight: u32,
+/// What files hold.
+struct Input {
+    tenants: Vec<Tenant>,
+    trace: Vec<Entry>,
 }
 
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Requests")]
-struct PromptOptions {
-    /// Random tokens in each prompt.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    prompt_tokens: u32,
-
-    /// Tokens generated for each; end tokens are passed over, so that it is
-    /// neither more nor less.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    max_tokens: u32,
-
-    /// Draw both lengths as they were in the Azure conversation trace of
-    /// 2023, scaled down so that the longest fits the model's context.
-    #[arg(long, value_name = "TRACE", value_parser = ["azure-conv"], conflicts_with_all = ["prompt_tokens", "max_tokens"])]
-    lengths: Option<String>,
-
-    /// Scale of --lengths; what does not fit the context then is cut.
-    #[arg(long, value_name = "X", value_parser = positive, requires = "lengths")]
-    scale: Option<f64>,
-
-    /// Prompts from a file of JSON lines instead.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt_tokens", "lengths"])]
-    prompts: Option<PathBuf>,
-
-    /// Name of the model; not needed where the server has one.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "",
-        hide_default_value = true
-    )]
-    model: String,
-
-    /// Seconds that each request has to its last token.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    timeout: Option<Duration>,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Connections")]
-struct TargetOptions {
-    /// Connections to each endpoint, used in turn.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    connections: u32,
-
-    /// Send all requests on so many Session streams instead of calling
-    /// Generate for each.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    sessions: Option<u32>,
-
-    /// Attempts for a request that is not accepted. With more than 1, refusals
-    /// show as longer times.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    attempts: u32,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Service level, for goodput")]
-struct SloOptions {
-    /// Longest time to the first token.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    slo_ttft: Option<Duration>,
-
-    /// Longest mean time of the tokens after it.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    slo_tpot: Option<Duration>,
-}
-
-impl Load {
-    /// An endpoint for each connection.
-    pub(crate) fn connections(&self, endpoints: &[String]) -> Vec<String> {
-        let count = endpoints.len() * self.target.connections as usize;
-        endpoints.iter().cycle().take(count).cloned().collect()
-    }
-
-    pub(crate) fn retry(&self) -> Retry {
-        Retry {
-            max_attempts: self.target.attempts,
-            ..Retry::default()
-        }
-    }
-
-    fn pace(&self) -> Pace {
-        let ArrivalOptions {
-            rate,
-            burstiness,
-            concurrency,
-            ..
-        } = self.arrivals;
-        match (rate, concurrency) {
-            (Some(rate), _) => Pace::open(rate, burstiness, self.seed),
-            (None, concurrency) => Pace::Closed {
-                concurrency: concurrency.unwrap_or(1) as usize,
-            },
-        }
-    }
-
-    fn prompts(&self, model: &ModelInfo) -> Result<Prompts, Failure> {
-        let options = &self.prompts;
-        let lengths = match &options.lengths {
-            Some(_) => Lengths::scaled(&AZURE_CONVERSATION, options.scale, model.context_limit),
-            None => Lengths::Fixed {
-                prompt: options.prompt_tokens,
-                output: options.max_tokens,
-            },
-        };
-        match &options.prompts {
-            Some(path) => Prompts::from_file(path, options.max_tokens, &options.model),
-            None => Ok(Prompts::random(
-                lengths,
-                model.vocab_size,
-                &options.model,
-                self.seed,
-            )),
-        }
-        .map(|prompts| prompts.with_timeout(options.timeout))
-    }
-
-    fn slo(&self) -> Slo {
-        Slo {
-            ttft: self.slo.slo_ttft,
-            tpot: self.slo.slo_tpot,
-        }
-    }
-}
-
+/// `connect` makes a client with a tenant's key; without one, with that of the
+/// command line, which is `api_key`.
 pub(crate) async fn run(
-    client: Client,
+    connect: impl AsyncFn(Option<&str>) -> Result<Client, Failure>,
+    api_key: Option<&str>,
     endpoints: &[String],
     load: &Load,
     json: bool,
 ) -> Result<(), Failure> {
-    let model = served(&client, &load.prompts.model).await?;
-    let mut prompts = load.prompts(&model)?;
-    let target = Target::new(client, load.target.sessions);
-    let pace = load.pace();
-    let plan = run::Plan {
-        requests: load.arrivals.requests,
-        duration: load.arrivals.duration,
-        max_in_flight: load.arrivals.max_in_flight as usize,
-        slo: load.slo(),
-        progress: !json,
+    load.check()?;
+    let input = load.input()?;
+    let loaded = match &load.target.target {
+        Some(url) => peers(url, api_key, load, &input.tenants).await?,
+        None => servers(connect, load, &input.tenants).await?,
     };
-    let tally = run::run(&plan, pace, &mut prompts, &target).await?;
-    let report = Report::new(load, endpoints, &model, &tally);
-    if json {
-        json::print(&report)?;
-    } else {
-        stdout::write(&report.to_string())?;
+    let (reports, failure) = runs(load, endpoints, &input, &loaded, !json).await?;
+    let sweep = Sweep::new(reports);
+    if let Some(path) = &load.html {
+        Page(&sweep).write_to(path)?;
     }
-    tally.verdict()
+    print(&sweep, json)?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// All runs, and the first thing that was wrong in one.
+async fn runs(
+    load: &Load,
+    endpoints: &[String],
+    input: &Input,
+    loaded: &Loaded,
+    progress: bool,
+) -> Result<(Vec<Report>, Option<Failure>), Failure> {
+    let mut signals = Signals::install();
+    let mut reports: Vec<Report> = Vec::new();
+    let mut failure = None;
+    let rates = load.rates();
+    for (i, rate) in rates.iter().enumerate() {
+        let capacity = reports.first().map_or(0.0, |closed: &Report| {
+            closed.measured.throughput.requests_per_second
+        });
+        let rate = rate.map(|rate| rate.requests_per_second(capacity));
+        if rate == Some(0.0) {
+            failure = failure.or(Some(Failure::Usage(
+                "--concurrency got nothing through".into(),
+            )));
+            break;
+        }
+        let schedule = Schedule {
+            pace: load.pace(rate, input),
+            prompts: load.prompts(loaded, &input.tenants)?,
+            left: load.arrivals.requests,
+            end: load.arrivals.duration,
+        };
+        let plan = Plan {
+            tenants: input.tenants.len(),
+            warm_up: load.arrivals.warm_up.unwrap_or_default(),
+            max_in_flight: load.arrivals.max_in_flight as usize,
+            slo: load.slo(),
+        };
+        let progress = load.progress(i, rates.len(), progress);
+        let tally = run::run(&plan, schedule, &loaded.target, progress, &mut signals).await?;
+        let described = load.described(endpoints, rate);
+        let server = loaded.server.clone();
+        let report = Report::new(described, server, plan.slo, &input.tenants, &tally);
+        // The run that finds the capacity has no rate to keep.
+        let judged = rate.is_some() || rates.len() == 1;
+        let slo = if judged {
+            load.slo_verdict(&report)
+        } else {
+            Ok(())
+        };
+        failure = failure.or(tally.verdict().and(slo).err());
+        reports.push(report);
+        if tally.interrupted {
+            break;
+        }
+    }
+    Ok((reports, failure))
+}
+
+/// One run is printed as it is, several with what they are together.
+fn print(sweep: &Sweep, json: bool) -> Result<(), Failure> {
+    match &sweep.runs[..] {
+        [run] if json => json::print(run),
+        [run] => stdout::write(&run.to_string()),
+        _ if json => json::print(sweep),
+        _ => stdout::write(&sweep.to_string()),
+    }
+}
+
+async fn servers(
+    connect: impl AsyncFn(Option<&str>) -> Result<Client, Failure>,
+    load: &Load,
+    tenants: &[Tenant],
+) -> Result<Loaded, Failure> {
+    let mut ways = Vec::new();
+    let mut model = ModelInfo::default();
+    for tenant in tenants {
+        let client = connect(tenant.key()).await?;
+        model = served(&client, &load.prompts.model).await?;
+        ways.push(match load.target.sessions {
+            Some(sessions) => Way::Sessions(Sessions::new(&client, sessions)),
+            None => Way::Calls(client),
+        });
+    }
+    Ok(Loaded {
+        target: Target::new(ways),
+        vocab_size: model.vocab_size,
+        server: ServerReport {
+            model: model.name,
+            digest: model.digest,
+            kernel: model.kernel,
+            context_limit: Some(model.context_limit),
+        },
+    })
 }
 
 /// The model that is asked, for its context and its vocabulary.
@@ -247,10 +191,157 @@ async fn served(client: &Client, name: &str) -> Result<ModelInfo, Failure> {
     first.ok_or_else(|| Failure::Usage("the server serves no model".into()))
 }
 
-fn positive(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "not a number")?;
-    match number.is_finite() && number > 0.0 && number <= 1e6 {
-        true => Ok(number),
-        false => Err("must be more than 0, and a million at most".into()),
+async fn peers(
+    url: &Url,
+    api_key: Option<&str>,
+    load: &Load,
+    tenants: &[Tenant],
+) -> Result<Loaded, Failure> {
+    let peer = |tenant: &Tenant| {
+        let key = tenant.key().or(api_key);
+        Peer::new(url.clone(), key).map_err(|error| Failure::Usage(format!("--target: {error}")))
+    };
+    let peers: Vec<Peer> = tenants.iter().map(peer).collect::<Result<_, Failure>>()?;
+    let about = match peers.first() {
+        Some(peer) => peer.about().await,
+        None => About::default(),
+    };
+    let vocab_size = load.target.vocab_size.or(about.vocab_size);
+    if vocab_size.is_none() && load.prompts.prompts.is_none() {
+        let message = "--vocab-size is needed: the server doesn't say how many tokens it knows";
+        return Err(Failure::Usage(message.into()));
+    }
+    Ok(Loaded {
+        target: Target::new(
+            peers
+                .into_iter()
+                .map(|peer| Way::Peer(Box::new(peer)))
+                .collect(),
+        ),
+        vocab_size: vocab_size.unwrap_or(1),
+        server: ServerReport {
+            model: about.model.unwrap_or_else(|| url.to_string()),
+            digest: String::new(),
+            kernel: String::new(),
+            context_limit: load.target.context_limit.or(about.context_limit),
+        },
+    })
+}
+
+impl Load {
+    fn input(&self) -> Result<Input, Failure> {
+        let mut tenants = match &self.prompts.tenants {
+            Some(path) => Tenant::from_file(path)?,
+            None => vec![Tenant::named("all")],
+        };
+        let given = self.prompts.tenants.is_some();
+        let trace = match &self.arrivals.trace {
+            Some(path) => trace::from_file(path, self.arrivals.speed, &mut tenants, given)?,
+            None => Vec::new(),
+        };
+        Ok(Input { tenants, trace })
+    }
+
+    /// The rates of all runs; none for a closed loop and a trace.
+    fn rates(&self) -> Vec<Option<RateOption>> {
+        let rates = self.arrivals.rate.iter().copied().map(Some);
+        let closed = self.arrivals.concurrency.map(|_| None);
+        let traced = self.arrivals.trace.as_ref().map(|_| None);
+        closed.into_iter().chain(traced).chain(rates).collect()
+    }
+
+    fn rate(&self, mean: f64) -> Rate {
+        let ArrivalOptions {
+            ramp_to,
+            on_off,
+            duration,
+            ..
+        } = self.arrivals;
+        match (ramp_to, on_off) {
+            _ if mean.is_infinite() => Rate::Infinite,
+            (Some(to), _) => Rate::Ramp {
+                from: mean,
+                to,
+                seconds: duration.unwrap_or(Duration::from_secs(1)).as_secs_f64(),
+            },
+            (_, Some((on, off))) => Rate::OnOff { mean, on, off },
+            (None, None) => Rate::Constant(mean),
+        }
+    }
+
+    fn pace(&self, rate: Option<f64>, input: &Input) -> Pace {
+        let process = match self.arrivals.burstiness {
+            shape if shape.is_infinite() => Process::Constant,
+            shape => Process::Gamma(shape),
+        };
+        match (rate, self.arrivals.concurrency) {
+            (Some(rate), _) => Pace::Open(
+                Arrivals::new(process, self.rate(rate), self.seed),
+                Draw::new(&input.tenants, self.seed),
+            ),
+            (None, Some(concurrency)) => Pace::Closed {
+                slots: Tenant::slots(&input.tenants, concurrency),
+            },
+            (None, None) => Pace::Traced(input.trace.clone().into_iter()),
+        }
+    }
+
+    fn prompts(&self, loaded: &Loaded, tenants: &[Tenant]) -> Result<Prompts, Failure> {
+        let options = &self.prompts;
+        let context = loaded.server.context_limit;
+        let lengths = match options.lengths.as_deref().and_then(Preset::named) {
+            Some(preset) => preset.lengths(options.scale, context),
+            None => Lengths {
+                prompt: options.prompt_tokens,
+                output: options.max_tokens,
+                scale: options.scale.unwrap_or(1.0),
+                context,
+            },
+        };
+        let source = match (&options.prompts, options.max_tokens) {
+            (Some(path), Length::Fixed(max_tokens)) => Source::from_file(path, max_tokens)?,
+            _ => {
+                let prefixes = Prefixes::new(options.shared_prefix, options.prefixes, self.seed);
+                Source::random(lengths, loaded.vocab_size, prefixes)
+            }
+        };
+        let common = Common {
+            model: options.model.clone(),
+            temperature: options.temperature,
+            timeout: options.timeout,
+        };
+        Ok(Prompts::new(source, common, tenants, self.seed))
+    }
+
+    fn slo(&self) -> Slo {
+        Slo {
+            ttft: self.slo.slo_ttft,
+            tpot: self.slo.slo_tpot,
+            e2e: self.slo.slo_e2e,
+        }
+    }
+
+    fn progress(&self, run: usize, runs: usize, shown: bool) -> Progress {
+        let ArrivalOptions {
+            requests, duration, ..
+        } = self.arrivals;
+        let length = match (requests, duration) {
+            (Some(requests), _) => progress::Length::Requests(requests),
+            (None, Some(duration)) => progress::Length::Time(duration),
+            (None, None) => progress::Length::Unknown,
+        };
+        let name = match runs {
+            1 => String::new(),
+            runs => format!("{} of {runs} ", run + 1),
+        };
+        Progress::new(length, &name, shown)
+    }
+
+    fn slo_verdict(&self, report: &Report) -> Result<(), Failure> {
+        let share = report.measured.goodput.share;
+        match self.slo.fail_on_slo {
+            Some(wanted) if share < wanted => Err(Failure::SloMissed { share, wanted }),
+            _ => Ok(()),
+        }
     }
 }

@@ -10,6 +10,7 @@ mod json;
 mod load;
 mod models;
 mod request;
+mod samples;
 mod stdout;
 mod tokenize;
 
@@ -81,6 +82,7 @@ Exit codes:
   3    the request was refused: it is invalid, or names what is not there
   4    the server is busy or draining: try again later
   5    the deadline passed
+  6    load: too few requests were within the service level (--fail-on-slo)
   130  interrupted; the request was cancelled on the server";
 
 #[tokio::main(flavor = "current_thread")]
@@ -103,17 +105,14 @@ async fn run(command: Command) -> Result<(), Failure> {
         json,
         action,
     } = command;
-    let (connections, retry) = match &action {
-        Action::Load(load) => (load.connections(&endpoint), load.retry()),
-        _ => (endpoint.clone(), Retry::default()),
-    };
-    let connect = || connect(connections, credentials, retry);
+    let connect = || connect(&endpoint, &credentials, Retry::default());
     // Input is read before the connection is made: a missing prompt file is
     // not worth a wait.
     match action {
         Action::Generate(generate) => {
             let request = generate.request()?;
-            generate::run(&connect().await?, request, json).await
+            let client = connect().await?;
+            generate::run(&client, request, generate.samples, json).await
         }
         Action::Chat(chat) => chat::run(&connect().await?, *chat, json).await,
         Action::Models => models::run(&connect().await?, json).await,
@@ -121,13 +120,20 @@ async fn run(command: Command) -> Result<(), Failure> {
             let input = tokenize.input()?;
             tokenize::run(&connect().await?, input, json).await
         }
-        Action::Load(load) => load::run(connect().await?, &endpoint, &load, json).await,
+        Action::Load(load) => {
+            let connections = load.connections(&endpoint);
+            let connect = async |key: Option<&str>| {
+                let credentials = credentials.with_key(key);
+                self::connect(&connections, &credentials, load.retry()).await
+            };
+            load::run(connect, credentials.key(), &endpoint, &load, json).await
+        }
     }
 }
 
 async fn connect(
-    endpoints: Vec<String>,
-    credentials: Credentials,
+    endpoints: &[String],
+    credentials: &Credentials,
     retry: Retry,
 ) -> Result<Client, Failure> {
     let mut all = endpoints.iter().cloned();

@@ -1,170 +1,109 @@
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use ternion_client::{Client, Error, Event, Events, Generate, Session, SessionEvent, StreamExt};
-use tokio::sync::mpsc;
+use ternion_client::proto::Finished;
+use ternion_client::{Event, Events, StreamExt};
 
-/// How requests are sent.
-#[derive(Clone, Debug)]
-pub(crate) enum Target {
-    /// Each by a call of its own.
-    Calls(Client),
-    /// In turn on streams for many.
-    Sessions(Arc<Sessions>),
-}
+use super::observation::{Count, End, Problem, Signal};
+use super::peer::PeerEvents;
+use super::sessions::SessionEvents;
 
-#[derive(Debug)]
-pub(crate) struct Sessions {
-    streams: Vec<mpsc::Sender<Start>>,
-    count: AtomicU64,
-}
-
-/// The events of one request, however it was sent. Requests of one stream
-/// share its error.
+/// What is heard of one request, however it was sent.
 pub(crate) enum EventSource {
     Call(Box<Events>),
-    Session(mpsc::Receiver<Result<Event, Arc<Error>>>),
-}
-
-#[derive(Debug)]
-struct Start {
-    id: String,
-    generate: Generate,
-    events: mpsc::Sender<Result<Event, Arc<Error>>>,
-}
-
-/// Requests and events that may wait for each other's task; they are read at
-/// once, as nothing here takes long.
-const WAITING: usize = 64;
-
-impl Target {
-    pub(crate) fn new(client: Client, sessions: Option<u32>) -> Target {
-        let Some(sessions) = sessions else {
-            return Target::Calls(client);
-        };
-        let stream = |_| {
-            let (starts, received) = mpsc::channel(WAITING);
-            tokio::spawn(stream(client.clone(), received));
-            starts
-        };
-        Target::Sessions(Arc::new(Sessions {
-            streams: (0..sessions).map(stream).collect(),
-            count: AtomicU64::new(0),
-        }))
-    }
-
-    pub(crate) async fn open(&self, generate: Generate) -> Result<EventSource, Arc<Error>> {
-        match self {
-            Target::Calls(client) => Ok(EventSource::Call(Box::new(
-                client.generate(generate).await?,
-            ))),
-            Target::Sessions(sessions) => {
-                let number = sessions.count.fetch_add(1, Ordering::Relaxed);
-                let stream = &sessions.streams[number as usize % sessions.streams.len()];
-                let (events, received) = mpsc::channel(WAITING);
-                let start = Start {
-                    id: format!("load-{number}"),
-                    generate,
-                    events,
-                };
-                stream
-                    .send(start)
-                    .await
-                    .expect("a stream's task lives as long as its sender");
-                Ok(EventSource::Session(received))
-            }
-        }
-    }
+    Session(SessionEvents),
+    Peer(Box<PeerEvents>),
 }
 
 impl EventSource {
-    pub(crate) async fn next(&mut self) -> Option<Result<Event, Arc<Error>>> {
-        match self {
-            EventSource::Call(events) => Some(events.next().await?.map_err(Arc::new)),
-            EventSource::Session(events) => events.recv().await,
-        }
-    }
-}
-
-/// Keeps a stream open while there are requests for it. One that ends, as it
-/// does when its server drains, is followed by another.
-async fn stream(client: Client, mut starts: mpsc::Receiver<Start>) {
-    while let Some(start) = starts.recv().await {
-        match client.session().await {
-            Ok(session) => Live::new(session).run(start, &mut starts).await,
-            Err(error) => {
-                // A request that is no longer measured needs no answer.
-                let _ = start.events.send(Err(Arc::new(error))).await;
-            }
-        }
-    }
-}
-
-/// A stream and the requests on it that have not ended.
-struct Live {
-    session: Session,
-    requests: HashMap<String, mpsc::Sender<Result<Event, Arc<Error>>>>,
-}
-
-impl Live {
-    fn new(session: Session) -> Live {
-        Live {
-            session,
-            requests: HashMap::new(),
-        }
-    }
-
-    async fn run(mut self, first: Start, starts: &mut mpsc::Receiver<Start>) {
-        let Err(error) = self.until_it_ends(first, starts).await else {
-            // Those that are left see their events end.
-            return;
-        };
-        let error = Arc::new(error);
-        for events in self.requests.into_values() {
-            let _ = events.send(Err(error.clone())).await;
-        }
-    }
-
-    async fn until_it_ends(
-        &mut self,
-        first: Start,
-        starts: &mut mpsc::Receiver<Start>,
-    ) -> Result<(), Error> {
-        self.start(first).await;
+    pub(crate) async fn next(&mut self) -> Option<Result<Signal, Problem>> {
         loop {
-            tokio::select! {
-                start = starts.recv() => match start {
-                    Some(start) => self.start(start).await,
-                    None => return Ok(()),
+            let event = match self {
+                EventSource::Call(events) => match events.next().await? {
+                    Ok(event) => event,
+                    Err(error) => return Some(Err(Problem::from(&error))),
                 },
-                event = self.session.next() => match event {
-                    Some(event) => self.tell(event?).await,
-                    None => return Ok(()),
+                EventSource::Session(events) => match events.recv().await? {
+                    Ok(event) => event,
+                    Err(error) => return Some(Err(Problem::from(&*error))),
                 },
+                EventSource::Peer(events) => return events.next().await,
+            };
+            if let Some(signal) = signal(&event) {
+                return Some(signal);
             }
         }
     }
+}
 
-    async fn start(&mut self, start: Start) {
-        self.requests.insert(start.id.clone(), start.events);
-        // Where that fails the stream has ended, and says itself why.
-        let _ = self.session.start(start.id, start.generate).await;
+/// A delta may be without tokens, and that the first is being computed is not
+/// yet worth anything.
+fn signal(event: &Event) -> Option<Result<Signal, Problem>> {
+    match event {
+        Event::Queued(queued) => Some(Ok(Signal::Accepted {
+            prompt_tokens: queued.prompt_tokens,
+        })),
+        Event::Started(_) => None,
+        Event::Delta(delta) => {
+            let tokens = u32::try_from(delta.token_ids.len()).unwrap_or(u32::MAX);
+            (tokens > 0).then_some(Ok(Signal::Tokens(tokens)))
+        }
+        Event::Finished(finished) => Some(end(finished)),
+    }
+}
+
+fn end(finished: &Finished) -> Result<Signal, Problem> {
+    let Some(usage) = finished.usage else {
+        let message = "Finished came without usage";
+        return Err(Problem::failed("no usage", message));
+    };
+    let seconds = finished.timings.map(|timings| timings.queue_seconds);
+    Ok(Signal::Finished(End {
+        reason: finished.reason(),
+        output_tokens: Count::Same(usage.completion_tokens.into()),
+        prompt_tokens: Some(usage.prompt_tokens.into()),
+        cached_tokens: usage.cached_tokens.into(),
+        queued: seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ternion_client::proto::{Delta, FinishReason, Timings, Usage};
+
+    #[test]
+    fn only_a_delta_with_tokens_is_one() {
+        let delta = |ids: &[u32]| {
+            Event::Delta(Delta {
+                token_ids: ids.to_vec(),
+                ..Delta::default()
+            })
+        };
+        assert!(signal(&delta(&[])).is_none());
+        let Some(Ok(Signal::Tokens(2))) = signal(&delta(&[5, 6])) else {
+            panic!("two tokens came");
+        };
     }
 
-    async fn tell(&mut self, event: SessionEvent) {
-        let (id, event) = match event {
-            SessionEvent::Event { id, event } => (id, Ok(event)),
-            SessionEvent::Failed { id, error, .. } => (id, Err(Arc::new(error))),
-            // A newer server may have events that are not known here.
-            _ => return,
+    #[test]
+    fn an_ending_without_usage_is_a_failure() {
+        let mut finished = Finished {
+            reason: FinishReason::Length.into(),
+            ..Finished::default()
         };
-        let last = matches!(event, Ok(Event::Finished(_)) | Err(_));
-        if let Some(events) = self.requests.get(&id) {
-            let _ = events.send(event).await;
-        }
-        if last {
-            self.requests.remove(&id);
-        }
+        assert!(end(&finished).is_err());
+        finished.usage = Some(Usage {
+            completion_tokens: 4,
+            ..Usage::default()
+        });
+        finished.timings = Some(Timings {
+            queue_seconds: 0.5,
+            ..Timings::default()
+        });
+        let Ok(Signal::Finished(end)) = end(&finished) else {
+            panic!("it has ended");
+        };
+        assert_eq!(end.output_tokens, Count::Same(4));
+        assert_eq!(end.queued, Some(Duration::from_millis(500)));
     }
 }

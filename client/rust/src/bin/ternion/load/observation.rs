@@ -1,43 +1,92 @@
 use std::time::{Duration, Instant};
 
-use ternion_client::proto::{FinishReason, Finished};
-use ternion_client::{Error, Event, Generate};
+use ternion_client::Error;
+use ternion_client::proto::FinishReason;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::event_source::{EventSource, Target};
+use super::event_source::EventSource;
+use super::prompts::Request;
+use super::target::Target;
+use crate::json::code_name;
 
 /// One request as its client saw it.
 #[derive(Debug)]
 pub(crate) struct Observation {
+    pub(crate) tenant: usize,
     /// When it should have been sent; a generator that lags must not make the
     /// server look better.
     pub(crate) due: Instant,
     pub(crate) sent: Instant,
-    /// The first delta with a token in it.
-    pub(crate) first_token: Option<Instant>,
+    /// When the server first said something of it, if it took it.
+    pub(crate) accepted: Option<Instant>,
     pub(crate) ended: Instant,
-    /// Between one delta with tokens and the next.
-    pub(crate) gaps: Vec<Duration>,
+    /// When tokens came, and how many.
+    pub(crate) deltas: Vec<(Instant, u32)>,
     pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
     pub(crate) output_tokens: u64,
+    /// In the server's queue, as it says itself.
+    pub(crate) queued: Option<Duration>,
     pub(crate) outcome: Outcome,
+}
+
+/// What a server says of a request.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Signal {
+    Accepted { prompt_tokens: u32 },
+    Tokens(u32),
+    Finished(End),
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct End {
+    pub(crate) reason: FinishReason,
+    pub(crate) output_tokens: Count,
+    pub(crate) prompt_tokens: Option<u64>,
+    pub(crate) cached_tokens: u64,
+    pub(crate) queued: Option<Duration>,
+}
+
+/// Tokens of an output, as its server counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// As many as came.
+    Same(u64),
+    /// What came was counted in pieces of text.
+    Instead(u64),
+    /// Nothing better is known than what came.
+    Untold,
+}
+
+/// What came in place of a signal.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) outcome: Outcome,
+    /// If it was a status of gRPC.
+    pub(crate) code: Option<Code>,
 }
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// By a Finished frame with usage: stop, length, and also drained and past
-    /// its deadline.
+    /// With its usage: stop, length, and also drained and past its deadline.
     Finished(FinishReason),
     /// By a status that says why, before the first token.
-    Refused {
-        code: Code,
-        /// Of `google.rpc.ErrorInfo`; may be empty.
-        reason: String,
-        retry_after: bool,
-    },
+    Refused(Refusal),
     Failed(Failure),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// Of gRPC, or `HTTP` and a number.
+    pub(crate) code: String,
+    /// Of `google.rpc.ErrorInfo` or an error's type; may be empty.
+    pub(crate) reason: String,
+    /// There is too much to do, or a quota is used up.
+    pub(crate) busy: bool,
+    /// It says when to come back.
+    pub(crate) retry_after: bool,
 }
 
 /// What a server or a network should not do to a request.
@@ -47,8 +96,18 @@ pub(crate) struct Failure {
     pub(crate) message: String,
 }
 
+impl Outcome {
+    /// All tokens came, or an end token.
+    pub(crate) fn is_complete(&self) -> bool {
+        matches!(
+            self,
+            Outcome::Finished(FinishReason::Length | FinishReason::Stop)
+        )
+    }
+}
+
 impl Failure {
-    fn new(kind: &'static str, message: impl Into<String>) -> Failure {
+    pub(crate) fn new(kind: &'static str, message: impl Into<String>) -> Failure {
         Failure {
             kind,
             message: message.into(),
@@ -57,28 +116,40 @@ impl Failure {
 }
 
 impl Observation {
-    pub(crate) async fn of(target: Target, generate: Generate, due: Instant) -> Observation {
+    pub(crate) async fn of(
+        target: Target,
+        tenant: usize,
+        request: Request,
+        due: Instant,
+    ) -> Observation {
         let sent = Instant::now();
         let mut observation = Observation {
+            tenant,
             due,
             sent,
-            first_token: None,
+            accepted: None,
             ended: sent,
-            gaps: Vec::new(),
+            deltas: Vec::new(),
             prompt_tokens: 0,
+            cached_tokens: 0,
             output_tokens: 0,
+            queued: None,
             outcome: Outcome::Failed(cut()),
         };
-        match target.open(generate).await {
+        match target.open(tenant, request).await {
             Ok(events) => observation.watch(events).await,
-            Err(error) => observation.outcome = refused_or_failed(&error),
+            Err(problem) => observation.outcome = problem.outcome,
         }
         observation.ended = Instant::now();
         observation
     }
 
+    pub(crate) fn first_token(&self) -> Option<Instant> {
+        Some(self.deltas.first()?.0)
+    }
+
     pub(crate) fn time_to_first_token(&self) -> Option<Duration> {
-        Some(self.first_token? - self.due)
+        Some(self.first_token()? - self.due)
     }
 
     pub(crate) fn end_to_end(&self) -> Duration {
@@ -88,66 +159,91 @@ impl Observation {
     /// Mean time of the tokens after the first.
     pub(crate) fn time_per_output_token(&self) -> Option<Duration> {
         let after_first = u32::try_from(self.output_tokens.checked_sub(1)?).ok()?;
-        let time = self.ended - self.first_token?;
+        let time = self.ended - self.first_token()?;
         time.checked_div(after_first)
     }
 
+    /// Between one delta with tokens and the next.
+    pub(crate) fn gaps(&self) -> impl Iterator<Item = Duration> {
+        self.deltas.windows(2).map(|pair| pair[1].0 - pair[0].0)
+    }
+
     async fn watch(&mut self, mut events: EventSource) {
-        let mut finished = None;
-        let mut last_token = None;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(Event::Queued(queued)) => self.prompt_tokens = queued.prompt_tokens.into(),
-                Ok(Event::Started(_)) => {}
-                Ok(Event::Delta(delta)) if delta.token_ids.is_empty() => {}
-                Ok(Event::Delta(delta)) => {
-                    let now = Instant::now();
-                    self.output_tokens += delta.token_ids.len() as u64;
-                    self.first_token.get_or_insert(now);
-                    if let Some(last) = last_token.replace(now) {
-                        self.gaps.push(now - last);
-                    }
+        let mut end = None;
+        while let Some(signal) = events.next().await {
+            match signal {
+                Ok(Signal::Accepted { prompt_tokens }) => {
+                    self.accepted = Some(Instant::now());
+                    self.prompt_tokens = prompt_tokens.into();
                 }
-                Ok(Event::Finished(end)) => finished = Some(end),
-                Err(error) => {
-                    self.outcome = self.after_error(finished.as_ref(), &error);
+                Ok(Signal::Tokens(tokens)) => {
+                    self.output_tokens += u64::from(tokens);
+                    self.deltas.push((Instant::now(), tokens));
+                }
+                Ok(Signal::Finished(finished)) => end = Some(finished),
+                Err(problem) => {
+                    self.outcome = self.after_problem(end.as_ref(), problem);
                     return;
                 }
             }
         }
-        self.outcome = match finished {
-            Some(finished) => self.finished(&finished),
+        self.outcome = match end {
+            Some(end) => self.finished(&end),
             None => Outcome::Failed(cut()),
         };
     }
 
     /// A drained request, and one past its deadline, has a Finished frame and
     /// then a status.
-    fn after_error(&self, finished: Option<&Finished>, error: &Error) -> Outcome {
-        match finished {
-            Some(finished) if follows(finished.reason(), error.code()) => self.finished(finished),
-            Some(_) => Outcome::Failed(Failure::new("error after Finished", error.to_string())),
-            None if self.output_tokens > 0 => match refused_or_failed(error) {
-                Outcome::Refused { .. } => {
-                    Outcome::Failed(Failure::new("ended without Finished", error.to_string()))
-                }
-                failed => failed,
-            },
-            None => refused_or_failed(error),
+    fn after_problem(&mut self, end: Option<&End>, problem: Problem) -> Outcome {
+        let message = problem.message();
+        match (end, problem.outcome) {
+            (Some(end), _) if problem.code.is_some_and(|code| follows(end.reason, code)) => {
+                self.finished(end)
+            }
+            (Some(_), _) => Outcome::Failed(Failure::new("error after Finished", message)),
+            (None, Outcome::Refused(_)) if self.output_tokens > 0 => {
+                Outcome::Failed(Failure::new("ended without Finished", message))
+            }
+            (None, outcome) => outcome,
         }
     }
 
-    fn finished(&self, finished: &Finished) -> Outcome {
-        let Some(usage) = finished.usage else {
-            return Outcome::Failed(Failure::new("no usage", "Finished came without usage"));
-        };
-        let counted = u64::from(usage.completion_tokens);
-        // Other endings may cut tokens that were computed already.
-        if finished.reason() == FinishReason::Length && counted != self.output_tokens {
-            let message = format!("{} tokens came, usage says {counted}", self.output_tokens);
-            return Outcome::Failed(Failure::new("usage disagrees", message));
+    fn finished(&mut self, end: &End) -> Outcome {
+        self.queued = end.queued;
+        self.cached_tokens = end.cached_tokens;
+        if let Some(prompt_tokens) = end.prompt_tokens {
+            self.prompt_tokens = prompt_tokens;
         }
-        Outcome::Finished(finished.reason())
+        match end.output_tokens {
+            // Other endings may cut tokens that were computed already.
+            Count::Same(told)
+                if end.reason == FinishReason::Length && told != self.output_tokens =>
+            {
+                let message = format!("{} tokens came, usage says {told}", self.output_tokens);
+                return Outcome::Failed(Failure::new("usage disagrees", message));
+            }
+            Count::Instead(told) => self.output_tokens = told,
+            Count::Same(_) | Count::Untold => {}
+        }
+        Outcome::Finished(end.reason)
+    }
+}
+
+impl Problem {
+    pub(crate) fn failed(kind: &'static str, message: impl Into<String>) -> Problem {
+        Problem {
+            outcome: Outcome::Failed(Failure::new(kind, message)),
+            code: None,
+        }
+    }
+
+    fn message(&self) -> String {
+        match &self.outcome {
+            Outcome::Finished(reason) => format!("{reason:?}"),
+            Outcome::Refused(Refusal { code, reason, .. }) => format!("{code} {reason}"),
+            Outcome::Failed(failure) => failure.message.clone(),
+        }
     }
 }
 
@@ -169,59 +265,75 @@ fn follows(reason: FinishReason, code: Code) -> bool {
 /// A status is an explanation if the server meant it: it knows UNKNOWN and
 /// its kind no more than we do, and an UNAVAILABLE without a reason comes from
 /// something in between.
-fn refused_or_failed(error: &Error) -> Outcome {
-    let Some(status) = error.status() else {
-        return Outcome::Failed(Failure::new("transport", error.to_string()));
-    };
-    let details = status.get_error_details();
-    let reason = details.error_info().map(|info| info.reason.clone());
-    let kind = match status.code() {
-        Code::Unknown => "UNKNOWN",
-        Code::Internal => "INTERNAL",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Cancelled => "CANCELLED",
-        Code::Unavailable if reason.is_none() => "UNAVAILABLE without a reason",
-        code => {
-            return Outcome::Refused {
-                code,
+impl From<&Error> for Problem {
+    fn from(error: &Error) -> Problem {
+        let Some(status) = error.status() else {
+            return Problem::failed("transport", error.to_string());
+        };
+        let details = status.get_error_details();
+        let reason = details.error_info().map(|info| info.reason.clone());
+        let kind = match status.code() {
+            Code::Unknown => Some("UNKNOWN"),
+            Code::Internal => Some("INTERNAL"),
+            Code::DataLoss => Some("DATA_LOSS"),
+            Code::Cancelled => Some("CANCELLED"),
+            Code::Unavailable if reason.is_none() => Some("UNAVAILABLE without a reason"),
+            _ => None,
+        };
+        let code = status.code();
+        let outcome = match kind {
+            Some(kind) => Outcome::Failed(Failure::new(kind, error.to_string())),
+            None => Outcome::Refused(Refusal {
+                code: code_name(code).to_owned(),
                 reason: reason.unwrap_or_default(),
+                busy: matches!(code, Code::ResourceExhausted | Code::Unavailable),
                 retry_after: error.retry_after().is_some(),
-            };
+            }),
+        };
+        Problem {
+            outcome,
+            code: Some(code),
         }
-    };
-    Outcome::Failed(Failure::new(kind, error.to_string()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ternion_client::proto::Usage;
     use tonic::Status;
     use tonic_types::ErrorDetails;
 
-    fn observation(output_tokens: u64) -> Observation {
+    fn observation(output_tokens: u32) -> Observation {
         let now = Instant::now();
+        let mut deltas = vec![(now + Duration::from_millis(40), output_tokens)];
+        deltas.retain(|(_, tokens)| *tokens > 0);
         Observation {
+            tenant: 0,
             due: now,
             sent: now,
-            first_token: Some(now + Duration::from_millis(40)),
+            accepted: None,
             ended: now + Duration::from_millis(100),
-            gaps: Vec::new(),
+            deltas,
             prompt_tokens: 1,
-            output_tokens,
+            cached_tokens: 0,
+            output_tokens: output_tokens.into(),
+            queued: None,
             outcome: Outcome::Failed(cut()),
         }
     }
 
-    fn finished(reason: FinishReason, completion_tokens: u32) -> Finished {
-        Finished {
-            reason: reason.into(),
-            usage: Some(Usage {
-                completion_tokens,
-                ..Usage::default()
-            }),
-            ..Finished::default()
+    fn end(reason: FinishReason, output_tokens: Count) -> End {
+        End {
+            reason,
+            output_tokens,
+            prompt_tokens: None,
+            cached_tokens: 0,
+            queued: None,
         }
+    }
+
+    fn problem(error: impl Into<Error>) -> Problem {
+        Problem::from(&error.into())
     }
 
     fn kind(outcome: Outcome) -> &'static str {
@@ -242,6 +354,16 @@ mod tests {
     }
 
     #[test]
+    fn times_count_from_when_a_request_was_due() {
+        let mut observation = observation(4);
+        let late = Duration::from_millis(1000);
+        observation.due -= late;
+        let ttft = observation.time_to_first_token();
+        assert_eq!(ttft, Some(Duration::from_millis(1040)));
+        assert_eq!(observation.end_to_end(), Duration::from_millis(1100));
+    }
+
+    #[test]
     fn one_token_has_no_time_per_further_token() {
         assert_eq!(observation(1).time_per_output_token(), None);
         assert_eq!(observation(0).time_per_output_token(), None);
@@ -251,49 +373,49 @@ mod tests {
     fn only_a_status_with_a_reason_explains_a_refusal() {
         let details = ErrorDetails::with_error_info("DRAINING", "ternion", []);
         let told = Status::with_error_details(Code::Unavailable, "draining", details);
-        let outcome = refused_or_failed(&told.into());
-        let Outcome::Refused { code, reason, .. } = outcome else {
-            panic!("{outcome:?}");
+        let refusal = Refusal {
+            code: "UNAVAILABLE".to_owned(),
+            reason: "DRAINING".to_owned(),
+            busy: true,
+            retry_after: false,
         };
-        assert_eq!((code, reason.as_str()), (Code::Unavailable, "DRAINING"));
-        let proxy = Status::unavailable("bad gateway").into();
-        assert_eq!(
-            kind(refused_or_failed(&proxy)),
-            "UNAVAILABLE without a reason"
-        );
-        let unknown = Status::unknown("?").into();
-        assert_eq!(kind(refused_or_failed(&unknown)), "UNKNOWN");
+        assert_eq!(problem(told).outcome, Outcome::Refused(refusal));
+        let proxy = problem(Status::unavailable("bad gateway"));
+        assert_eq!(kind(proxy.outcome), "UNAVAILABLE without a reason");
+        assert_eq!(kind(problem(Status::unknown("?")).outcome), "UNKNOWN");
     }
 
     #[test]
     fn an_ending_must_have_usage_that_agrees() {
-        let observation = observation(4);
-        let outcome = observation.finished(&finished(FinishReason::Length, 4));
-        assert_eq!(outcome, Outcome::Finished(FinishReason::Length));
-        let outcome = observation.finished(&finished(FinishReason::Length, 5));
-        assert_eq!(kind(outcome), "usage disagrees");
-        let without = Finished {
-            usage: None,
-            ..finished(FinishReason::Length, 4)
-        };
-        assert_eq!(kind(observation.finished(&without)), "no usage");
+        let mut observation = observation(4);
+        let mut told = |count| observation.finished(&end(FinishReason::Length, count));
+        assert_eq!(
+            told(Count::Same(4)),
+            Outcome::Finished(FinishReason::Length)
+        );
+        assert_eq!(kind(told(Count::Same(5))), "usage disagrees");
+        assert_eq!(
+            told(Count::Instead(5)),
+            Outcome::Finished(FinishReason::Length)
+        );
+        assert_eq!(observation.output_tokens, 5);
     }
 
     #[test]
     fn a_status_after_the_end_must_say_the_same() {
-        let observation = observation(4);
-        let drained = finished(FinishReason::Drained, 4);
-        let unavailable = Status::unavailable("drained").into();
+        let mut observation = observation(4);
+        let unavailable = || problem(Status::unavailable("drained"));
+        let drained = end(FinishReason::Drained, Count::Same(4));
         assert_eq!(
-            observation.after_error(Some(&drained), &unavailable),
+            observation.after_problem(Some(&drained), unavailable()),
             Outcome::Finished(FinishReason::Drained)
         );
-        let complete = finished(FinishReason::Length, 4);
-        let outcome = observation.after_error(Some(&complete), &unavailable);
+        let complete = end(FinishReason::Length, Count::Same(4));
+        let outcome = observation.after_problem(Some(&complete), unavailable());
         assert_eq!(kind(outcome), "error after Finished");
         let details = ErrorDetails::with_error_info("DRAINING", "ternion", []);
         let told = Status::with_error_details(Code::Unavailable, "draining", details);
-        let outcome = observation.after_error(None, &told.into());
+        let outcome = observation.after_problem(None, problem(told));
         assert_eq!(kind(outcome), "ended without Finished");
     }
 }

@@ -1,117 +1,122 @@
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::arrivals::Pace;
-use super::event_source::Target;
 use super::observation::Observation;
-use super::prompts::Prompts;
+use super::progress::Progress;
 use super::report::Slo;
+use super::schedule::{Next, Planned, Schedule};
 use super::tally::Tally;
+use super::target::Target;
 use crate::failure::Failure;
 
-/// How much is sent, and how it is judged.
+/// How much is sent at a time, and how it is judged.
 pub(crate) struct Plan {
-    pub(crate) requests: Option<u64>,
-    pub(crate) duration: Option<Duration>,
+    pub(crate) tenants: usize,
+    pub(crate) warm_up: Duration,
     pub(crate) max_in_flight: usize,
     pub(crate) slo: Slo,
-    pub(crate) progress: bool,
 }
 
-/// Sends all requests of a plan and waits for their ends.
+/// Sends all requests of a schedule and waits for their ends.
 pub(crate) async fn run(
     plan: &Plan,
-    pace: Pace,
-    prompts: &mut Prompts,
+    schedule: Schedule,
     target: &Target,
+    mut progress: Progress,
+    signals: &mut Signals,
 ) -> Result<Tally, Failure> {
-    let mut signals = Signals::install();
-    let bar = progress_bar(plan);
-    let mut tally = Tally::new(plan.slo);
+    let mut tally = Tally::new(plan.slo, plan.warm_up, plan.tenants);
     let mut running: JoinSet<Observation> = JoinSet::new();
-    let start = Instant::now();
-    let mut schedule = Schedule::new(plan, pace, start);
+    let mut outgoing = Outgoing::new(schedule, plan.tenants, tally.start());
     loop {
-        let due = schedule.due(running.len());
+        let due = outgoing.due();
         if due.is_none() && running.is_empty() {
             break;
         }
         tokio::select! {
             biased;
             () = signals.next() => {
-                if schedule.stopped {
+                if tally.interrupted {
                     return Err(Failure::Interrupted);
                 }
-                schedule.stopped = true;
-                bar.set_message("waiting for what runs");
+                tally.interrupted = true;
+                outgoing.stopped = true;
+                progress.stopped();
+            }
+            due = until(due), if due.is_some() => {
+                let planned = outgoing.take();
+                tally.last_due = tally.since_start(due);
+                if running.len() < plan.max_in_flight {
+                    outgoing.in_flight[planned.tenant] += 1;
+                    let target = target.clone();
+                    running.spawn(Observation::of(target, planned.tenant, planned.request, due));
+                } else {
+                    tally.add_not_sent(planned.tenant, due);
+                }
             }
             Some(done) = running.join_next() => {
                 let observation = done
                     .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
+                outgoing.in_flight[observation.tenant] -= 1;
                 tally.add(&observation);
-                bar.inc(1);
-            }
-            due = until(due), if due.is_some() => {
-                schedule.advance();
-                if running.len() < plan.max_in_flight {
-                    running.spawn(Observation::of(target.clone(), prompts.next(), due));
-                } else {
-                    tally.not_sent += 1;
-                }
+                progress.ended(&observation);
             }
         }
-        bar.set_prefix(format!("{} running", running.len()));
+        tally.peak_in_flight = tally.peak_in_flight.max(running.len());
+        progress.running(running.len());
     }
-    tally.elapsed = start.elapsed();
-    bar.finish_and_clear();
+    tally.end();
+    progress.clear();
     Ok(tally)
 }
 
-/// When the next request is due, until there are no more.
-struct Schedule {
+/// Requests that are to be sent, and what is in flight of them.
+struct Outgoing {
+    schedule: Schedule,
     start: Instant,
-    end: Option<Instant>,
-    left: Option<u64>,
+    /// Made before it is due, so that making it delays nothing.
+    next: Option<Box<Planned>>,
+    in_flight: Vec<usize>,
     stopped: bool,
-    pace: Pace,
 }
 
-impl Schedule {
-    fn new(plan: &Plan, pace: Pace, start: Instant) -> Schedule {
-        Schedule {
+impl Outgoing {
+    fn new(schedule: Schedule, tenants: usize, start: Instant) -> Outgoing {
+        Outgoing {
+            schedule,
             start,
-            end: plan
-                .duration
-                .and_then(|duration| start.checked_add(duration)),
-            left: plan.requests,
+            next: None,
+            in_flight: vec![0; tenants],
             stopped: false,
-            pace,
         }
     }
 
     /// `None` if nothing is to be sent, now or ever.
-    fn due(&self, running: usize) -> Option<Instant> {
-        if self.stopped || self.left == Some(0) {
+    fn due(&mut self) -> Option<Instant> {
+        if self.stopped {
             return None;
         }
-        let due = match &self.pace {
-            Pace::Open(arrivals) => self.start.checked_add(arrivals.next())?,
-            Pace::Closed { concurrency } if running < *concurrency => Instant::now(),
-            Pace::Closed { .. } => return None,
-        };
-        self.end.is_none_or(|end| due < end).then_some(due)
+        if self.next.is_none() {
+            match self.schedule.next(&self.in_flight, self.start.elapsed()) {
+                Next::Planned(planned) => self.next = Some(planned),
+                Next::Later => return None,
+                Next::Over => {
+                    self.stopped = true;
+                    return None;
+                }
+            }
+        }
+        let planned = self.next.as_ref()?;
+        match planned.due {
+            Some(due) => self.start.checked_add(due),
+            None => Some(Instant::now()),
+        }
     }
 
-    fn advance(&mut self) {
-        if let Some(left) = &mut self.left {
-            *left -= 1;
-        }
-        if let Pace::Open(arrivals) = &mut self.pace {
-            arrivals.advance();
-        }
+    fn take(&mut self) -> Planned {
+        *self.next.take().expect("it was due")
     }
 }
 
@@ -125,33 +130,14 @@ async fn until(due: Option<Instant>) -> Instant {
     }
 }
 
-/// Draws nothing where standard error is no terminal.
-fn progress_bar(plan: &Plan) -> ProgressBar {
-    if !plan.progress {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match plan.requests {
-        Some(requests) => (
-            ProgressBar::new(requests),
-            "{bar:30} {pos}/{len} requests, {prefix}, {elapsed} {msg}",
-        ),
-        None => (
-            ProgressBar::new_spinner(),
-            "{spinner} {pos} requests, {prefix}, {elapsed} {msg}",
-        ),
-    };
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar.with_style(ProgressStyle::with_template(template).expect("the template is well-formed"))
-}
-
 /// SIGINT and SIGTERM: people and scripts.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn install() -> Signals {
+    pub(crate) fn install() -> Signals {
         let install = |kind| signal(kind).expect("the runtime handles signals");
         Signals {
             interrupt: install(SignalKind::interrupt()),

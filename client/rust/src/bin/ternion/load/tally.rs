@@ -1,38 +1,51 @@
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use ternion_client::proto::FinishReason;
-use tonic::Code;
 
-use super::observation::{Failure as Unexplained, Observation, Outcome};
+use super::observation::{Failure as Unexplained, Observation, Outcome, Refusal};
 use super::report::Slo;
+use super::time_series::TimeSeries;
 use crate::failure::Failure;
 use crate::json::reason_name;
 
 /// All requests of a run, in memory that does not grow with their number.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    slo: Slo,
+    start: Instant,
+    /// Since the start; requests due before it are not measured.
+    pub(crate) warm_up: Duration,
+    /// Since the start: when the last request was due.
+    pub(crate) last_due: Duration,
+    /// From the end of the warm-up to that of the last request.
     pub(crate) elapsed: Duration,
+    /// Most unanswered requests at a time.
+    pub(crate) peak_in_flight: usize,
+    /// By a person, who wants no further run either.
+    pub(crate) interrupted: bool,
+    pub(crate) all: Figures,
+    pub(crate) tenants: Vec<Figures>,
+}
+
+/// Those of all, or of a tenant.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    slo: Slo,
     pub(crate) sent: u64,
     pub(crate) not_sent: u64,
     /// Those within the service level.
     pub(crate) good: u64,
     pub(crate) good_output_tokens: u64,
     pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
     pub(crate) output_tokens: u64,
     pub(crate) finished: BTreeMap<&'static str, u64>,
-    pub(crate) refused: BTreeMap<Refusal, Refused>,
+    pub(crate) refused: BTreeMap<(String, String), Refused>,
     pub(crate) failed: BTreeMap<&'static str, Failed>,
     pub(crate) times: Times,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Refusal {
-    /// The number of its code.
-    pub(crate) code: i32,
-    pub(crate) reason: String,
+    /// Of the warm-up too.
+    pub(crate) series: TimeSeries,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +53,8 @@ pub(crate) struct Refused {
     pub(crate) count: u64,
     /// Those that said when to come back.
     pub(crate) with_retry_after: u64,
+    /// Those for want of room or quota.
+    pub(crate) busy: u64,
 }
 
 #[derive(Debug)]
@@ -56,6 +71,10 @@ pub(crate) struct Times {
     pub(crate) largest_gap: Latency,
     pub(crate) tpot: Latency,
     pub(crate) e2e: Latency,
+    /// From sending to the server's first word.
+    pub(crate) accept: Latency,
+    /// In the server's queue, as it says itself.
+    pub(crate) queue: Latency,
     /// From when a request was due to when it was sent.
     pub(crate) lag: Latency,
     /// From sending to a refusal.
@@ -72,12 +91,12 @@ const MAX_REASONS: usize = 64;
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 impl Latency {
-    fn new() -> Latency {
+    pub(crate) fn new() -> Latency {
         let longest = LONGEST.as_micros() as u64;
         Latency(Histogram::new_with_bounds(1, longest, 3).expect("the bounds are good"))
     }
 
-    fn record(&mut self, time: Duration) {
+    pub(crate) fn record(&mut self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.0.saturating_record(micros);
     }
@@ -100,15 +119,79 @@ impl Latency {
 }
 
 impl Tally {
-    pub(crate) fn new(slo: Slo) -> Tally {
+    pub(crate) fn new(slo: Slo, warm_up: Duration, tenants: usize) -> Tally {
         Tally {
-            slo,
+            start: Instant::now(),
+            warm_up,
+            last_due: Duration::ZERO,
             elapsed: Duration::ZERO,
+            peak_in_flight: 0,
+            interrupted: false,
+            all: Figures::new(slo),
+            tenants: (0..tenants).map(|_| Figures::new(slo)).collect(),
+        }
+    }
+
+    pub(crate) fn start(&self) -> Instant {
+        self.start
+    }
+
+    pub(crate) fn since_start(&self, time: Instant) -> Duration {
+        time.saturating_duration_since(self.start)
+    }
+
+    pub(crate) fn add(&mut self, observation: &Observation) {
+        let start = self.start;
+        let since_start = |time: Instant| time.saturating_duration_since(start);
+        let measured = since_start(observation.due) >= self.warm_up;
+        for figures in [&mut self.all, &mut self.tenants[observation.tenant]] {
+            figures.series.add(observation, since_start);
+            if measured {
+                figures.add(observation);
+            }
+        }
+    }
+
+    /// A request that was due, and not sent as too many were unanswered.
+    pub(crate) fn add_not_sent(&mut self, tenant: usize, due: Instant) {
+        if self.since_start(due) >= self.warm_up {
+            self.all.not_sent += 1;
+            self.tenants[tenant].not_sent += 1;
+        }
+    }
+
+    /// Nothing more is to come.
+    pub(crate) fn end(&mut self) {
+        self.elapsed = self.start.elapsed().saturating_sub(self.warm_up);
+    }
+
+    /// Fails the command if the server owes an explanation, or if there was no
+    /// load to speak of.
+    pub(crate) fn verdict(&self) -> Result<(), Failure> {
+        let failed = self.all.num_failed();
+        if failed > 0 {
+            return Err(Failure::Unexplained(failed));
+        }
+        if self.all.finished.is_empty() && self.all.num_refused() > 0 {
+            let mut refused = self.all.refused.values();
+            return Err(Failure::AllRefused {
+                busy: refused.all(|refused| refused.busy == refused.count),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Figures {
+    fn new(slo: Slo) -> Figures {
+        Figures {
+            slo,
             sent: 0,
             not_sent: 0,
             good: 0,
             good_output_tokens: 0,
             prompt_tokens: 0,
+            cached_tokens: 0,
             output_tokens: 0,
             finished: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -119,29 +202,28 @@ impl Tally {
                 largest_gap: Latency::new(),
                 tpot: Latency::new(),
                 e2e: Latency::new(),
+                accept: Latency::new(),
+                queue: Latency::new(),
                 lag: Latency::new(),
                 refusal: Latency::new(),
             },
+            series: TimeSeries::default(),
         }
     }
 
-    pub(crate) fn add(&mut self, observation: &Observation) {
+    fn add(&mut self, observation: &Observation) {
         self.sent += 1;
         self.prompt_tokens += observation.prompt_tokens;
+        self.cached_tokens += observation.cached_tokens;
         self.output_tokens += observation.output_tokens;
         self.times.lag.record(observation.sent - observation.due);
         self.add_token_times(observation);
         match &observation.outcome {
             Outcome::Finished(reason) => self.add_finished(*reason, observation),
-            Outcome::Refused {
-                code,
-                reason,
-                retry_after,
-            } => {
-                self.times
-                    .refusal
-                    .record(observation.ended - observation.sent);
-                self.add_refused(*code, reason, *retry_after);
+            Outcome::Refused(refusal) => {
+                let time = observation.ended - observation.sent;
+                self.times.refusal.record(time);
+                self.add_refused(refusal);
             }
             Outcome::Failed(failure) => self.add_failed(failure),
         }
@@ -151,41 +233,49 @@ impl Tally {
         if let Some(time) = observation.time_to_first_token() {
             self.times.ttft.record(time);
         }
-        for gap in &observation.gaps {
-            self.times.itl.record(*gap);
+        for gap in observation.gaps() {
+            self.times.itl.record(gap);
         }
-        if let Some(largest) = observation.gaps.iter().max() {
-            self.times.largest_gap.record(*largest);
+        if let Some(largest) = observation.gaps().max() {
+            self.times.largest_gap.record(largest);
+        }
+        if let Some(accepted) = observation.accepted {
+            self.times.accept.record(accepted - observation.sent);
+        }
+        if let Some(queued) = observation.queued {
+            self.times.queue.record(queued);
         }
     }
 
     fn add_finished(&mut self, reason: FinishReason, observation: &Observation) {
         *self.finished.entry(reason_name(reason)).or_default() += 1;
-        if !matches!(reason, FinishReason::Length | FinishReason::Stop) {
+        if !observation.outcome.is_complete() {
             return;
         }
-        self.times.e2e.record(observation.end_to_end());
+        let e2e = observation.end_to_end();
+        self.times.e2e.record(e2e);
         let tpot = observation.time_per_output_token();
         if let Some(tpot) = tpot {
             self.times.tpot.record(tpot);
         }
-        if self.slo.is_met(observation.time_to_first_token(), tpot) {
+        if self
+            .slo
+            .is_met(observation.time_to_first_token(), tpot, e2e)
+        {
             self.good += 1;
             self.good_output_tokens += observation.output_tokens;
         }
     }
 
-    fn add_refused(&mut self, code: Code, reason: &str, retry_after: bool) {
-        let mut refusal = Refusal {
-            code: code.into(),
-            reason: reason.to_owned(),
-        };
-        if self.refused.len() >= MAX_REASONS && !self.refused.contains_key(&refusal) {
-            refusal.reason = "other".to_owned();
+    fn add_refused(&mut self, refusal: &Refusal) {
+        let mut key = (refusal.code.clone(), refusal.reason.clone());
+        if self.refused.len() >= MAX_REASONS && !self.refused.contains_key(&key) {
+            key.1 = "other".to_owned();
         }
-        let refused = self.refused.entry(refusal).or_default();
+        let refused = self.refused.entry(key).or_default();
         refused.count += 1;
-        refused.with_retry_after += u64::from(retry_after);
+        refused.busy += u64::from(refusal.busy);
+        refused.with_retry_after += u64::from(refusal.retry_after);
     }
 
     fn add_failed(&mut self, failure: &Unexplained) {
@@ -214,22 +304,117 @@ impl Tally {
         self.failed.values().map(|failed| failed.count).sum()
     }
 
-    /// Fails the command if the server owes an explanation, or if there was no
-    /// load to speak of.
-    pub(crate) fn verdict(&self) -> Result<(), Failure> {
-        let failed = self.num_failed();
-        if failed > 0 {
-            return Err(Failure::Unexplained(failed));
+    /// Of those that were to be sent, the part within the service level.
+    pub(crate) fn goodput_share(&self) -> f64 {
+        self.good as f64 / (self.sent + self.not_sent).max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_those_of_hand_worked_cases() {
+        let mut latency = Latency::new();
+        for ms in 1..=100 {
+            latency.record(Duration::from_millis(ms));
         }
-        if self.finished.is_empty() && self.num_refused() > 0 {
-            let busy = [Code::ResourceExhausted, Code::Unavailable].map(i32::from);
-            return Err(Failure::AllRefused {
-                busy: self
-                    .refused
-                    .keys()
-                    .all(|refusal| busy.contains(&refusal.code)),
+        for (quantile, ms) in [(0.5, 50.0), (0.95, 95.0), (0.99, 99.0), (1.0, 100.0)] {
+            let told = latency.quantile(quantile).as_secs_f64() * 1e3;
+            assert!((told / ms - 1.0).abs() < 0.001, "{quantile}: {told}");
+        }
+        let mean = latency.mean().as_secs_f64() * 1e3;
+        assert!((mean / 50.5 - 1.0).abs() < 0.001, "{mean}");
+        assert_eq!(latency.count(), 100);
+    }
+
+    fn tally(slo: Slo) -> Tally {
+        Tally::new(slo, Duration::from_secs(1), 2)
+    }
+
+    /// With its first token after a fifth of a second, and four more, one each
+    /// tenth.
+    fn finished(tally: &Tally, due_ms: u64) -> Observation {
+        let at = |ms| tally.start + Duration::from_millis(ms);
+        Observation {
+            tenant: 1,
+            due: at(due_ms),
+            sent: at(due_ms + 1),
+            accepted: Some(at(due_ms + 11)),
+            ended: at(due_ms + 600),
+            deltas: (0..5).map(|i| (at(due_ms + 200 + 100 * i), 1)).collect(),
+            prompt_tokens: 7,
+            cached_tokens: 3,
+            output_tokens: 5,
+            queued: None,
+            outcome: Outcome::Finished(FinishReason::Length),
+        }
+    }
+
+    #[test]
+    fn the_warm_up_is_seen_and_not_measured() {
+        let mut tally = tally(Slo::default());
+        for due_ms in [0, 999, 1000] {
+            tally.add(&finished(&tally, due_ms));
+        }
+        assert_eq!(
+            (tally.all.sent, tally.tenants[1].sent, tally.tenants[0].sent),
+            (1, 1, 0)
+        );
+        assert_eq!(tally.all.output_tokens, 5);
+        let due: u64 = tally
+            .all
+            .series
+            .seconds()
+            .iter()
+            .map(|second| second.due)
+            .sum();
+        assert_eq!(due, 3);
+    }
+
+    #[test]
+    fn goodput_needs_every_bound_and_refusals_are_in_what_it_is_a_part_of() {
+        let bounds = |ttft, tpot, e2e| Slo {
+            ttft: Some(Duration::from_millis(ttft)),
+            tpot: Some(Duration::from_millis(tpot)),
+            e2e: Some(Duration::from_millis(e2e)),
+        };
+        for (slo, good) in [
+            (bounds(200, 100, 600), 1),
+            (bounds(199, 100, 600), 0),
+            (bounds(200, 99, 600), 0),
+            (bounds(200, 100, 599), 0),
+        ] {
+            let mut tally = tally(slo);
+            tally.add(&finished(&tally, 1000));
+            let refusal = Refusal {
+                code: "RESOURCE_EXHAUSTED".into(),
+                reason: "QUEUE_FULL".into(),
+                busy: true,
+                retry_after: true,
+            };
+            let mut refused = finished(&tally, 1000);
+            refused.deltas.clear();
+            refused.outcome = Outcome::Refused(refusal);
+            tally.add(&refused);
+            assert_eq!(tally.all.good, good, "{slo:?}");
+            assert_eq!(tally.all.goodput_share(), good as f64 / 2.0);
+        }
+    }
+
+    #[test]
+    fn reasons_of_a_server_without_bounds_are_bounded() {
+        let mut figures = Figures::new(Slo::default());
+        for i in 0..1000 {
+            figures.add_refused(&Refusal {
+                code: "X".into(),
+                reason: i.to_string(),
+                busy: false,
+                retry_after: false,
             });
         }
-        Ok(())
+        assert!(figures.refused.len() <= MAX_REASONS + 1);
+        assert_eq!(figures.num_refused(), 1000);
     }
 }
