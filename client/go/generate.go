@@ -22,7 +22,8 @@ const leaveTimeout = time.Second
 // The getters of the others give zero values, so that event.Delta.GetText()
 // needs no check.
 type Event struct {
-	// Queued: the request was accepted.
+	// Queued: the request was accepted; told again while it waits, when it has
+	// moved.
 	Queued *ternionpb.Queued
 	// Started: its first token is being computed.
 	Started *ternionpb.Started

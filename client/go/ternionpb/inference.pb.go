@@ -102,7 +102,8 @@ type GenerateRequest struct {
 	// For text: begin with the model's beginning-of-text token if the model
 	// wants one and the text doesn't have it. Default true.
 	AddBos *bool `protobuf:"varint,8,opt,name=add_bos,json=addBos,proto3,oneof" json:"add_bos,omitempty"`
-	// Higher runs first when requests wait. Default 0, from -100 to 100.
+	// Among the requests of a tenant, higher runs first when they wait. Default
+	// 0, from -100 to 100.
 	Priority *int32 `protobuf:"varint,9,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// Log-probabilities with each token: 0 for the chosen token only, up to 20
 	// for that many alternatives too. Absent: none.
@@ -1153,12 +1154,16 @@ func (*SessionResponse_Finished) isSessionResponse_Frame() {}
 
 func (*SessionResponse_Failed) isSessionResponse_Frame() {}
 
-// The request was accepted.
+// The request was accepted. While it waits it is told again when it has moved,
+// at most once a second.
 type Queued struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	PromptTokens uint32                 `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// Requests that were waiting when this one came.
-	Ahead         uint32 `protobuf:"varint,2,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	// Requests that will be started before this one, if no others come.
+	Ahead uint32 `protobuf:"varint,2,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	// Seconds until it is started, estimated by how long steps and answers took
+	// so far. Absent while too little is known of them.
+	WaitSeconds   *float64 `protobuf:"fixed64,3,opt,name=wait_seconds,json=waitSeconds,proto3,oneof" json:"wait_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1203,6 +1208,13 @@ func (x *Queued) GetPromptTokens() uint32 {
 func (x *Queued) GetAhead() uint32 {
 	if x != nil {
 		return x.Ahead
+	}
+	return 0
+}
+
+func (x *Queued) GetWaitSeconds() float64 {
+	if x != nil && x.WaitSeconds != nil {
+		return *x.WaitSeconds
 	}
 	return 0
 }
@@ -2283,10 +2295,12 @@ const file_ternion_v1_inference_proto_rawDesc = "" +
 	"\x05delta\x18\x05 \x01(\v2\x11.ternion.v1.DeltaH\x00R\x05delta\x122\n" +
 	"\bfinished\x18\x06 \x01(\v2\x14.ternion.v1.FinishedH\x00R\bfinished\x12,\n" +
 	"\x06failed\x18\a \x01(\v2\x12.ternion.v1.FailedH\x00R\x06failedB\a\n" +
-	"\x05frame\"C\n" +
+	"\x05frame\"|\n" +
 	"\x06Queued\x12#\n" +
 	"\rprompt_tokens\x18\x01 \x01(\rR\fpromptTokens\x12\x14\n" +
-	"\x05ahead\x18\x02 \x01(\rR\x05ahead\"j\n" +
+	"\x05ahead\x18\x02 \x01(\rR\x05ahead\x12&\n" +
+	"\fwait_seconds\x18\x03 \x01(\x01H\x00R\vwaitSeconds\x88\x01\x01B\x0f\n" +
+	"\r_wait_seconds\"j\n" +
 	"\aStarted\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
@@ -2496,6 +2510,7 @@ func file_ternion_v1_inference_proto_init() {
 		(*SessionResponse_Finished)(nil),
 		(*SessionResponse_Failed)(nil),
 	}
+	file_ternion_v1_inference_proto_msgTypes[12].OneofWrappers = []any{}
 	file_ternion_v1_inference_proto_msgTypes[17].OneofWrappers = []any{
 		(*Finished_StopTokenId)(nil),
 		(*Finished_StopString)(nil),

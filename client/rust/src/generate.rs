@@ -26,7 +26,7 @@ pub struct Generate {
 /// What a running request tells.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The request was accepted.
+    /// The request was accepted; told again while it waits, when it has moved.
     Queued(Queued),
     /// Its first token is being computed.
     Started(Started),
@@ -94,6 +94,20 @@ impl Generate {
     pub fn stopping(mut self, stopping: Stopping) -> Generate {
         self.request.stopping = Some(stopping);
         self
+    }
+
+    /// `count` requests for as many answers to one prompt: the first has the
+    /// seed, each other one that of the one before plus 1, and is what it would
+    /// be alone. Started one after the other on a
+    /// [`Session`](crate::Session), they have what their prompts have in common
+    /// computed once, unless the server's prefix cache is off.
+    pub fn samples(self, count: u32, seed: u64) -> impl Iterator<Item = Generate> {
+        (0..count).map(move |index| {
+            let mut generate = self.clone();
+            let sampling = generate.request.sampling.get_or_insert_default();
+            sampling.seed = Some(seed.wrapping_add(u64::from(index)));
+            generate
+        })
     }
 
     /// Survives a connection that breaks, as long as the server waits for its

@@ -5,12 +5,15 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::forecast::AnswerLength;
+use crate::lifecycle::State;
+use crate::ranking::Rank;
 use crate::sampling::Sampler;
 use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
 use crate::{
-    Batch, Event, Executor, ExecutorError, FinishReason, Limits, Logits, Request, Row, SequenceId,
-    Span, StepReport, SubmitError, Time, Vocabulary, Wanted, panic_message,
+    Ahead, Batch, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits, Request,
+    Row, SequenceId, Span, StepReport, SubmitError, Time, Vocabulary, Wanted, panic_message,
 };
 
 /// Takes requests, and runs them a step at a time.
@@ -23,6 +26,9 @@ pub struct Engine {
     num_tokens: usize,
     scheduler: Scheduler,
     deadlines: BTreeSet<(Time, SequenceId)>,
+    /// Of the prompts of sequences that were not started.
+    num_queued_tokens: usize,
+    answers: AnswerLength,
     next_id: u64,
     sampler: Sampler,
     /// Endings that no step has told of yet.
@@ -49,6 +55,8 @@ impl Engine {
             vocabulary,
             scheduler: Scheduler::new(limits),
             deadlines: BTreeSet::new(),
+            num_queued_tokens: 0,
+            answers: AnswerLength::new(),
             next_id: 0,
             sampler: Sampler::default(),
             untold: Vec::new(),
@@ -68,14 +76,67 @@ impl Engine {
         if queued >= limit {
             return Err(SubmitError::QueueFull { queued, limit });
         }
+        let (asked, limit) = (request.prompt.len(), self.limits.max_queued_tokens);
+        let queued = self.num_queued_tokens;
+        if queued > 0 && queued.saturating_add(asked) > limit {
+            return Err(SubmitError::TokensQueued {
+                queued,
+                asked,
+                limit,
+            });
+        }
+        self.scheduler.enter(request.share);
         let id = SequenceId(self.next_id);
+        self.check_deadline(id, &request, now)?;
         self.next_id += 1;
+        self.num_queued_tokens += asked;
         let deadline = request.deadline.map(|deadline| (deadline, id));
         self.deadlines.extend(deadline);
         let acceptance = self.scheduler.drafting.acceptance();
         self.scheduler
             .insert(Sequence::new(id, request, acceptance, now));
         Ok(id)
+    }
+
+    /// Whether its first token can come in time. Forecasts being what they are,
+    /// one that may take twice as long as there is is tried.
+    fn check_deadline(
+        &mut self,
+        id: SequenceId,
+        request: &Request,
+        now: Time,
+    ) -> Result<(), SubmitError> {
+        let forecast = self.forecast();
+        let Some(deadline) = request.deadline.filter(|_| forecast.is_founded()) else {
+            return Ok(());
+        };
+        let rank = Rank::new(request.priority, id, request.share.tenant);
+        let tokens = request.prompt.len();
+        let ahead = self.scheduler.ahead_of(rank, tokens);
+        let expected = forecast.wait(ahead) + forecast.prefill(tokens);
+        let left = deadline.saturating_sub(now);
+        match expected / 2 > left {
+            true => Err(SubmitError::DeadlineUnreachable { expected, left }),
+            false => Ok(()),
+        }
+    }
+
+    /// How fast those that wait get on.
+    pub fn forecast(&self) -> Forecast {
+        self.scheduler.forecast(&self.answers)
+    }
+
+    /// What is ahead of a sequence, if it waits.
+    pub fn ahead(&mut self, id: SequenceId) -> Option<Ahead> {
+        let sequence = self.scheduler.get_mut(id)?;
+        let (rank, tokens) = (sequence.rank, sequence.gap());
+        let waits = sequence.state == State::Waiting;
+        waits.then(|| self.scheduler.ahead_of(rank, tokens))
+    }
+
+    /// Tells what is ahead of each sequence that waits and was not started.
+    pub fn each_waiting(&mut self, tell: impl FnMut(SequenceId, Ahead)) {
+        self.scheduler.each_waiting(tell);
     }
 
     /// Ends a sequence and frees its pages now; its `Finished` comes with the
@@ -177,6 +238,7 @@ impl Engine {
         for &(id, len) in &self.report.scheduled {
             let sequence = self.scheduler.get_mut(id).expect("it was just scheduled");
             if sequence.start(now, self.limits.block_size) {
+                self.num_queued_tokens -= sequence.num_prompt_tokens();
                 events.push(Event::Started { id, at: now });
             }
             let needed = (sequence.num_computed_tokens + len).div_ceil(self.limits.block_size);
@@ -226,8 +288,10 @@ impl Engine {
         }
     }
 
-    /// What a step took that did nothing but decode.
     fn learn_time(&mut self, took: Time) {
+        self.scheduler
+            .learn_cost(&self.batch.spans, took, &self.report);
+        // Whether guesses pay is seen where a step did nothing but decode.
         let (report, sequences) = (&self.report, self.batch.spans.len());
         if report.num_tokens == sequences + report.num_drafted {
             let drafting = &mut self.scheduler.drafting;
@@ -390,6 +454,12 @@ impl Engine {
         if let Some(deadline) = sequence.deadline {
             self.deadlines.remove(&(deadline, id));
         }
+        if !sequence.is_started() {
+            self.num_queued_tokens -= sequence.num_prompt_tokens();
+        }
+        if reason.is_natural() {
+            self.answers.learn(sequence.num_generated());
+        }
         Some(sequence.finished(reason, now))
     }
 
@@ -412,6 +482,11 @@ impl Engine {
     /// Sequences that wait for pages.
     pub fn num_waiting(&self) -> usize {
         self.scheduler.num_waiting()
+    }
+
+    /// Tokens of the prompts of sequences that were not started.
+    pub fn num_queued_tokens(&self) -> usize {
+        self.num_queued_tokens
     }
 
     /// Sequences whose readers have no room.
@@ -438,6 +513,11 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn check(&self) {
         self.scheduler.check();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting_of(&self, tenant: u32) -> usize {
+        self.scheduler.waiting_of(tenant)
     }
 
     #[cfg(test)]

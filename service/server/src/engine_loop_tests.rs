@@ -11,8 +11,10 @@ const LIMITS: Limits = Limits {
     block_size: 4,
     max_num_seqs: 4,
     max_num_batched_tokens: 16,
+    step_budget: None,
     max_draft_tokens: 0,
     max_queued: 1,
+    max_queued_tokens: usize::MAX,
     max_model_len: 32,
 };
 
@@ -57,6 +59,7 @@ impl Bench {
                     max_tokens,
                     ..Stopping::default()
                 },
+                share: Share::default(),
                 priority: 0,
                 salt: None,
                 deadline,
@@ -278,6 +281,7 @@ async fn the_thread_serves_and_stops() {
             max_tokens: 20,
             ..Stopping::default()
         },
+        share: Share::default(),
         priority: 0,
         salt: None,
         deadline: None,
@@ -289,7 +293,7 @@ async fn the_thread_serves_and_stops() {
         .submit(request.clone(), admitted(12), 1)
         .await
         .expect("accepted");
-    assert_eq!(accepted.ahead, 0);
+    assert_eq!(accepted.waiting.queued().ahead, 0);
     let mut reader = accepted.events;
     let mut tokens = Vec::new();
     while let Some(event) = reader.recv().await {

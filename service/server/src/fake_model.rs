@@ -19,6 +19,7 @@ use crate::{
     metrics::Metrics,
     models::default_sampling,
     prompt::Prompts,
+    queue::{Amount, Queue},
     request::Bounds,
     retained::{RetainedRequests, Retention},
     served::Served,
@@ -147,8 +148,10 @@ const LIMITS: Limits = Limits {
     block_size: 16,
     max_num_seqs: 2,
     max_num_batched_tokens: 64,
+    step_budget: None,
     max_draft_tokens: 0,
     max_queued: 1,
+    max_queued_tokens: usize::MAX,
     // That of the demo.
     max_model_len: 1024,
 };
@@ -175,6 +178,13 @@ pub(crate) fn served_within(
             context_limit: limits.max_model_len,
             kv_tokens: limits.num_blocks * limits.block_size,
         },
+        queue: Arc::new(Queue::new(
+            Amount {
+                requests: limits.max_num_seqs + limits.max_queued,
+                tokens: limits.max_queued_tokens,
+            },
+            false,
+        )),
         prompts: Prompts::new(model.clone(), 1),
         model,
         vocabulary,

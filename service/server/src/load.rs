@@ -5,16 +5,20 @@ use std::{
     time::Duration,
 };
 
-use ternion_engine::StepReport;
+use ternion_engine::{Ahead, Forecast, StepReport};
 
 /// A snapshot.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Load {
     /// Requests with pages and a reader that has room.
     pub(crate) running: usize,
     /// Requests that wait for their readers.
     pub(crate) parked: usize,
     pub(crate) waiting: usize,
+    /// Tokens of the prompts of those that were not started.
+    pub(crate) queued_tokens: usize,
+    /// How fast those that wait get on.
+    pub(crate) forecast: Forecast,
     pub(crate) kv_pages: usize,
     pub(crate) kv_pages_free: usize,
     pub(crate) steps: u64,
@@ -56,6 +60,19 @@ impl PrefixCacheLoad {
         self.hits += report.num_hits as u64;
         self.resumed_tokens += report.num_resumed as u64;
         self.evictions += report.num_evicted as u64;
+    }
+}
+
+impl Load {
+    /// How long the last of those that wait can be expected to.
+    pub(crate) fn expected_wait(&self) -> Duration {
+        let Some(requests) = self.waiting.checked_sub(1) else {
+            return Duration::ZERO;
+        };
+        self.forecast.wait(Ahead {
+            requests,
+            tokens: self.queued_tokens,
+        })
     }
 }
 

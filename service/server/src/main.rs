@@ -58,6 +58,8 @@ mod outbox;
 mod preset;
 mod processors;
 mod prompt;
+mod queue;
+mod queue_position;
 mod reader;
 mod refusal;
 mod reload;

@@ -538,7 +538,7 @@ pub(crate) fn observe_loading(meter: &Meter, loading: &Loading, model: &str) {
 /// A gauge or counter of the load: name, unit, description, value.
 type LoadMetric = (&'static str, &'static str, &'static str, fn(&Load) -> u64);
 
-const LOAD_GAUGES: [LoadMetric; 6] = [
+const LOAD_GAUGES: [LoadMetric; 7] = [
     (
         "ternion.requests.running",
         "{request}",
@@ -550,6 +550,12 @@ const LOAD_GAUGES: [LoadMetric; 6] = [
         "{request}",
         "Requests that wait for pages or a place in the batch.",
         |load| load.waiting as u64,
+    ),
+    (
+        "ternion.queue.tokens",
+        "{token}",
+        "Tokens of the prompts of requests that were not started.",
+        |load| load.queued_tokens as u64,
     ),
     (
         "ternion.requests.parked",
@@ -667,6 +673,16 @@ pub(crate) fn observe_load(meter: &Meter, engine: &EngineHandle, model: &str) {
             .with_callback(move |observer| observer.observe(value(&engine.load()), &labels))
             .build();
     }
+    let (waits, model) = (engine.clone(), labels.clone());
+    meter
+        .f64_observable_gauge("ternion.queue.wait")
+        .with_unit("s")
+        .with_description("How long the last of those that wait can be expected to.")
+        .with_callback(move |observer| {
+            let load = waits.load();
+            observer.observe(load.expected_wait().as_secs_f64(), &model);
+        })
+        .build();
     let (longest, longest_labels) = (engine.clone(), labels.clone());
     meter
         .f64_observable_gauge("ternion.step.longest")

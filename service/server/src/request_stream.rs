@@ -11,6 +11,8 @@ use crate::{
     frames::{Assembler, Ending, Frame, Outcome, outcome, timings, usage},
     meter::Meter,
     outbox::OutboxReader,
+    queue::Place,
+    queue_position::Waiting,
     request_span::RequestSpan,
     status,
 };
@@ -19,6 +21,9 @@ use crate::{
 pub(crate) struct RequestStream {
     /// The first frame, until it is asked for.
     queued: Option<v1::Queued>,
+    /// Until it is started.
+    waiting: Option<Waiting>,
+    place: Place,
     events: OutboxReader,
     meter: Meter,
     assembler: Assembler,
@@ -39,6 +44,21 @@ pub(crate) struct Wanted {
     drained: bool,
 }
 
+enum News {
+    Event(Event),
+    /// It still waits, but elsewhere.
+    Moved(v1::Queued),
+    /// The engine's thread is gone.
+    Lost,
+}
+
+async fn moved(waiting: &mut Option<Waiting>) -> v1::Queued {
+    match waiting {
+        Some(waiting) => waiting.moved().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What is known about a request when it is accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
@@ -51,7 +71,8 @@ pub(crate) struct Facts {
 
 impl RequestStream {
     pub(crate) fn new(
-        queued: v1::Queued,
+        waiting: Waiting,
+        place: Place,
         events: OutboxReader,
         meter: Meter,
         vocabulary: Arc<dyn Vocabulary>,
@@ -60,7 +81,9 @@ impl RequestStream {
         span: RequestSpan,
     ) -> RequestStream {
         RequestStream {
-            queued: Some(queued),
+            queued: Some(waiting.queued()),
+            waiting: Some(waiting),
+            place,
             events,
             meter,
             assembler: Assembler::new(vocabulary),
@@ -82,11 +105,12 @@ impl RequestStream {
         }
         loop {
             let event = match self.held.take() {
-                Some(event) => Some(event),
-                None => self.event().await,
-            };
-            let Some(event) = event else {
-                return Err(lost());
+                Some(event) => event,
+                None => match self.news().await {
+                    News::Event(event) => event,
+                    News::Moved(queued) => return Ok(Frame::Queued(queued)),
+                    News::Lost => return Err(lost()),
+                },
             };
             if let Some(next) = self.frame(event) {
                 return next;
@@ -121,12 +145,19 @@ impl RequestStream {
         self.wanted.cancel = cancel;
     }
 
-    async fn event(&mut self) -> Option<Event> {
+    async fn news(&mut self) -> News {
         loop {
             tokio::select! {
                 biased;
                 () = self.wanted.revoked() => self.events.cancel(),
-                event = self.events.recv() => return event.inspect(|event| self.span.event(event)),
+                event = self.events.recv() => return match event {
+                    Some(event) => {
+                        self.span.event(&event);
+                        News::Event(event)
+                    }
+                    None => News::Lost,
+                },
+                queued = moved(&mut self.waiting) => return News::Moved(queued),
             }
         }
     }
@@ -134,6 +165,8 @@ impl RequestStream {
     fn frame(&mut self, event: Event) -> Option<Result<Frame, Ending>> {
         match event {
             Event::Started { .. } => {
+                self.waiting = None;
+                self.place.started();
                 self.meter.started();
                 Some(Ok(Frame::Started(v1::Started {
                     request_id: self.facts.request_id.clone(),

@@ -56,6 +56,7 @@ use crate::{
     operations,
     processors::Placement,
     prompt::Prompts,
+    queue::{Amount, Queue},
     reload,
     request::Bounds,
     requests::Requests,
@@ -291,8 +292,12 @@ fn launch(
         block_size: kv.config.block_size,
         max_num_seqs: scheduler.max_num_seqs,
         max_num_batched_tokens: scheduler.max_num_batched_tokens,
+        step_budget: scheduler.step_budget,
         max_draft_tokens: scheduler.max_draft_tokens,
-        max_queued: scheduler.max_queued,
+        // The queue at the door counts. It gives a place away as soon as a
+        // request's reader has gone, which the engine finds out a step later.
+        max_queued: usize::MAX,
+        max_queued_tokens: usize::MAX,
         max_model_len: context_limit,
     };
     touching.wait_for_first();
@@ -338,6 +343,13 @@ fn launch(
         metrics: Metrics::new(&meter, &name),
         name,
         outbox_capacity: settings.outbox.capacity,
+        queue: Arc::new(Queue::new(
+            Amount {
+                requests: scheduler.max_num_seqs + scheduler.max_queued,
+                tokens: scheduler.max_queued_tokens,
+            },
+            settings.tenants.is_some(),
+        )),
         read_timeout: Some(settings.outbox.read_timeout).filter(|timeout| !timeout.is_zero()),
         retained: Arc::new(RetainedRequests::new(retention(&settings.resume))),
         prefix_cache: settings.kv.prefix_cache,

@@ -318,9 +318,19 @@ pub(crate) const SETTINGS: &[Setting] = &[
             max: 1 << 20,
         },
         // A step of 256 tokens takes a few hundred ms on two cores with a 2B
-        // model: the longest that a running stream waits for a prompt.
+        // model: the longest that a new request waits for it.
         default: Some("256"),
-        help: "Most tokens in one step; more make prompts faster and running streams less even",
+        help: "Most tokens in one step",
+    },
+    Setting {
+        key: "scheduler.step_budget",
+        flag: "step-budget",
+        kind: Kind::Duration { max_seconds: 3600 },
+        default: None,
+        help: "How long a step should take that computes prompts beside running streams, such as \
+               100ms: they get what the streams leave of it, and a quarter of the streams' time at \
+               least; more makes prompts faster and streams less even. Unset: twice what the \
+               streams take alone",
     },
     Setting {
         key: "scheduler.max_draft_tokens",
@@ -338,6 +348,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         },
         default: Some("256"),
         help: "Most requests waiting beyond scheduler.max_num_seqs; further ones are refused",
+    },
+    Setting {
+        key: "scheduler.max_queued_tokens",
+        flag: "max-queued-tokens",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 40,
+        },
+        // Minutes of work for a 2B model on few cores.
+        default: Some("65536"),
+        help: "Most tokens of the prompts of waiting requests, all together; further ones are \
+               refused. A single one may be longer",
     },
     Setting {
         key: "outbox.capacity",

@@ -117,8 +117,12 @@ pub(crate) struct KvSettings {
 pub(crate) struct SchedulerSettings {
     pub(crate) max_num_seqs: usize,
     pub(crate) max_num_batched_tokens: usize,
+    /// `None`: by what a step takes without prompts.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub(crate) step_budget: Option<Duration>,
     pub(crate) max_draft_tokens: usize,
     pub(crate) max_queued: usize,
+    pub(crate) max_queued_tokens: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -39,8 +39,10 @@ impl Bench {
             block_size: 16,
             max_num_seqs,
             max_num_batched_tokens: 4 * max_num_seqs,
+            step_budget: None,
             max_draft_tokens: 0,
             max_queued,
+            max_queued_tokens: usize::MAX,
             max_model_len: 1024,
         };
         let (served, engine) = served_within(limits, 64, RETENTION, None);

@@ -80,7 +80,9 @@ class GenerateRequest(_message.Message):
     wants one and the text doesn't have it. Default true.
     """
     priority: _builtins.int
-    """Higher runs first when requests wait. Default 0, from -100 to 100."""
+    """Among the requests of a tenant, higher runs first when they wait. Default
+    0, from -100 to 100.
+    """
     logprobs: _builtins.int
     """Log-probabilities with each token: 0 for the chosen token only, up to 20
     for that many alternatives too. Absent: none.
@@ -575,26 +577,36 @@ Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
 
 @_typing.final
 class Queued(_message.Message):
-    """The request was accepted."""
+    """The request was accepted. While it waits it is told again when it has moved,
+    at most once a second.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     AHEAD_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     ahead: _builtins.int
-    """Requests that were waiting when this one came."""
+    """Requests that will be started before this one, if no others come."""
+    wait_seconds: _builtins.float
+    """Seconds until it is started, estimated by how long steps and answers took
+    so far. Absent while too little is known of them.
+    """
     def __init__(
         self,
         *,
         prompt_tokens: _builtins.int = ...,
         ahead: _builtins.int = ...,
+        wait_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds", "ahead", b"ahead", "prompt_tokens", b"prompt_tokens", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__wait_seconds: _TypeAlias = _typing.Literal["wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__wait_seconds: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_seconds) -> _WhichOneofReturnType__wait_seconds | None: ...
 
 Global___Queued: _TypeAlias = Queued  # noqa: Y015
 

@@ -82,7 +82,7 @@ async fn next(session: &mut Session, resumable: bool) -> Result<Option<Event>, F
 }
 
 /// Unique enough to find in a log.
-fn drawn_id() -> String {
+pub(crate) fn drawn_id() -> String {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
@@ -124,9 +124,13 @@ impl Output {
     fn show_text(&mut self, event: &Event) -> Result<(), Failure> {
         match event {
             Event::Queued(queued) => {
-                let tokens = queued.prompt_tokens;
+                let (tokens, ahead) = (queued.prompt_tokens, queued.ahead);
+                let wait = match queued.wait_seconds {
+                    Some(seconds) if seconds >= 1.0 => format!(", about {seconds:.0} s"),
+                    _ => String::new(),
+                };
                 self.waiting
-                    .set_message(format!("{tokens} prompt tokens, {} ahead", queued.ahead));
+                    .set_message(format!("{tokens} prompt tokens, {ahead} ahead{wait}"));
                 Ok(())
             }
             Event::Started(_) => {

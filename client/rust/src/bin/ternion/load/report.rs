@@ -481,6 +481,11 @@ impl fmt::Display for Report {
              and {output_tokens_per_second:.1} output tokens/s, over {:.1} s",
             self.elapsed_seconds
         )?;
+        let Tokens { prompt, cached, .. } = self.measured.tokens;
+        if cached > 0 {
+            let percent = cached as f64 / prompt.max(1) as f64 * 100.0;
+            writeln!(f, "cached     {percent:.1} % of the prompt tokens")?;
+        }
         writeln!(f, "goodput    {}", self.measured.goodput)?;
         for tenant in &self.tenants {
             writeln!(f, "tenant     {tenant}")?;
@@ -620,5 +625,68 @@ impl fmt::Display for Goodput {
             .iter()
             .filter_map(|(name, bound)| Some((name, (*bound)?)))
             .try_for_each(|(name, bound)| write!(f, ", {name} within {:.0} ms", bound * 1e3))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::observation::{Observation, Outcome};
+    use super::*;
+
+    /// A request that was sent so late, and heard of so late after that.
+    fn tally(late_ms: u64, accepted_ms: u64, peak_in_flight: usize) -> Tally {
+        let mut tally = Tally::new(Slo::default(), Duration::ZERO, 1);
+        let due = tally.start();
+        let sent = due + Duration::from_millis(late_ms);
+        let accepted = sent + Duration::from_millis(accepted_ms);
+        tally.add(&Observation {
+            tenant: 0,
+            due,
+            sent,
+            accepted: Some(accepted),
+            ended: accepted,
+            deltas: Vec::new(),
+            prompt_tokens: 1,
+            cached_tokens: 0,
+            output_tokens: 0,
+            queued: None,
+            outcome: Outcome::Finished(FinishReason::Length),
+        });
+        tally.peak_in_flight = peak_in_flight;
+        tally
+    }
+
+    #[test]
+    fn a_generator_that_fell_behind_says_so() {
+        assert!(warnings(&tally(9, 0, 1), Some(1)).is_empty());
+        let [warning] = &warnings(&tally(50, 0, 1), Some(1))[..] else {
+            panic!("it was late");
+        };
+        assert!(
+            warning.contains("fell behind") && warning.contains("50 ms"),
+            "{warning}"
+        );
+    }
+
+    #[test]
+    fn so_does_one_whose_connections_were_full() {
+        let told = |tally, connections| !warnings(&tally, connections).is_empty();
+        assert!(told(tally(0, 500, 300), Some(1)));
+        assert!(
+            !told(tally(0, 500, 300), Some(3)),
+            "a hundred each are allowed"
+        );
+        assert!(!told(tally(0, 50, 300), Some(1)), "the server answered");
+        assert!(!told(tally(0, 500, 300), None), "they share none");
+    }
+
+    #[test]
+    fn what_was_not_sent_is_told() {
+        let mut tally = tally(0, 0, 1);
+        tally.add_not_sent(0, tally.start());
+        let [warning] = &warnings(&tally, None)[..] else {
+            panic!("one was not sent");
+        };
+        assert!(warning.starts_with("1 requests were not sent"), "{warning}");
     }
 }
