@@ -2,28 +2,29 @@ package ternion
 
 import (
 	"io"
+	"math"
 	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
-// relay forwards connections to a server, until it cuts them.
+// relay forwards connections to a server, and breaks the first ones: one for
+// each of cuts, once so many bytes of the server have gone over it.
 type relay struct {
-	listener net.Listener
-	mutex    sync.Mutex
-	open     []net.Conn
-	count    int
+	address string
+	count   atomic.Int64
 }
 
-func startRelay(t *testing.T, address string) *relay {
+func startRelay(t *testing.T, server string, cuts ...int64) *relay {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	started := &relay{listener: listener}
+	started := &relay{address: listener.Addr().String()}
 	var forwarding sync.WaitGroup
 	forwarding.Go(func() {
 		for {
@@ -31,72 +32,67 @@ func startRelay(t *testing.T, address string) *relay {
 			if err != nil {
 				return
 			}
-			server, err := net.Dial("tcp", address)
-			if err != nil {
-				_ = client.Close()
-				continue
+			cut := int64(math.MaxInt64)
+			if n := int(started.count.Add(1)); n <= len(cuts) {
+				cut = cuts[n-1]
 			}
-			started.mutex.Lock()
-			started.open = append(started.open, client, server)
-			started.count++
-			started.mutex.Unlock()
-			for _, ends := range [][2]net.Conn{{client, server}, {server, client}} {
-				forwarding.Go(func() {
-					_, _ = io.Copy(ends[0], ends[1])
-					_ = ends[0].Close()
-				})
-			}
+			forwarding.Go(func() { forward(client, server, cut) })
 		}
 	})
 	t.Cleanup(func() {
 		_ = listener.Close()
-		started.cut()
 		forwarding.Wait()
 	})
 	return started
 }
 
-func (r *relay) cut() {
-	r.mutex.Lock()
-	defer r.mutex.Unlock()
-	for _, end := range r.open {
-		_ = end.Close()
+func forward(client net.Conn, address string, cut int64) {
+	server, err := net.Dial("tcp", address)
+	if err != nil {
+		_ = client.Close()
+		return
 	}
-	r.open = nil
+	var both sync.WaitGroup
+	both.Go(func() {
+		_, _ = io.Copy(server, client)
+		_ = server.Close()
+	})
+	_, _ = io.CopyN(client, server, cut)
+	_ = client.Close()
+	_ = server.Close()
+	both.Wait()
 }
 
-func TestResumableRequestsSurviveACut(t *testing.T) {
-	server := startServer(t, "127.0.0.1:0", "--outbox-capacity", "4")
+func TestResumableRequestsSurviveCuts(t *testing.T) {
+	server := startServer(t, "127.0.0.1:0")
 	direct := server.client(t, Config{})
-	read := func(client *Client, options []Option, at func(tokens int)) (string, int) {
+	read := func(client *Client, options ...Option) (string, int) {
 		var text strings.Builder
 		tokens := 0
-		// Large frames, so that few of them are on their way when it is cut.
-		request := Text("Once upon a time", append(options, Logprobs(20))...)
-		for event, err := range client.Generate(t.Context(), request) {
+		// Of large frames, some 300 KB in all: more than goes through before a cut.
+		long := []Option{Temperature(0), MaxTokens(longTokens), IgnoreEOS(), Logprobs(20)}
+		for event, err := range client.Generate(t.Context(), Text("Once upon a time", append(long, options...)...)) {
 			if err != nil {
 				t.Fatal(err)
 			}
 			text.WriteString(event.Delta.GetText())
-			before := tokens
 			tokens += len(event.Delta.GetTokenIds())
-			if before < 100 && tokens >= 100 || before < 400 && tokens >= 400 {
-				at(tokens)
-			}
 		}
 		return text.String(), tokens
 	}
-	long := []Option{Temperature(0), MaxTokens(longTokens), IgnoreEOS()}
-	whole, _ := read(direct, long, func(int) {})
-
-	relay := startRelay(t, server.address)
-	cut := connect(t, "http://"+relay.listener.Addr().String(), Config{})
-	text, tokens := read(cut, append(long, Resumable()), func(int) { relay.cut() })
+	whole, _ := read(direct)
+	relay := startRelay(t, server.address, 20_000, 60_000)
+	cut, err := Connect("http://"+relay.address, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, tokens := read(cut, Resumable())
+	_ = cut.Close()
 	if text != whole || tokens != longTokens {
 		t.Errorf("%d tokens, and not the same text: %q", tokens, text)
 	}
-	if relay.count < 2 {
-		t.Error("it was never cut")
+	if connections := relay.count.Load(); connections != 3 {
+		t.Errorf("%d connections", connections)
 	}
 	if steps := awaitIdle(t, direct); steps > 2*longTokens {
 		t.Errorf("%d steps: something was generated twice", steps)

@@ -96,6 +96,8 @@ impl RetainedRun {
         let limit = self.waiting_since.zip(self.read_timeout);
         let patience = limit.and_then(|(since, timeout)| since.checked_add(timeout));
         let pulls = self.may_pull();
+        // Whoever reads gets all of it, however late it is.
+        let is_read = self.reader.is_some();
         tokio::select! {
             biased;
             Some(attach) = self.registration.attaching.recv() => self.attach(attach),
@@ -109,10 +111,10 @@ impl RetainedRun {
                 Pulled::Ended(ending) => self.end(ending),
                 Pulled::Heeded => self.is_revoked = true,
             },
-            () = until(patience), if self.run.is_some() => self.give_up().await,
-            () = until(self.expires) => return false,
-            () = self.drain.reached(Phase::Draining), if self.reader.is_none() => return false,
-            () = self.registration.line.leave.notified() => return false,
+            () = until(patience) => self.give_up().await,
+            () = until(self.expires), if !is_read => return false,
+            () = self.drain.reached(Phase::Draining), if !is_read => return false,
+            () = self.registration.line.leave.notified(), if !is_read => return false,
         }
         true
     }
@@ -148,11 +150,11 @@ impl RetainedRun {
         if let Some(before) = self.reader.replace(reader) {
             tokio::spawn(before.fail(status::taken_over()));
         }
-        if let (Some(run), Some(claim)) = (&mut self.run, claim) {
-            run.stream.listen(claim.cancel.clone());
-            run.claim = claim;
-            self.expires = None;
-        } else if self.run.is_some() {
+        if let Some(run) = &mut self.run {
+            if let Some(claim) = claim {
+                run.stream.listen(claim.cancel.clone());
+                run.claim = claim;
+            }
             self.expires = None;
         }
         self.waiting_since = None;
@@ -216,6 +218,10 @@ impl RetainedRun {
     /// The reader takes nothing: that is the end, with what it has been given.
     async fn give_up(&mut self) {
         let Some(run) = &mut self.run else {
+            if let Some(reader) = self.reader.take() {
+                tokio::spawn(reader.fail(status::reader_too_slow(self.request_id())));
+            }
+            self.detach();
             return;
         };
         let ending = run.stream.give_up().await;

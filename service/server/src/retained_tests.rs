@@ -131,6 +131,27 @@ async fn without_a_reader_a_request_is_parked_and_ends_after_its_grace() {
 }
 
 #[tokio::test]
+async fn whoever_reads_is_given_all_of_it_however_long_that_takes() {
+    let retention = Retention {
+        grace: Duration::from_millis(50),
+        finished_bytes: 0,
+        ..RETENTION
+    };
+    let (served, thread) = served_with(retention, None);
+    let mut frames = start(&served, resumable(30)).await.expect("starts");
+    let mut all = Vec::new();
+    while let Some(next) = frames.next().await {
+        let frame = next.expect("no error").frame.expect("no frame is empty");
+        all.push(frame);
+        // Its end is long past when the reader comes to it.
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    assert_eq!(tokens(&all), counted(30));
+    assert_eq!(finished(&all).reason(), v1::FinishReason::Length);
+    thread.stop();
+}
+
+#[tokio::test]
 async fn a_request_can_go_on_without_a_reader() {
     let retention = Retention {
         goes_on: true,

@@ -67,6 +67,8 @@ impl Seen {
         self.shared += other.shared;
         self.refusals += other.refusals;
         self.hopeless += other.hopeless;
+        self.reruns += other.reruns;
+        self.culprits += other.culprits;
         for (kind, count) in other.endings {
             *self.endings.entry(kind).or_default() += count;
         }

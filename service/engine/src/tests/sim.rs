@@ -94,6 +94,7 @@ impl Sim {
         let (begin, end) = (self.now(), self.now() + self.takes);
         let mut times = std::iter::once(begin).chain(std::iter::repeat(end));
         let now = || times.next().expect("it has no end");
+        self.model.last.clear();
         let report = self.engine.step(now, &mut self.model, &mut self.events);
         let report = report.clone();
         self.engine.check();
