@@ -16,7 +16,7 @@ use crate::{
     refusal::Refusal,
     request::{Bounds, Checked, DEFAULT_MAX_TOKENS, check},
     request_span::RequestSpan,
-    request_stream::{Facts, RequestStream, Wanted},
+    request_stream::{Facts, RequestStream, Taken, Wanted},
     served::Served,
 };
 
@@ -101,9 +101,11 @@ async fn admit_in_time(
         stop,
     };
     Ok(RequestStream::new(
-        accepted.waiting,
-        place,
-        accepted.events,
+        Taken {
+            place,
+            waiting: accepted.waiting,
+            events: accepted.events,
+        },
         meter,
         served.vocabulary.clone(),
         facts,

@@ -4,6 +4,10 @@ mod atomic {
     pub(super) use loom::sync::atomic::{AtomicBool, fence};
 }
 
+#[expect(
+    clippy::duplicate_mod,
+    reason = "with atomics whose orders loom goes through"
+)]
 #[path = "parking.rs"]
 mod parking;
 

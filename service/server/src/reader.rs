@@ -123,7 +123,9 @@ impl Reader {
 impl Place<'_> {
     pub(crate) fn send(self, seq: u64, frame: Frame) {
         match self {
-            Place::Call(permit) => drop(permit.send(Ok(generate::response(seq, frame)))),
+            Place::Call(permit) => {
+                permit.send(Ok(generate::response(seq, frame)));
+            }
             Place::Session(id, permit) => {
                 permit.send(Ok(session::response(id, seq, frame)));
             }

@@ -69,11 +69,16 @@ pub(crate) struct Facts {
     pub(crate) stop: Vec<String>,
 }
 
+/// A place in the queue, and what comes of it.
+pub(crate) struct Taken {
+    pub(crate) place: Place,
+    pub(crate) waiting: Waiting,
+    pub(crate) events: OutboxReader,
+}
+
 impl RequestStream {
     pub(crate) fn new(
-        waiting: Waiting,
-        place: Place,
-        events: OutboxReader,
+        taken: Taken,
         meter: Meter,
         vocabulary: Arc<dyn Vocabulary>,
         facts: Facts,
@@ -81,10 +86,10 @@ impl RequestStream {
         span: RequestSpan,
     ) -> RequestStream {
         RequestStream {
-            queued: Some(waiting.queued()),
-            waiting: Some(waiting),
-            place,
-            events,
+            queued: Some(taken.waiting.queued()),
+            waiting: Some(taken.waiting),
+            place: taken.place,
+            events: taken.events,
             meter,
             assembler: Assembler::new(vocabulary),
             held: None,
