@@ -13,7 +13,7 @@
 //		fmt.Print(event.Delta.GetText())
 //	}
 //
-// Four things to know:
+// Five things to know:
 //
 //   - Leaving the loop over [Client.Generate], like the end of its context,
 //     cancels the request on the server. The same holds for
@@ -25,6 +25,8 @@
 //   - Errors are sorted by what a caller does next, not by status code: change
 //     the request, come back later, or give up. What the server said in
 //     google.rpc details (fields, delays) is in their fields.
+//   - A request made [Resumable] survives a connection that breaks, and one
+//     with an [IdempotencyKey] may be sent again.
 //   - Messages are those of the protocol, in package ternionpb. A type stands
 //     beside them here only where it adds something.
 package ternion

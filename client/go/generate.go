@@ -2,19 +2,28 @@ package ternion
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"iter"
+	"math/rand/v2"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/ternion-ai/ternion/client/go/ternionpb"
 )
+
+// leaveTimeout is for telling a server that a request is not wanted any more.
+const leaveTimeout = time.Second
 
 // Event is what a running request tells: exactly one of its fields is set.
 // The getters of the others give zero values, so that event.Delta.GetText()
 // needs no check.
 type Event struct {
-	// Queued: the request was accepted.
+	// Queued: the request was accepted; told again while it waits, when it has
+	// moved.
 	Queued *ternionpb.Queued
 	// Started: its first token is being computed.
 	Started *ternionpb.Started
@@ -26,11 +35,13 @@ type Event struct {
 
 // Generate sends a request when a loop over its events begins, and gives them
 // as they come. An error is the last thing that the loop sees. Leaving the
-// loop cancels the request.
+// loop cancels the request. One that is [Resumable] is read on when its
+// connection broke.
 func (c *Client) Generate(ctx context.Context, request *ternionpb.GenerateRequest) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		ctx, cancel := c.withTimeout(ctx)
 		defer cancel()
+		request := named(request)
 
 		var stream grpc.ServerStreamingClient[ternionpb.GenerateResponse]
 		var response *ternionpb.GenerateResponse
@@ -45,10 +56,29 @@ func (c *Client) Generate(ctx context.Context, request *ternionpb.GenerateReques
 		})
 		for err == nil {
 			if event, known := generateEvent(response); known && !yield(event, nil) {
+				c.leave(request)
 				return
 			}
+			lastSeq := response.GetSeq()
 			response, err = stream.Recv()
 			err = running.classify(err)
+			if _, broke := errors.AsType[*TransportError](err); !broke || !request.GetResumable() {
+				continue
+			}
+			rest := ResumeFrom(request.GetRequestId(), &lastSeq)
+			resumed := c.retrying(ctx, func(ctx context.Context, watched *answer) error {
+				running = watched
+				next, err := c.inference.Generate(ctx, rest)
+				if err == nil {
+					stream = next
+					response, err = stream.Recv()
+				}
+				return err
+			})
+			// What broke it says more than that it can't be had again.
+			if resumed == nil {
+				err = nil
+			}
 		}
 		if err != io.EOF {
 			yield(Event{}, err)
@@ -61,6 +91,31 @@ func (c *Client) Chat(
 	ctx context.Context, messages []*ternionpb.ChatMessage, options ...Option,
 ) iter.Seq2[Event, error] {
 	return c.Generate(ctx, Messages(messages, options...))
+}
+
+// named gives a resumable request the id that it needs, and a key besides, so
+// that it may be sent again if nothing was heard of it.
+func named(request *ternionpb.GenerateRequest) *ternionpb.GenerateRequest {
+	if !request.GetResumable() || request.GetRequestId() != "" {
+		return request
+	}
+	request = proto.CloneOf(request)
+	request.RequestId = fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
+	if request.IdempotencyKey == "" {
+		request.IdempotencyKey = request.RequestId
+	}
+	return request
+}
+
+// leave cancels a request that would outlive its stream. If that fails, the
+// server ends it after its grace.
+func (c *Client) leave(request *ternionpb.GenerateRequest) {
+	if !request.GetResumable() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	_, _ = c.CancelRequest(ctx, request.GetRequestId())
 }
 
 // generateEvent is false for frames of a newer server, which this client can't

@@ -50,6 +50,25 @@ func RequestID(id string) Option {
 	return func(request *ternionpb.GenerateRequest) { request.RequestId = id }
 }
 
+// Resumable makes a request survive a connection that breaks, as long as the
+// server waits for its clients: [Client.Generate] reads it on, without a gap,
+// over another one. In a [Session] see [ResumeFrom].
+func Resumable() Option {
+	return func(request *ternionpb.GenerateRequest) { request.Resumable = true }
+}
+
+// IdempotencyKey makes a request that is sent again under the same key, also by
+// another process, be generated once: its events come from the first.
+func IdempotencyKey(key string) Option {
+	return func(request *ternionpb.GenerateRequest) { request.IdempotencyKey = key }
+}
+
+// ResumeFrom is a request that reads on what was made [Resumable], behind the
+// frame with a sequence number ([SessionEvent.Seq]); nil for all of it.
+func ResumeFrom(id string, lastSeq *uint64) *ternionpb.GenerateRequest {
+	return &ternionpb.GenerateRequest{Resume: &ternionpb.Resume{RequestId: id, LastSeq: lastSeq}}
+}
+
 // Priority is higher for what runs first when requests wait.
 func Priority(priority int32) Option {
 	return func(request *ternionpb.GenerateRequest) { request.Priority = &priority }

@@ -35,6 +35,9 @@ type Session struct {
 type SessionEvent struct {
 	// ID was given to Start.
 	ID string
+	// Seq is the place of this event among those of its request, for
+	// [ResumeFrom].
+	Seq uint64
 	Event
 	// Failed: the request was refused or failed, and has ended.
 	Failed *Failed
@@ -144,7 +147,7 @@ func (s *Session) send(request *ternionpb.SessionRequest) error {
 // sessionEvent is false for frames of a newer server, which this client can't
 // know.
 func sessionEvent(response *ternionpb.SessionResponse) (SessionEvent, bool) {
-	event := SessionEvent{ID: response.GetRequestId()}
+	event := SessionEvent{ID: response.GetRequestId(), Seq: response.GetSeq()}
 	switch frame := response.GetFrame().(type) {
 	case *ternionpb.SessionResponse_Queued:
 		event.Queued = frame.Queued

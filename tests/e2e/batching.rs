@@ -1,9 +1,12 @@
 //! A request's answer does not depend on what else the server does.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use ternion_client::Generate;
 use ternion_client::proto::{Sampling, Stopping};
-use ternion_tests::{Server, answer, answers, fixture};
+use ternion_tests::{Answer, Server, StallingKernel, answer, answers, fixture, greedy, http_get};
+use tonic::Code;
 
 /// Of 16 tokens each. The longest request takes seven, so any one fits and
 /// three never do.
@@ -95,4 +98,64 @@ fn sampling(i: u32) -> Sampling {
             ..greedy
         },
     }
+}
+
+#[tokio::test]
+async fn a_request_that_the_kernel_fails_at_ends_alone() {
+    const POISON: u32 = 3;
+    let kernel = StallingKernel::build();
+    let plugins = kernel.plugins();
+    let server = Server::start(&["--plugin-dir", plugins.to_str().expect("UTF-8")]);
+    let client = server.client().await;
+    let prompts = [[1016, 591], [1016, 580], [591, 580]];
+    let mut alone = Vec::new();
+    for prompt in prompts {
+        let answer = answer(&client, greedy(&prompt, 40)).await;
+        assert!(!answer.token_ids.contains(&POISON), "choose another");
+        alone.push(answer.token_ids);
+    }
+    kernel.poison_next();
+    answer(&client, greedy(&[POISON], 1)).await;
+
+    // Until they were in a batch together: that they are depends on how fast
+    // they arrive while the step before hangs.
+    let mut rounds = 0;
+    while reruns(&server).await == 0.0 {
+        rounds += 1;
+        assert!(rounds < 100, "they never meet");
+        kernel.stall();
+        let first = client.generate(greedy(&[1016], 1)).await;
+        let asked = |request: Generate| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let mut answer = Answer::default();
+                let mut events = client.generate(request).await.expect("a good request");
+                (answer.read(&mut events).await, answer.token_ids)
+            })
+        };
+        let culprit = asked(greedy(&[1016, POISON], 40));
+        let others = prompts.map(|prompt| asked(greedy(&prompt, 40)));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        kernel.release();
+        let (failed, _) = culprit.await.expect("it is answered");
+        let error = failed.expect_err("the kernel fails at it");
+        assert_eq!(error.code(), Code::Internal, "{error:?}");
+        for (other, alone) in others.into_iter().zip(&alone) {
+            let (read, tokens) = other.await.expect("it is answered");
+            read.expect("it is not its fault");
+            assert_eq!(&tokens, alone);
+        }
+        drop(first);
+    }
+    assert_eq!(Server::idle(&client).await.running, 0);
+}
+
+async fn reruns(server: &Server) -> f64 {
+    let scrape = http_get(server.operations(), "/metrics").await;
+    let page = scrape.expect("it is up").body;
+    let line = page
+        .lines()
+        .find(|line| line.starts_with("ternion_reruns_total"));
+    let value = line.and_then(|line| line.rsplit(' ').next());
+    value.expect("it is there").parse().expect("a number")
 }

@@ -12,20 +12,16 @@ use ternion_tests::{Answer, Server, answer, answers, server_tool};
 
 #[tokio::test]
 async fn a_screened_head_answers_as_the_whole_one() {
-    let whole = Server::start(&["--head", "f16"]);
-    assert!(whole.banner().contains("head=f16"), "{}", whole.banner());
+    let mut whole = Server::start(&["--head", "f16"]);
+    whole.log_with(|log| log.contains("head=f16")).await;
     let client = whole.client().await;
     let mut alone = Vec::new();
     for request in requests() {
         alone.push(answer(&client, request).await);
     }
 
-    let screened = Server::start(&["--head", "screened"]);
-    assert!(
-        screened.banner().contains("head=screened"),
-        "{}",
-        screened.banner()
-    );
+    let mut screened = Server::start(&["--head", "screened"]);
+    screened.log_with(|log| log.contains("head=screened")).await;
     let together = answers(&screened.client().await, requests()).await;
 
     same(&together, &alone);
@@ -150,11 +146,12 @@ async fn a_head_that_is_made_behind_requests_changes_no_answer() {
     same(&answers(&client, requests()).await, &want);
     drop(server);
 
-    let again = start(&[]);
-    let banner = again.banner();
+    let mut again = start(&[]);
+    let log = again.log_with(|log| ready(log) && log.contains("model loaded"));
+    let (before, _) = log.await.split_once("model loaded").expect("waited for");
     assert!(
-        ready(banner) && banner.contains("head=screened"),
-        "{banner}"
+        ready(before) && before.contains("head=screened"),
+        "{before}"
     );
     same(&answers(&again.client().await, requests()).await, &want);
 }

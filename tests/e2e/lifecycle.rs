@@ -300,7 +300,7 @@ fn a_kv_cache_that_cannot_fit_is_refused_with_the_numbers() {
             "2000000000",
             "kv.pages: 2000000000 KV pages of",
         ),
-        ("--kv-memory", "900TiB", "kv.memory_bytes: "),
+        ("--kv-memory", "90TiB", "kv.memory_bytes: "),
     ] {
         let ran = ternion_tests::server_tool(&[&serve[..], &[setting, value]].concat());
         assert_eq!(ran.code, Some(1), "{ran:?}");

@@ -4,11 +4,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ternion_client::proto::{FinishReason, LoadResponse};
 use ternion_client::{Client, Error, Event, Events, Generate, Session, SessionEvent, StreamExt};
-use ternion_tests::{Answer, Server, greedy, ternion};
+use ternion_tests::{Answer, Server, StallingKernel, greedy, ternion};
 
 /// Most of the demo's context, and some seconds of work.
 const MANY_TOKENS: u32 = 1000;
@@ -126,6 +126,128 @@ async fn a_dropped_connection_cancels_everything_on_it() {
 }
 
 #[tokio::test]
+async fn a_dropped_connection_frees_a_place_in_the_queue() {
+    let server = Server::start(&["--max-num-seqs", "1"]);
+    let watcher = server.client().await;
+    let client = server.client().await;
+    let mut running = watcher.generate(long_request()).await.expect("it runs");
+    await_first_delta(&mut running).await;
+    let waiting = client.generate(long_request()).await;
+    drop((waiting.expect("it may wait"), client));
+    let load = await_load(&watcher, |load| load.waiting == 0).await;
+    let mut answer = Answer::default();
+    answer.read(&mut running).await.expect("it goes on");
+    // That it had run as well would have taken as many steps again.
+    let load = (load, watcher.load().await.expect("it is up"));
+    assert!(load.1.steps < u64::from(2 * MANY_TOKENS), "{load:?}");
+    assert_all_pages_free(&load.1);
+}
+
+#[tokio::test]
+async fn a_dropped_connection_ends_a_prompt_within_the_step_that_runs() {
+    let kernel = StallingKernel::build();
+    let plugins = kernel.plugins();
+    let mut server = Server::start(&[
+        "--plugin-dir",
+        plugins.to_str().expect("UTF-8"),
+        "--max-num-batched-tokens",
+        "16",
+        "--log-filter",
+        "ternion_server=debug",
+    ]);
+    let watcher = server.client().await;
+    let client = server.client().await;
+    kernel.stall();
+    // Some sixty steps of prompt.
+    let prompt: Vec<u32> = (0..900).map(|n| 500 + n % 100).collect();
+    let events = client.generate(greedy(&prompt, 1)).await;
+    drop((events.expect("it is accepted"), client));
+    server.log_with(|log| log.contains("reader has gone")).await;
+    kernel.release();
+    let load = Server::idle(&watcher).await;
+    assert!(load.steps <= 1, "{load:?}");
+    assert_all_pages_free(&load);
+}
+
+/// What the server does, once it does that.
+async fn await_load(client: &Client, what: impl Fn(&LoadResponse) -> bool) -> LoadResponse {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let load = client.load().await.expect("it is up");
+        if what(&load) {
+            return load;
+        }
+        assert!(Instant::now() < deadline, "{load:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_for_too_long_fails_and_is_told_so() {
+    const REQUESTS: usize = 32;
+    let server = Server::start(&["--outbox-capacity", "4", "--read-timeout", "200ms"]);
+    let watcher = server.client().await;
+    let slow = server.client().await;
+    let mut session = slow.session().await.expect("a session opens");
+    // Of large frames, some 10 MB in all: a client takes 2 MiB of a stream
+    // ahead of its reader.
+    let mut request = long_request();
+    request.request.logprobs = Some(20);
+    for n in 0..REQUESTS {
+        let id = n.to_string();
+        session
+            .start(id, request.clone())
+            .await
+            .expect("it is open");
+    }
+    let load = await_load(&watcher, |load| {
+        load.steps > 0 && load.running + load.waiting == 0
+    });
+    assert_all_pages_free(&load.await);
+    let answer = ternion_tests::answer(&watcher, greedy(&[1016], 20)).await;
+    assert_eq!(answer.token_ids.len(), 20, "others are served");
+
+    let (mut finished, mut failed) = (0, 0);
+    while finished + failed < REQUESTS {
+        match session
+            .next()
+            .await
+            .expect("it goes on")
+            .expect("it goes on")
+        {
+            SessionEvent::Event {
+                event: Event::Finished(_),
+                ..
+            } => finished += 1,
+            SessionEvent::Failed { error, usage, .. } => {
+                assert!(
+                    matches!(error, Error::ResourceExhausted { .. }),
+                    "{error:?}"
+                );
+                assert!(usage.is_some(), "it ran");
+                failed += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(
+        failed > REQUESTS / 4,
+        "{failed} failed, {finished} finished"
+    );
+    // Whoever is slow, but reads, gets all of it.
+    let whole = slow.generate(greedy(&[1016], 600)).await;
+    let mut events = whole.expect("a good request");
+    let mut count = 0;
+    while let Some(event) = events.next().await {
+        if let Event::Delta(delta) = event.expect("it goes on") {
+            count += delta.token_ids.len();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(count, 600);
+}
+
+#[tokio::test]
 async fn a_killed_client_is_noticed() {
     let server = Server::start(&[]);
     let watcher = server.client().await;
@@ -135,6 +257,7 @@ async fn a_killed_client_is_noticed() {
             "--token-ids",
             "1016,591,580,256",
             "--ignore-eos",
+            "--no-resume",
         ])
         .args([
             "--max-tokens",

@@ -21,6 +21,7 @@ impl StallingKernel {
             &[
                 define("STALL_FILE", kernel.stalls()),
                 define("FAIL_FILE", kernel.fails()),
+                define("POISON_FILE", kernel.poison()),
             ],
         );
         kernel
@@ -37,6 +38,16 @@ impl StallingKernel {
 
     fn fails(&self) -> PathBuf {
         self.directory.path().join("fails")
+    }
+
+    fn poison(&self) -> PathBuf {
+        self.directory.path().join("poison")
+    }
+
+    /// The first token that is computed from now on is poison: steps with it
+    /// fail after that.
+    pub fn poison_next(&self) {
+        std::fs::write(self.poison(), "").expect("a writable directory");
     }
 
     /// From now on, no step ends.

@@ -1,13 +1,33 @@
 /* A plugin that answers right, and doesn't answer at all while the file
  * STALL_FILE exists: a stalled engine as users have it. While FAIL_FILE exists,
- * it says that it failed. */
+ * it says that it failed; while POISON_FILE does, for activations that it holds.
+ * They are the first that came after it was created, empty. */
 #define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #define ternion_kernel_v1 steady_kernel
 #include "../../kernel-plugins/conformance/tests/odd_plugin.c"
 #undef ternion_kernel_v1
+
+static int32_t poisonable_prepare(uint64_t cols, uint64_t batch, const int8_t *activations,
+                                  uint8_t *prepared)
+{
+    int8_t poison[4096];
+    FILE *file = fopen(POISON_FILE, "r+");
+    if (file) {
+        size_t len = fread(poison, 1, sizeof poison, file);
+        if (len == 0)
+            fwrite(activations, 1, cols, file);
+        fclose(file);
+        for (uint64_t b = 0; len == cols && b < batch; b++)
+            if (memcmp(activations + b * cols, poison, cols) == 0)
+                return TERNION_FAILED;
+    }
+    return prepare(cols, batch, activations, prepared);
+}
 
 static int32_t stalling_gemm(uint64_t rows, uint64_t cols, const uint8_t *packed, uint64_t batch,
                              const uint8_t *prepared, uint64_t row_begin, uint64_t row_end,
@@ -36,7 +56,7 @@ const ternion_kernel *ternion_kernel_v1(void)
         .packed_bytes = packed_bytes,
         .pack = pack,
         .prepared_bytes = prepared_bytes,
-        .prepare = prepare,
+        .prepare = poisonable_prepare,
         .gemm = stalling_gemm,
     };
     return &stalling;

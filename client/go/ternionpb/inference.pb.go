@@ -102,14 +102,32 @@ type GenerateRequest struct {
 	// For text: begin with the model's beginning-of-text token if the model
 	// wants one and the text doesn't have it. Default true.
 	AddBos *bool `protobuf:"varint,8,opt,name=add_bos,json=addBos,proto3,oneof" json:"add_bos,omitempty"`
-	// Higher runs first when requests wait. Default 0, from -100 to 100.
+	// Among the requests of a tenant, higher runs first when they wait. Default
+	// 0, from -100 to 100.
 	Priority *int32 `protobuf:"varint,9,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// Log-probabilities with each token: 0 for the chosen token only, up to 20
 	// for that many alternatives too. Absent: none.
 	Logprobs *uint32 `protobuf:"varint,10,opt,name=logprobs,proto3,oneof" json:"logprobs,omitempty"`
 	// Id under which logs, traces and the audit trail name the request. Empty:
 	// the server draws one. In a Session the frame's id is used.
-	RequestId     string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// At most 128 bytes of the client's choice. A request under a key that the
+	// tenant has used for another one, which runs or has ended no longer ago
+	// than the server's grace, is that one: nothing is generated twice, and its
+	// frames come from the first. It must be the same in all other fields, the
+	// request id aside; those that differ are named (INVALID_ARGUMENT). Makes a
+	// request resumable.
+	IdempotencyKey string `protobuf:"bytes,40,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// When its stream breaks, the request is not cancelled but waits for a
+	// Resume as long as the server's grace. Its id, which it needs, is unique
+	// among all resumable requests of the tenant that have not ended. Dropping
+	// the stream is no way to cancel it: Cancel is.
+	Resumable bool `protobuf:"varint,41,opt,name=resumable,proto3" json:"resumable,omitempty"`
+	// Instead of a new request: the frames that are missing of one that is there.
+	// Of the other fields only the request id may be set. At any time a request
+	// has one reader: one that there was before is told ABORTED, reason
+	// TAKEN_OVER.
+	Resume        *Resume `protobuf:"bytes,42,opt,name=resume,proto3" json:"resume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -234,6 +252,27 @@ func (x *GenerateRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *GenerateRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *GenerateRequest) GetResumable() bool {
+	if x != nil {
+		return x.Resumable
+	}
+	return false
+}
+
+func (x *GenerateRequest) GetResume() *Resume {
+	if x != nil {
+		return x.Resume
+	}
+	return nil
+}
+
 type isGenerateRequest_Input interface {
 	isGenerateRequest_Input()
 }
@@ -260,6 +299,63 @@ func (*GenerateRequest_Chat) isGenerateRequest_Input() {}
 
 func (*GenerateRequest_TokenIds) isGenerateRequest_Input() {}
 
+// A request that the tenant made resumable, by Generate or in a Session, and
+// that runs or has ended no longer ago than the server's grace; else NOT_FOUND.
+type Resume struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// seq of the last frame received. Absent: none was. What follows it comes,
+	// each frame as it was, under its own seq; OUT_OF_RANGE, reason
+	// FRAMES_FORGOTTEN, if the server does not keep as much.
+	LastSeq       *uint64 `protobuf:"varint,2,opt,name=last_seq,json=lastSeq,proto3,oneof" json:"last_seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resume) Reset() {
+	*x = Resume{}
+	mi := &file_ternion_v1_inference_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resume) ProtoMessage() {}
+
+func (x *Resume) ProtoReflect() protoreflect.Message {
+	mi := &file_ternion_v1_inference_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resume.ProtoReflect.Descriptor instead.
+func (*Resume) Descriptor() ([]byte, []int) {
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Resume) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *Resume) GetLastSeq() uint64 {
+	if x != nil && x.LastSeq != nil {
+		return *x.LastSeq
+	}
+	return 0
+}
+
 type ChatInput struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Messages      []*ChatMessage         `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
@@ -269,7 +365,7 @@ type ChatInput struct {
 
 func (x *ChatInput) Reset() {
 	*x = ChatInput{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[1]
+	mi := &file_ternion_v1_inference_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -281,7 +377,7 @@ func (x *ChatInput) String() string {
 func (*ChatInput) ProtoMessage() {}
 
 func (x *ChatInput) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[1]
+	mi := &file_ternion_v1_inference_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -294,7 +390,7 @@ func (x *ChatInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChatInput.ProtoReflect.Descriptor instead.
 func (*ChatInput) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{1}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ChatInput) GetMessages() []*ChatMessage {
@@ -316,7 +412,7 @@ type ChatMessage struct {
 
 func (x *ChatMessage) Reset() {
 	*x = ChatMessage{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[2]
+	mi := &file_ternion_v1_inference_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -328,7 +424,7 @@ func (x *ChatMessage) String() string {
 func (*ChatMessage) ProtoMessage() {}
 
 func (x *ChatMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[2]
+	mi := &file_ternion_v1_inference_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -341,7 +437,7 @@ func (x *ChatMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChatMessage.ProtoReflect.Descriptor instead.
 func (*ChatMessage) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{2}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ChatMessage) GetRole() string {
@@ -367,7 +463,7 @@ type TokenIds struct {
 
 func (x *TokenIds) Reset() {
 	*x = TokenIds{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[3]
+	mi := &file_ternion_v1_inference_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -379,7 +475,7 @@ func (x *TokenIds) String() string {
 func (*TokenIds) ProtoMessage() {}
 
 func (x *TokenIds) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[3]
+	mi := &file_ternion_v1_inference_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -392,7 +488,7 @@ func (x *TokenIds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIds.ProtoReflect.Descriptor instead.
 func (*TokenIds) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{3}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TokenIds) GetIds() []uint32 {
@@ -430,7 +526,7 @@ type Sampling struct {
 
 func (x *Sampling) Reset() {
 	*x = Sampling{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[4]
+	mi := &file_ternion_v1_inference_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +538,7 @@ func (x *Sampling) String() string {
 func (*Sampling) ProtoMessage() {}
 
 func (x *Sampling) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[4]
+	mi := &file_ternion_v1_inference_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +551,7 @@ func (x *Sampling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sampling.ProtoReflect.Descriptor instead.
 func (*Sampling) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{4}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Sampling) GetTemperature() float32 {
@@ -536,7 +632,7 @@ type Stopping struct {
 
 func (x *Stopping) Reset() {
 	*x = Stopping{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[5]
+	mi := &file_ternion_v1_inference_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +644,7 @@ func (x *Stopping) String() string {
 func (*Stopping) ProtoMessage() {}
 
 func (x *Stopping) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[5]
+	mi := &file_ternion_v1_inference_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +657,7 @@ func (x *Stopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stopping.ProtoReflect.Descriptor instead.
 func (*Stopping) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{5}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Stopping) GetMaxTokens() uint32 {
@@ -623,7 +719,7 @@ type GenerateResponse struct {
 
 func (x *GenerateResponse) Reset() {
 	*x = GenerateResponse{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[6]
+	mi := &file_ternion_v1_inference_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +731,7 @@ func (x *GenerateResponse) String() string {
 func (*GenerateResponse) ProtoMessage() {}
 
 func (x *GenerateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[6]
+	mi := &file_ternion_v1_inference_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +744,7 @@ func (x *GenerateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerateResponse.ProtoReflect.Descriptor instead.
 func (*GenerateResponse) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{6}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GenerateResponse) GetSeq() uint64 {
@@ -744,7 +840,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[7]
+	mi := &file_ternion_v1_inference_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +852,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[7]
+	mi := &file_ternion_v1_inference_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +865,7 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{7}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SessionRequest) GetRequestId() string {
@@ -831,7 +927,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[8]
+	mi := &file_ternion_v1_inference_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +939,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[8]
+	mi := &file_ternion_v1_inference_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +952,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{8}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Start) GetRequest() *GenerateRequest {
@@ -883,7 +979,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[9]
+	mi := &file_ternion_v1_inference_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +991,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[9]
+	mi := &file_ternion_v1_inference_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +1004,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{9}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{10}
 }
 
 type SessionResponse struct {
@@ -930,7 +1026,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[10]
+	mi := &file_ternion_v1_inference_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1038,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[10]
+	mi := &file_ternion_v1_inference_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1051,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{10}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SessionResponse) GetRequestId() string {
@@ -1058,19 +1154,23 @@ func (*SessionResponse_Finished) isSessionResponse_Frame() {}
 
 func (*SessionResponse_Failed) isSessionResponse_Frame() {}
 
-// The request was accepted.
+// The request was accepted. While it waits it is told again when it has moved,
+// at most once a second.
 type Queued struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	PromptTokens uint32                 `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// Requests that were waiting when this one came.
-	Ahead         uint32 `protobuf:"varint,2,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	// Requests that will be started before this one, if no others come.
+	Ahead uint32 `protobuf:"varint,2,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	// Seconds until it is started, estimated by how long steps and answers took
+	// so far. Absent while too little is known of them.
+	WaitSeconds   *float64 `protobuf:"fixed64,3,opt,name=wait_seconds,json=waitSeconds,proto3,oneof" json:"wait_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Queued) Reset() {
 	*x = Queued{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[11]
+	mi := &file_ternion_v1_inference_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1182,7 @@ func (x *Queued) String() string {
 func (*Queued) ProtoMessage() {}
 
 func (x *Queued) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[11]
+	mi := &file_ternion_v1_inference_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1195,7 @@ func (x *Queued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Queued.ProtoReflect.Descriptor instead.
 func (*Queued) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{11}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Queued) GetPromptTokens() uint32 {
@@ -1108,6 +1208,13 @@ func (x *Queued) GetPromptTokens() uint32 {
 func (x *Queued) GetAhead() uint32 {
 	if x != nil {
 		return x.Ahead
+	}
+	return 0
+}
+
+func (x *Queued) GetWaitSeconds() float64 {
+	if x != nil && x.WaitSeconds != nil {
+		return *x.WaitSeconds
 	}
 	return 0
 }
@@ -1127,7 +1234,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[12]
+	mi := &file_ternion_v1_inference_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1246,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[12]
+	mi := &file_ternion_v1_inference_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1259,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{12}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Started) GetRequestId() string {
@@ -1197,7 +1304,7 @@ type Delta struct {
 
 func (x *Delta) Reset() {
 	*x = Delta{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[13]
+	mi := &file_ternion_v1_inference_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1316,7 @@ func (x *Delta) String() string {
 func (*Delta) ProtoMessage() {}
 
 func (x *Delta) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[13]
+	mi := &file_ternion_v1_inference_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1329,7 @@ func (x *Delta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delta.ProtoReflect.Descriptor instead.
 func (*Delta) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{13}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Delta) GetText() string {
@@ -1259,7 +1366,7 @@ type TokenLogprob struct {
 
 func (x *TokenLogprob) Reset() {
 	*x = TokenLogprob{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[14]
+	mi := &file_ternion_v1_inference_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1378,7 @@ func (x *TokenLogprob) String() string {
 func (*TokenLogprob) ProtoMessage() {}
 
 func (x *TokenLogprob) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[14]
+	mi := &file_ternion_v1_inference_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1391,7 @@ func (x *TokenLogprob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenLogprob.ProtoReflect.Descriptor instead.
 func (*TokenLogprob) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{14}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TokenLogprob) GetTokenId() uint32 {
@@ -1318,7 +1425,7 @@ type TopLogprob struct {
 
 func (x *TopLogprob) Reset() {
 	*x = TopLogprob{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[15]
+	mi := &file_ternion_v1_inference_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1437,7 @@ func (x *TopLogprob) String() string {
 func (*TopLogprob) ProtoMessage() {}
 
 func (x *TopLogprob) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[15]
+	mi := &file_ternion_v1_inference_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1450,7 @@ func (x *TopLogprob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopLogprob.ProtoReflect.Descriptor instead.
 func (*TopLogprob) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{15}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TopLogprob) GetTokenId() uint32 {
@@ -1376,7 +1483,7 @@ type Finished struct {
 
 func (x *Finished) Reset() {
 	*x = Finished{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[16]
+	mi := &file_ternion_v1_inference_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1495,7 @@ func (x *Finished) String() string {
 func (*Finished) ProtoMessage() {}
 
 func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[16]
+	mi := &file_ternion_v1_inference_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1508,7 @@ func (x *Finished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finished.ProtoReflect.Descriptor instead.
 func (*Finished) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{16}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Finished) GetReason() FinishReason {
@@ -1479,7 +1586,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[17]
+	mi := &file_ternion_v1_inference_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1598,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[17]
+	mi := &file_ternion_v1_inference_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1611,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{17}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Failed) GetStatus() *status.Status {
@@ -1541,7 +1648,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[18]
+	mi := &file_ternion_v1_inference_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1660,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[18]
+	mi := &file_ternion_v1_inference_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1673,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{18}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Usage) GetPromptTokens() uint32 {
@@ -1609,7 +1716,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[19]
+	mi := &file_ternion_v1_inference_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1728,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[19]
+	mi := &file_ternion_v1_inference_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1741,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{19}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Timings) GetQueueSeconds() float64 {
@@ -1690,7 +1797,7 @@ type TokenizeRequest struct {
 
 func (x *TokenizeRequest) Reset() {
 	*x = TokenizeRequest{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[20]
+	mi := &file_ternion_v1_inference_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1809,7 @@ func (x *TokenizeRequest) String() string {
 func (*TokenizeRequest) ProtoMessage() {}
 
 func (x *TokenizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[20]
+	mi := &file_ternion_v1_inference_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1822,7 @@ func (x *TokenizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenizeRequest.ProtoReflect.Descriptor instead.
 func (*TokenizeRequest) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{20}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TokenizeRequest) GetModel() string {
@@ -1789,7 +1896,7 @@ type TokenizeResponse struct {
 
 func (x *TokenizeResponse) Reset() {
 	*x = TokenizeResponse{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[21]
+	mi := &file_ternion_v1_inference_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1908,7 @@ func (x *TokenizeResponse) String() string {
 func (*TokenizeResponse) ProtoMessage() {}
 
 func (x *TokenizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[21]
+	mi := &file_ternion_v1_inference_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1921,7 @@ func (x *TokenizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenizeResponse.ProtoReflect.Descriptor instead.
 func (*TokenizeResponse) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{21}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TokenizeResponse) GetTokenIds() []uint32 {
@@ -1836,7 +1943,7 @@ type DetokenizeRequest struct {
 
 func (x *DetokenizeRequest) Reset() {
 	*x = DetokenizeRequest{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[22]
+	mi := &file_ternion_v1_inference_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +1955,7 @@ func (x *DetokenizeRequest) String() string {
 func (*DetokenizeRequest) ProtoMessage() {}
 
 func (x *DetokenizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[22]
+	mi := &file_ternion_v1_inference_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +1968,7 @@ func (x *DetokenizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetokenizeRequest.ProtoReflect.Descriptor instead.
 func (*DetokenizeRequest) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{22}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DetokenizeRequest) GetModel() string {
@@ -1894,7 +2001,7 @@ type DetokenizeResponse struct {
 
 func (x *DetokenizeResponse) Reset() {
 	*x = DetokenizeResponse{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[23]
+	mi := &file_ternion_v1_inference_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2013,7 @@ func (x *DetokenizeResponse) String() string {
 func (*DetokenizeResponse) ProtoMessage() {}
 
 func (x *DetokenizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[23]
+	mi := &file_ternion_v1_inference_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2026,7 @@ func (x *DetokenizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetokenizeResponse.ProtoReflect.Descriptor instead.
 func (*DetokenizeResponse) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{23}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DetokenizeResponse) GetText() string {
@@ -1944,7 +2051,7 @@ type CountTokensRequest struct {
 
 func (x *CountTokensRequest) Reset() {
 	*x = CountTokensRequest{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[24]
+	mi := &file_ternion_v1_inference_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2063,7 @@ func (x *CountTokensRequest) String() string {
 func (*CountTokensRequest) ProtoMessage() {}
 
 func (x *CountTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[24]
+	mi := &file_ternion_v1_inference_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2076,7 @@ func (x *CountTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTokensRequest.ProtoReflect.Descriptor instead.
 func (*CountTokensRequest) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{24}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CountTokensRequest) GetModel() string {
@@ -2046,7 +2153,7 @@ type CountTokensResponse struct {
 
 func (x *CountTokensResponse) Reset() {
 	*x = CountTokensResponse{}
-	mi := &file_ternion_v1_inference_proto_msgTypes[25]
+	mi := &file_ternion_v1_inference_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2165,7 @@ func (x *CountTokensResponse) String() string {
 func (*CountTokensResponse) ProtoMessage() {}
 
 func (x *CountTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ternion_v1_inference_proto_msgTypes[25]
+	mi := &file_ternion_v1_inference_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2178,7 @@ func (x *CountTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTokensResponse.ProtoReflect.Descriptor instead.
 func (*CountTokensResponse) Descriptor() ([]byte, []int) {
-	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{25}
+	return file_ternion_v1_inference_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CountTokensResponse) GetCount() uint32 {
@@ -2093,7 +2200,7 @@ var File_ternion_v1_inference_proto protoreflect.FileDescriptor
 const file_ternion_v1_inference_proto_rawDesc = "" +
 	"\n" +
 	"\x1aternion/v1/inference.proto\x12\n" +
-	"ternion.v1\x1a\x17google/rpc/status.proto\"\xed\x03\n" +
+	"ternion.v1\x1a\x17google/rpc/status.proto\"\xe0\x04\n" +
 	"\x0fGenerateRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
 	"\x04text\x18\x02 \x01(\tH\x00R\x04text\x12+\n" +
@@ -2107,13 +2214,21 @@ const file_ternion_v1_inference_proto_rawDesc = "" +
 	"\blogprobs\x18\n" +
 	" \x01(\rH\x04R\blogprobs\x88\x01\x01\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\v \x01(\tR\trequestIdB\a\n" +
+	"request_id\x18\v \x01(\tR\trequestId\x12'\n" +
+	"\x0fidempotency_key\x18( \x01(\tR\x0eidempotencyKey\x12\x1c\n" +
+	"\tresumable\x18) \x01(\bR\tresumable\x12*\n" +
+	"\x06resume\x18* \x01(\v2\x12.ternion.v1.ResumeR\x06resumeB\a\n" +
 	"\x05inputB\x10\n" +
 	"\x0e_parse_specialB\n" +
 	"\n" +
 	"\b_add_bosB\v\n" +
 	"\t_priorityB\v\n" +
-	"\t_logprobs\"@\n" +
+	"\t_logprobs\"T\n" +
+	"\x06Resume\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x1e\n" +
+	"\blast_seq\x18\x02 \x01(\x04H\x00R\alastSeq\x88\x01\x01B\v\n" +
+	"\t_last_seq\"@\n" +
 	"\tChatInput\x123\n" +
 	"\bmessages\x18\x01 \x03(\v2\x17.ternion.v1.ChatMessageR\bmessages\";\n" +
 	"\vChatMessage\x12\x12\n" +
@@ -2180,10 +2295,12 @@ const file_ternion_v1_inference_proto_rawDesc = "" +
 	"\x05delta\x18\x05 \x01(\v2\x11.ternion.v1.DeltaH\x00R\x05delta\x122\n" +
 	"\bfinished\x18\x06 \x01(\v2\x14.ternion.v1.FinishedH\x00R\bfinished\x12,\n" +
 	"\x06failed\x18\a \x01(\v2\x12.ternion.v1.FailedH\x00R\x06failedB\a\n" +
-	"\x05frame\"C\n" +
+	"\x05frame\"|\n" +
 	"\x06Queued\x12#\n" +
 	"\rprompt_tokens\x18\x01 \x01(\rR\fpromptTokens\x12\x14\n" +
-	"\x05ahead\x18\x02 \x01(\rR\x05ahead\"j\n" +
+	"\x05ahead\x18\x02 \x01(\rR\x05ahead\x12&\n" +
+	"\fwait_seconds\x18\x03 \x01(\x01H\x00R\vwaitSeconds\x88\x01\x01B\x0f\n" +
+	"\r_wait_seconds\"j\n" +
 	"\aStarted\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
@@ -2283,81 +2400,83 @@ func file_ternion_v1_inference_proto_rawDescGZIP() []byte {
 }
 
 var file_ternion_v1_inference_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ternion_v1_inference_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_ternion_v1_inference_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_ternion_v1_inference_proto_goTypes = []any{
 	(FinishReason)(0),           // 0: ternion.v1.FinishReason
 	(*GenerateRequest)(nil),     // 1: ternion.v1.GenerateRequest
-	(*ChatInput)(nil),           // 2: ternion.v1.ChatInput
-	(*ChatMessage)(nil),         // 3: ternion.v1.ChatMessage
-	(*TokenIds)(nil),            // 4: ternion.v1.TokenIds
-	(*Sampling)(nil),            // 5: ternion.v1.Sampling
-	(*Stopping)(nil),            // 6: ternion.v1.Stopping
-	(*GenerateResponse)(nil),    // 7: ternion.v1.GenerateResponse
-	(*SessionRequest)(nil),      // 8: ternion.v1.SessionRequest
-	(*Start)(nil),               // 9: ternion.v1.Start
-	(*Cancel)(nil),              // 10: ternion.v1.Cancel
-	(*SessionResponse)(nil),     // 11: ternion.v1.SessionResponse
-	(*Queued)(nil),              // 12: ternion.v1.Queued
-	(*Started)(nil),             // 13: ternion.v1.Started
-	(*Delta)(nil),               // 14: ternion.v1.Delta
-	(*TokenLogprob)(nil),        // 15: ternion.v1.TokenLogprob
-	(*TopLogprob)(nil),          // 16: ternion.v1.TopLogprob
-	(*Finished)(nil),            // 17: ternion.v1.Finished
-	(*Failed)(nil),              // 18: ternion.v1.Failed
-	(*Usage)(nil),               // 19: ternion.v1.Usage
-	(*Timings)(nil),             // 20: ternion.v1.Timings
-	(*TokenizeRequest)(nil),     // 21: ternion.v1.TokenizeRequest
-	(*TokenizeResponse)(nil),    // 22: ternion.v1.TokenizeResponse
-	(*DetokenizeRequest)(nil),   // 23: ternion.v1.DetokenizeRequest
-	(*DetokenizeResponse)(nil),  // 24: ternion.v1.DetokenizeResponse
-	(*CountTokensRequest)(nil),  // 25: ternion.v1.CountTokensRequest
-	(*CountTokensResponse)(nil), // 26: ternion.v1.CountTokensResponse
-	(*status.Status)(nil),       // 27: google.rpc.Status
+	(*Resume)(nil),              // 2: ternion.v1.Resume
+	(*ChatInput)(nil),           // 3: ternion.v1.ChatInput
+	(*ChatMessage)(nil),         // 4: ternion.v1.ChatMessage
+	(*TokenIds)(nil),            // 5: ternion.v1.TokenIds
+	(*Sampling)(nil),            // 6: ternion.v1.Sampling
+	(*Stopping)(nil),            // 7: ternion.v1.Stopping
+	(*GenerateResponse)(nil),    // 8: ternion.v1.GenerateResponse
+	(*SessionRequest)(nil),      // 9: ternion.v1.SessionRequest
+	(*Start)(nil),               // 10: ternion.v1.Start
+	(*Cancel)(nil),              // 11: ternion.v1.Cancel
+	(*SessionResponse)(nil),     // 12: ternion.v1.SessionResponse
+	(*Queued)(nil),              // 13: ternion.v1.Queued
+	(*Started)(nil),             // 14: ternion.v1.Started
+	(*Delta)(nil),               // 15: ternion.v1.Delta
+	(*TokenLogprob)(nil),        // 16: ternion.v1.TokenLogprob
+	(*TopLogprob)(nil),          // 17: ternion.v1.TopLogprob
+	(*Finished)(nil),            // 18: ternion.v1.Finished
+	(*Failed)(nil),              // 19: ternion.v1.Failed
+	(*Usage)(nil),               // 20: ternion.v1.Usage
+	(*Timings)(nil),             // 21: ternion.v1.Timings
+	(*TokenizeRequest)(nil),     // 22: ternion.v1.TokenizeRequest
+	(*TokenizeResponse)(nil),    // 23: ternion.v1.TokenizeResponse
+	(*DetokenizeRequest)(nil),   // 24: ternion.v1.DetokenizeRequest
+	(*DetokenizeResponse)(nil),  // 25: ternion.v1.DetokenizeResponse
+	(*CountTokensRequest)(nil),  // 26: ternion.v1.CountTokensRequest
+	(*CountTokensResponse)(nil), // 27: ternion.v1.CountTokensResponse
+	(*status.Status)(nil),       // 28: google.rpc.Status
 }
 var file_ternion_v1_inference_proto_depIdxs = []int32{
-	2,  // 0: ternion.v1.GenerateRequest.chat:type_name -> ternion.v1.ChatInput
-	4,  // 1: ternion.v1.GenerateRequest.token_ids:type_name -> ternion.v1.TokenIds
-	5,  // 2: ternion.v1.GenerateRequest.sampling:type_name -> ternion.v1.Sampling
-	6,  // 3: ternion.v1.GenerateRequest.stopping:type_name -> ternion.v1.Stopping
-	3,  // 4: ternion.v1.ChatInput.messages:type_name -> ternion.v1.ChatMessage
-	12, // 5: ternion.v1.GenerateResponse.queued:type_name -> ternion.v1.Queued
-	13, // 6: ternion.v1.GenerateResponse.started:type_name -> ternion.v1.Started
-	14, // 7: ternion.v1.GenerateResponse.delta:type_name -> ternion.v1.Delta
-	17, // 8: ternion.v1.GenerateResponse.finished:type_name -> ternion.v1.Finished
-	9,  // 9: ternion.v1.SessionRequest.start:type_name -> ternion.v1.Start
-	10, // 10: ternion.v1.SessionRequest.cancel:type_name -> ternion.v1.Cancel
-	1,  // 11: ternion.v1.Start.request:type_name -> ternion.v1.GenerateRequest
-	12, // 12: ternion.v1.SessionResponse.queued:type_name -> ternion.v1.Queued
-	13, // 13: ternion.v1.SessionResponse.started:type_name -> ternion.v1.Started
-	14, // 14: ternion.v1.SessionResponse.delta:type_name -> ternion.v1.Delta
-	17, // 15: ternion.v1.SessionResponse.finished:type_name -> ternion.v1.Finished
-	18, // 16: ternion.v1.SessionResponse.failed:type_name -> ternion.v1.Failed
-	15, // 17: ternion.v1.Delta.logprobs:type_name -> ternion.v1.TokenLogprob
-	16, // 18: ternion.v1.TokenLogprob.top:type_name -> ternion.v1.TopLogprob
-	0,  // 19: ternion.v1.Finished.reason:type_name -> ternion.v1.FinishReason
-	19, // 20: ternion.v1.Finished.usage:type_name -> ternion.v1.Usage
-	20, // 21: ternion.v1.Finished.timings:type_name -> ternion.v1.Timings
-	27, // 22: ternion.v1.Failed.status:type_name -> google.rpc.Status
-	19, // 23: ternion.v1.Failed.usage:type_name -> ternion.v1.Usage
-	20, // 24: ternion.v1.Failed.timings:type_name -> ternion.v1.Timings
-	2,  // 25: ternion.v1.TokenizeRequest.chat:type_name -> ternion.v1.ChatInput
-	2,  // 26: ternion.v1.CountTokensRequest.chat:type_name -> ternion.v1.ChatInput
-	4,  // 27: ternion.v1.CountTokensRequest.token_ids:type_name -> ternion.v1.TokenIds
-	8,  // 28: ternion.v1.InferenceService.Session:input_type -> ternion.v1.SessionRequest
-	1,  // 29: ternion.v1.InferenceService.Generate:input_type -> ternion.v1.GenerateRequest
-	21, // 30: ternion.v1.InferenceService.Tokenize:input_type -> ternion.v1.TokenizeRequest
-	23, // 31: ternion.v1.InferenceService.Detokenize:input_type -> ternion.v1.DetokenizeRequest
-	25, // 32: ternion.v1.InferenceService.CountTokens:input_type -> ternion.v1.CountTokensRequest
-	11, // 33: ternion.v1.InferenceService.Session:output_type -> ternion.v1.SessionResponse
-	7,  // 34: ternion.v1.InferenceService.Generate:output_type -> ternion.v1.GenerateResponse
-	22, // 35: ternion.v1.InferenceService.Tokenize:output_type -> ternion.v1.TokenizeResponse
-	24, // 36: ternion.v1.InferenceService.Detokenize:output_type -> ternion.v1.DetokenizeResponse
-	26, // 37: ternion.v1.InferenceService.CountTokens:output_type -> ternion.v1.CountTokensResponse
-	33, // [33:38] is the sub-list for method output_type
-	28, // [28:33] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	3,  // 0: ternion.v1.GenerateRequest.chat:type_name -> ternion.v1.ChatInput
+	5,  // 1: ternion.v1.GenerateRequest.token_ids:type_name -> ternion.v1.TokenIds
+	6,  // 2: ternion.v1.GenerateRequest.sampling:type_name -> ternion.v1.Sampling
+	7,  // 3: ternion.v1.GenerateRequest.stopping:type_name -> ternion.v1.Stopping
+	2,  // 4: ternion.v1.GenerateRequest.resume:type_name -> ternion.v1.Resume
+	4,  // 5: ternion.v1.ChatInput.messages:type_name -> ternion.v1.ChatMessage
+	13, // 6: ternion.v1.GenerateResponse.queued:type_name -> ternion.v1.Queued
+	14, // 7: ternion.v1.GenerateResponse.started:type_name -> ternion.v1.Started
+	15, // 8: ternion.v1.GenerateResponse.delta:type_name -> ternion.v1.Delta
+	18, // 9: ternion.v1.GenerateResponse.finished:type_name -> ternion.v1.Finished
+	10, // 10: ternion.v1.SessionRequest.start:type_name -> ternion.v1.Start
+	11, // 11: ternion.v1.SessionRequest.cancel:type_name -> ternion.v1.Cancel
+	1,  // 12: ternion.v1.Start.request:type_name -> ternion.v1.GenerateRequest
+	13, // 13: ternion.v1.SessionResponse.queued:type_name -> ternion.v1.Queued
+	14, // 14: ternion.v1.SessionResponse.started:type_name -> ternion.v1.Started
+	15, // 15: ternion.v1.SessionResponse.delta:type_name -> ternion.v1.Delta
+	18, // 16: ternion.v1.SessionResponse.finished:type_name -> ternion.v1.Finished
+	19, // 17: ternion.v1.SessionResponse.failed:type_name -> ternion.v1.Failed
+	16, // 18: ternion.v1.Delta.logprobs:type_name -> ternion.v1.TokenLogprob
+	17, // 19: ternion.v1.TokenLogprob.top:type_name -> ternion.v1.TopLogprob
+	0,  // 20: ternion.v1.Finished.reason:type_name -> ternion.v1.FinishReason
+	20, // 21: ternion.v1.Finished.usage:type_name -> ternion.v1.Usage
+	21, // 22: ternion.v1.Finished.timings:type_name -> ternion.v1.Timings
+	28, // 23: ternion.v1.Failed.status:type_name -> google.rpc.Status
+	20, // 24: ternion.v1.Failed.usage:type_name -> ternion.v1.Usage
+	21, // 25: ternion.v1.Failed.timings:type_name -> ternion.v1.Timings
+	3,  // 26: ternion.v1.TokenizeRequest.chat:type_name -> ternion.v1.ChatInput
+	3,  // 27: ternion.v1.CountTokensRequest.chat:type_name -> ternion.v1.ChatInput
+	5,  // 28: ternion.v1.CountTokensRequest.token_ids:type_name -> ternion.v1.TokenIds
+	9,  // 29: ternion.v1.InferenceService.Session:input_type -> ternion.v1.SessionRequest
+	1,  // 30: ternion.v1.InferenceService.Generate:input_type -> ternion.v1.GenerateRequest
+	22, // 31: ternion.v1.InferenceService.Tokenize:input_type -> ternion.v1.TokenizeRequest
+	24, // 32: ternion.v1.InferenceService.Detokenize:input_type -> ternion.v1.DetokenizeRequest
+	26, // 33: ternion.v1.InferenceService.CountTokens:input_type -> ternion.v1.CountTokensRequest
+	12, // 34: ternion.v1.InferenceService.Session:output_type -> ternion.v1.SessionResponse
+	8,  // 35: ternion.v1.InferenceService.Generate:output_type -> ternion.v1.GenerateResponse
+	23, // 36: ternion.v1.InferenceService.Tokenize:output_type -> ternion.v1.TokenizeResponse
+	25, // 37: ternion.v1.InferenceService.Detokenize:output_type -> ternion.v1.DetokenizeResponse
+	27, // 38: ternion.v1.InferenceService.CountTokens:output_type -> ternion.v1.CountTokensResponse
+	34, // [34:39] is the sub-list for method output_type
+	29, // [29:34] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_ternion_v1_inference_proto_init() }
@@ -2370,36 +2489,38 @@ func file_ternion_v1_inference_proto_init() {
 		(*GenerateRequest_Chat)(nil),
 		(*GenerateRequest_TokenIds)(nil),
 	}
-	file_ternion_v1_inference_proto_msgTypes[4].OneofWrappers = []any{}
+	file_ternion_v1_inference_proto_msgTypes[1].OneofWrappers = []any{}
 	file_ternion_v1_inference_proto_msgTypes[5].OneofWrappers = []any{}
-	file_ternion_v1_inference_proto_msgTypes[6].OneofWrappers = []any{
+	file_ternion_v1_inference_proto_msgTypes[6].OneofWrappers = []any{}
+	file_ternion_v1_inference_proto_msgTypes[7].OneofWrappers = []any{
 		(*GenerateResponse_Queued)(nil),
 		(*GenerateResponse_Started)(nil),
 		(*GenerateResponse_Delta)(nil),
 		(*GenerateResponse_Finished)(nil),
 	}
-	file_ternion_v1_inference_proto_msgTypes[7].OneofWrappers = []any{
+	file_ternion_v1_inference_proto_msgTypes[8].OneofWrappers = []any{
 		(*SessionRequest_Start)(nil),
 		(*SessionRequest_Cancel)(nil),
 	}
-	file_ternion_v1_inference_proto_msgTypes[8].OneofWrappers = []any{}
-	file_ternion_v1_inference_proto_msgTypes[10].OneofWrappers = []any{
+	file_ternion_v1_inference_proto_msgTypes[9].OneofWrappers = []any{}
+	file_ternion_v1_inference_proto_msgTypes[11].OneofWrappers = []any{
 		(*SessionResponse_Queued)(nil),
 		(*SessionResponse_Started)(nil),
 		(*SessionResponse_Delta)(nil),
 		(*SessionResponse_Finished)(nil),
 		(*SessionResponse_Failed)(nil),
 	}
-	file_ternion_v1_inference_proto_msgTypes[16].OneofWrappers = []any{
+	file_ternion_v1_inference_proto_msgTypes[12].OneofWrappers = []any{}
+	file_ternion_v1_inference_proto_msgTypes[17].OneofWrappers = []any{
 		(*Finished_StopTokenId)(nil),
 		(*Finished_StopString)(nil),
 	}
-	file_ternion_v1_inference_proto_msgTypes[20].OneofWrappers = []any{
+	file_ternion_v1_inference_proto_msgTypes[21].OneofWrappers = []any{
 		(*TokenizeRequest_Text)(nil),
 		(*TokenizeRequest_Chat)(nil),
 	}
-	file_ternion_v1_inference_proto_msgTypes[22].OneofWrappers = []any{}
-	file_ternion_v1_inference_proto_msgTypes[24].OneofWrappers = []any{
+	file_ternion_v1_inference_proto_msgTypes[23].OneofWrappers = []any{}
+	file_ternion_v1_inference_proto_msgTypes[25].OneofWrappers = []any{
 		(*CountTokensRequest_Text)(nil),
 		(*CountTokensRequest_Chat)(nil),
 		(*CountTokensRequest_TokenIds)(nil),
@@ -2410,7 +2531,7 @@ func file_ternion_v1_inference_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ternion_v1_inference_proto_rawDesc), len(file_ternion_v1_inference_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

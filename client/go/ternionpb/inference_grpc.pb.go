@@ -35,7 +35,12 @@ type InferenceServiceClient interface {
 	// Many requests on one stream, each under an id of the client's choice.
 	// Every Start ends in exactly one Finished or Failed frame with its id; a
 	// request that fails does not end the stream. When the client half-closes,
-	// its running requests go on; when the stream breaks, they are cancelled.
+	// its running requests go on; when the stream breaks, they are cancelled,
+	// unless they are resumable.
+	//
+	// A client that takes nothing while frames wait for it gets its requests
+	// parked, and after a time of the server's choice ended: RESOURCE_EXHAUSTED,
+	// reason READER_TOO_SLOW.
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SessionRequest, SessionResponse], error)
 	// One request. An error is the call's status; a deadline that passes while
 	// tokens run ends the stream with a Finished frame that holds the usage, and
@@ -125,7 +130,12 @@ type InferenceServiceServer interface {
 	// Many requests on one stream, each under an id of the client's choice.
 	// Every Start ends in exactly one Finished or Failed frame with its id; a
 	// request that fails does not end the stream. When the client half-closes,
-	// its running requests go on; when the stream breaks, they are cancelled.
+	// its running requests go on; when the stream breaks, they are cancelled,
+	// unless they are resumable.
+	//
+	// A client that takes nothing while frames wait for it gets its requests
+	// parked, and after a time of the server's choice ended: RESOURCE_EXHAUSTED,
+	// reason READER_TOO_SLOW.
 	Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error
 	// One request. An error is the call's status; a deadline that passes while
 	// tokens run ends the stream with a Finished frame that holds the usage, and

@@ -15,7 +15,8 @@ use tonic::transport::Endpoint;
 
 use crate::credentials::Credentials;
 use crate::error::chain;
-use crate::replicas::{Replicas, connect_all};
+use crate::replicas::{Calls, Replicas, connect_all};
+use crate::resume::Resumable;
 use crate::retry::{Attempts, Retry};
 use crate::{Error, Events, Generate, Session};
 
@@ -171,12 +172,28 @@ impl Client {
     /// Generates text. Returns when the server has accepted the request; until
     /// then it is tried again as [`Retry`] has it.
     pub async fn generate(&self, generate: impl Into<Generate>) -> Result<Events, Error> {
-        let Generate { request, timeout } = generate.into();
-        let open = |calls, left| {
+        let Generate {
+            mut request,
+            timeout,
+        } = generate.into();
+        if request.resumable && request.request_id.is_empty() {
+            request.request_id = format!("{:032x}", rand::random::<u128>());
+            // Then it may be sent again, too, if nothing was heard of it.
+            if request.idempotency_key.is_empty() {
+                request.idempotency_key = request.request_id.clone();
+            }
+        }
+        let is_resumable = request.resumable && !request.request_id.is_empty();
+        let id = is_resumable.then(|| request.request_id.clone());
+        let open = |calls: Calls, left: Option<Duration>| {
             let request = deadline(request.clone(), left);
+            let resumable = id.clone().map(|id| {
+                let until = left.and_then(|left| Instant::now().checked_add(left));
+                Resumable::new(calls.clone(), id, until)
+            });
             async move {
                 let responses = InferenceServiceClient::new(calls).generate(request).await?;
-                Events::open(responses.into_inner()).await
+                Events::open(responses.into_inner(), resumable).await
             }
         };
         self.attempts(timeout).run(open).await

@@ -9,9 +9,10 @@ use ternion_proto::v1::{
     Started, Stopping, TokenIds,
 };
 use tokio_stream::Stream;
-use tonic::{Status, Streaming};
+use tonic::Streaming;
 
 use crate::Error;
+use crate::resume::Resumable;
 
 /// A request for text.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +26,7 @@ pub struct Generate {
 /// What a running request tells.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The request was accepted.
+    /// The request was accepted; told again while it waits, when it has moved.
     Queued(Queued),
     /// Its first token is being computed.
     Started(Started),
@@ -36,11 +37,25 @@ pub enum Event {
 }
 
 /// The events of one request, as they come. Dropping it cancels the request.
-#[derive(Debug)]
 pub struct Events {
     /// Read when the request was opened.
     first: Option<GenerateResponse>,
     responses: Streaming<GenerateResponse>,
+    /// How to go on if the connection breaks, until the request has ended.
+    resumable: Option<Resumable>,
+    resuming: Option<Resuming>,
+}
+
+type Resuming = Pin<Box<dyn Future<Output = Result<Streaming<GenerateResponse>, Error>> + Send>>;
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events")
+            .field("responses", &self.responses)
+            .field("resumable", &self.resumable)
+            .field("resuming", &self.resuming.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Generate {
@@ -78,6 +93,36 @@ impl Generate {
     /// When to end.
     pub fn stopping(mut self, stopping: Stopping) -> Generate {
         self.request.stopping = Some(stopping);
+        self
+    }
+
+    /// `count` requests for as many answers to one prompt: the first has the
+    /// seed, each other one that of the one before plus 1, and is what it would
+    /// be alone. Started one after the other on a
+    /// [`Session`](crate::Session), they have what their prompts have in common
+    /// computed once, unless the server's prefix cache is off.
+    pub fn samples(self, count: u32, seed: u64) -> impl Iterator<Item = Generate> {
+        (0..count).map(move |index| {
+            let mut generate = self.clone();
+            let sampling = generate.request.sampling.get_or_insert_default();
+            sampling.seed = Some(seed.wrapping_add(u64::from(index)));
+            generate
+        })
+    }
+
+    /// Survives a connection that breaks, as long as the server waits for its
+    /// clients. On [`Events`] that goes by itself; a
+    /// [`Session`](crate::Session) is told to
+    /// [`reconnect`](crate::Session::reconnect).
+    pub fn resumable(mut self) -> Generate {
+        self.request.resumable = true;
+        self
+    }
+
+    /// Sent again under the same key, also by another process, the request is
+    /// not generated twice: its events come from the first, as they were.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Generate {
+        self.request.idempotency_key = key.into();
         self
     }
 
@@ -132,20 +177,71 @@ fn message(role: &str, content: impl Into<String>) -> ChatMessage {
 impl Events {
     /// Waits for the first message, until which nothing has happened that
     /// another attempt would repeat.
-    pub(crate) async fn open(mut responses: Streaming<GenerateResponse>) -> Result<Events, Error> {
+    pub(crate) async fn open(
+        mut responses: Streaming<GenerateResponse>,
+        resumable: Option<Resumable>,
+    ) -> Result<Events, Error> {
         Ok(Events {
             first: responses.message().await?,
             responses,
+            resumable,
+            resuming: None,
         })
     }
 
     fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<GenerateResponse, Status>>> {
-        match self.first.take() {
-            Some(first) => Poll::Ready(Some(Ok(first))),
-            None => Pin::new(&mut self.responses).poll_next(cx),
+    ) -> Poll<Option<Result<GenerateResponse, Error>>> {
+        loop {
+            if let Some(resuming) = &mut self.resuming {
+                let resumed = std::task::ready!(resuming.as_mut().poll(cx));
+                self.resuming = None;
+                match resumed {
+                    Ok(responses) => self.responses = responses,
+                    Err(error) => return Poll::Ready(Some(Err(self.ended_by(error)))),
+                }
+            }
+            let response = match self.first.take() {
+                Some(first) => Some(Ok(first)),
+                None => std::task::ready!(Pin::new(&mut self.responses).poll_next(cx)),
+            };
+            match (
+                response.map(|response| response.map_err(Error::from)),
+                &self.resumable,
+            ) {
+                (Some(Err(error @ Error::Transport { .. })), Some(resumable)) => {
+                    self.resuming = Some(Box::pin(resumable.clone().resume(error)));
+                }
+                (Some(Err(error)), _) => return Poll::Ready(Some(Err(self.ended_by(error)))),
+                (response, _) => return Poll::Ready(response),
+            }
+        }
+    }
+
+    /// There is nothing to resume, and nothing to cancel.
+    fn ended_by(&mut self, error: Error) -> Error {
+        self.resumable = None;
+        error
+    }
+
+    /// Notes how far the request has come.
+    fn note(&mut self, response: &GenerateResponse) {
+        match (&mut self.resumable, &response.frame) {
+            (resumable, Some(Frame::Finished(_))) => *resumable = None,
+            (Some(resumable), _) => resumable.last_seq = Some(response.seq),
+            (None, _) => {}
+        }
+    }
+}
+
+impl Drop for Events {
+    /// A resumable request outlives its stream, so the server is told.
+    fn drop(&mut self) {
+        if let Some(resumable) = self.resumable.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(resumable.cancel());
         }
     }
 }
@@ -157,9 +253,10 @@ impl Stream for Events {
         loop {
             let response = match std::task::ready!(self.poll_response(cx)) {
                 Some(Ok(response)) => response,
-                Some(Err(status)) => return Poll::Ready(Some(Err(status.into()))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             };
+            self.note(&response);
             let event = match response.frame {
                 Some(Frame::Queued(queued)) => Event::Queued(queued),
                 Some(Frame::Started(started)) => Event::Started(started),

@@ -27,7 +27,7 @@
 //! # }
 //! ```
 //!
-//! Four things to know:
+//! Five things to know:
 //!
 //! - Dropping [`Events`] cancels the request on the server; so does dropping a
 //!   [`Session`], for all requests on it.
@@ -37,6 +37,8 @@
 //! - A request that the server is too busy draining or starting to accept, or
 //!   that doesn't reach it, is tried again before you hear of it, on another
 //!   replica where there is one: see [`Retry`].
+//! - A request made [`resumable`](Generate::resumable) survives a connection
+//!   that breaks: it is read on, without a gap, when there is one again.
 //! - Messages are those of the protocol, in [`proto`]. A type stands beside
 //!   them here only where it adds something: a deadline, a stream, an error.
 #![forbid(unsafe_code)]
@@ -47,6 +49,7 @@ mod credentials;
 mod error;
 mod generate;
 mod replicas;
+mod resume;
 mod retry;
 mod session;
 

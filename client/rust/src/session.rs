@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::time::Duration;
 
 use ternion_proto::v1::inference_service_client::InferenceServiceClient;
@@ -9,6 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::replicas::Calls;
+use crate::resume::{patiently, resume_request};
 use crate::{Error, Event, Generate};
 
 /// Frames that may wait for the connection before `start` does.
@@ -17,12 +19,16 @@ const UNSENT_FRAMES: usize = 16;
 /// Many requests on one stream, each under an id of the caller's choice.
 ///
 /// A request that fails does not end the session. Dropping the session
-/// cancels what runs on it.
+/// cancels what runs on it; what is [`resumable`](Generate::resumable) waits
+/// for a while, in vain, unless it was cancelled before.
 #[derive(Debug)]
 pub struct Session {
+    service: InferenceServiceClient<Calls>,
     requests: Option<mpsc::Sender<SessionRequest>>,
     responses: Streaming<SessionResponse>,
     timeout: Option<Duration>,
+    /// Resumable requests that have not ended, and the last frame of each.
+    resumable: HashMap<String, Option<u64>>,
 }
 
 /// What one request of a session tells.
@@ -55,27 +61,56 @@ impl Session {
         mut service: InferenceServiceClient<Calls>,
         timeout: Option<Duration>,
     ) -> Result<Session, Error> {
-        let (requests, outgoing) = mpsc::channel(UNSENT_FRAMES);
-        let responses = service
-            .session(ReceiverStream::new(outgoing))
-            .await?
-            .into_inner();
+        let (requests, responses) = open_stream(&mut service).await?;
         Ok(Session {
+            service,
             requests: Some(requests),
             responses,
             timeout,
+            resumable: HashMap::new(),
         })
+    }
+
+    /// After [`next`](Session::next) gave an [`Error::Transport`]: connects
+    /// again, and goes on with the resumable requests that had not ended. Each
+    /// is told on without a gap; one that the server did not keep fails. All
+    /// others are lost.
+    pub async fn reconnect(&mut self) -> Result<(), Error> {
+        let service = &self.service;
+        let open = || {
+            let mut service = service.clone();
+            async move { open_stream(&mut service).await }
+        };
+        let was_closed = self.requests.is_none();
+        let (requests, responses) = patiently(open).await?;
+        self.requests = Some(requests);
+        self.responses = responses;
+        for (id, last_seq) in &self.resumable {
+            let start = Start {
+                request: Some(resume_request(id, *last_seq)),
+                timeout_ms: None,
+            };
+            self.send(id, Request::Start(start)).await?;
+        }
+        if was_closed {
+            self.close();
+        }
+        Ok(())
     }
 
     /// Starts a request. Its id, 1 to 128 bytes, comes back with each of its
     /// events and may be used again once it has ended.
     pub async fn start(
-        &self,
+        &mut self,
         id: impl Into<String>,
         generate: impl Into<Generate>,
     ) -> Result<(), Error> {
         let Generate { request, timeout } = generate.into();
         let timeout = timeout.or(self.timeout);
+        let id = id.into();
+        if request.resumable {
+            self.resumable.insert(id.clone(), None);
+        }
         self.send(
             id,
             Request::Start(Start {
@@ -103,12 +138,22 @@ impl Session {
         loop {
             let SessionResponse {
                 request_id: id,
+                seq,
                 frame,
-                ..
             } = match self.responses.message().await {
                 Ok(response) => response?,
                 Err(status) => return Some(Err(status.into())),
             };
+            match &frame {
+                Some(Response::Finished(_) | Response::Failed(_)) => {
+                    self.resumable.remove(&id);
+                }
+                _ => {
+                    if let Some(last_seq) = self.resumable.get_mut(&id) {
+                        *last_seq = Some(seq);
+                    }
+                }
+            }
             let event = match frame {
                 Some(Response::Queued(queued)) => Event::Queued(queued),
                 Some(Response::Started(started)) => Event::Started(started),
@@ -145,6 +190,14 @@ impl Session {
             source: "the session is closed".into(),
         })
     }
+}
+
+async fn open_stream(
+    service: &mut InferenceServiceClient<Calls>,
+) -> Result<(mpsc::Sender<SessionRequest>, Streaming<SessionResponse>), Error> {
+    let (requests, outgoing) = mpsc::channel(UNSENT_FRAMES);
+    let responses = service.session(ReceiverStream::new(outgoing)).await?;
+    Ok((requests, responses.into_inner()))
 }
 
 /// Rounded up, so that a short time does not become none.

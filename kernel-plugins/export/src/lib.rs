@@ -18,6 +18,7 @@ use std::panic::catch_unwind;
 use ternion_kernel_abi as abi;
 use ternion_kernels::Output;
 use ternion_kernels::kernel::{Kernel, Weights};
+use ternion_kernels::layout::{Layout, Packing};
 
 /// What makes a kernel a plugin.
 pub trait Plugin {
@@ -30,6 +31,8 @@ pub trait Plugin {
     /// The implementation to use, the same at every call.
     fn kernel() -> Self::Kernel;
 }
+
+type PackingOf<P> = <<P as Plugin>::Kernel as Kernel>::Packing;
 
 /// A table with its pointers to static strings.
 pub struct Table(abi::Kernel);
@@ -49,7 +52,7 @@ impl Table {
             isa: Some(isa::<P>),
             probe: Some(probe::<P>),
             alignment: P::Kernel::ALIGNMENT as u32,
-            row_tile: P::Kernel::ROW_TILE as u32,
+            row_tile: PackingOf::<P>::ROW_TILE as u32,
             supports: Some(supports::<P>),
             packed_bytes: Some(packed_bytes::<P>),
             pack: Some(pack::<P>),
@@ -95,7 +98,7 @@ extern "C" fn supports<P: Plugin>(rows: u64, cols: u64) -> i32 {
 }
 
 extern "C" fn packed_bytes<P: Plugin>(rows: u64, cols: u64) -> u64 {
-    layout::<P>(rows, cols).map_or(0, |layout| P::Kernel::packed_bytes(layout) as u64)
+    layout::<P>(rows, cols).map_or(0, |layout| layout.packed_bytes() as u64)
 }
 
 unsafe extern "C" fn pack<P: Plugin>(
@@ -109,7 +112,7 @@ unsafe extern "C" fn pack<P: Plugin>(
     status(|| {
         let layout = layout::<P>(rows, cols)?;
         let rows = range(row_begin, row_end)?;
-        let bytes = P::Kernel::bytes_of(layout, &rows).ok_or(Fault::Invalid)?;
+        let bytes = layout.bytes_of(&rows).ok_or(Fault::Invalid)?;
         let cols = usize::try_from(cols).map_err(|_| Fault::Invalid)?;
         let trits_len = rows
             .len()
@@ -128,7 +131,7 @@ unsafe extern "C" fn pack<P: Plugin>(
                 from_raw_parts_mut(packed.add(bytes.start), bytes.len()),
             )
         };
-        P::Kernel::pack(layout, rows, trits, packed).map_err(|_| Fault::Invalid)
+        layout.pack(rows, trits, packed).map_err(|_| Fault::Invalid)
     })
 }
 
@@ -182,7 +185,7 @@ unsafe extern "C" fn gemm<P: Plugin>(
         let layout = layout::<P>(rows, cols)?;
         let activations = activations::<P>(cols, batch)?;
         let rows = range(row_begin, row_end)?;
-        P::Kernel::bytes_of(layout, &rows).ok_or(Fault::Invalid)?;
+        layout.bytes_of(&rows).ok_or(Fault::Invalid)?;
         let batch = usize::try_from(batch).map_err(|_| Fault::Unsupported)?;
         let stride = usize::try_from(out_stride).map_err(|_| Fault::Invalid)?;
         let span = Output::span(rows.len(), batch, stride);
@@ -199,7 +202,7 @@ unsafe extern "C" fn gemm<P: Plugin>(
         // stride, which was checked, and are nobody else's.
         let (packed, prepared, out) = unsafe {
             (
-                from_raw_parts(packed, P::Kernel::packed_bytes(layout)),
+                from_raw_parts(packed, layout.packed_bytes()),
                 from_raw_parts(prepared, P::Kernel::prepared_bytes(activations)),
                 Output::from_raw(out, rows.len(), batch, stride),
             )
@@ -214,10 +217,10 @@ unsafe extern "C" fn gemm<P: Plugin>(
     })
 }
 
-fn layout<P: Plugin>(rows: u64, cols: u64) -> Result<<P::Kernel as Kernel>::Layout, Fault> {
+fn layout<P: Plugin>(rows: u64, cols: u64) -> Result<Layout<PackingOf<P>>, Fault> {
     let rows = usize::try_from(rows).map_err(|_| Fault::Unsupported)?;
     let cols = usize::try_from(cols).map_err(|_| Fault::Unsupported)?;
-    P::Kernel::layout(rows, cols).ok_or(Fault::Unsupported)
+    Layout::new(rows, cols).ok_or(Fault::Unsupported)
 }
 
 fn activations<P: Plugin>(

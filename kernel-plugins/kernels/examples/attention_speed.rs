@@ -9,20 +9,19 @@ use bytemuck::Pod;
 use half::f16;
 use memmap2::{Advice, MmapMut};
 use ternion_kernels::float::attention::{
-    Aligned, Attention, SEGMENT, SEGMENT_TILES, Scales, TILE, Tile, Tiles, Variant, partial_len,
-    value_len,
+    Aligned, Arithmetic, Attention, SEGMENT, SEGMENT_TILES, Scales, TILE, Tile, Tiles, Variant,
+    fetch, partial_len, value_len,
 };
 use ternion_kernels::team::Team;
 
 const DIM: usize = 128;
 const GROUP: usize = 4;
-const ONES: [f32; TILE] = [1.0; TILE];
 
 /// Positions in memory: for cells of two bytes 256 MiB, more than any cache.
 const POSITIONS: usize = 1 << 19;
 
 fn main() {
-    println!("variant   cells  threads  queries   GB/s  GMAC/s");
+    println!("variant      cells  threads  queries   GB/s  GMAC/s");
     for variant in Variant::available().skip(1) {
         for threads in [1, 2] {
             let team = Team::new(threads);
@@ -46,6 +45,30 @@ fn main() {
     }
 }
 
+/// Cells of a page of sixteen positions: keys, values, and the scales of int8.
+fn page_cells<T>() -> usize {
+    let scales = if size_of::<T>() == 1 {
+        2 * size_of::<f32>()
+    } else {
+        0
+    };
+    TILE * (DIM + value_len(DIM) + scales)
+}
+
+fn tile<T: Pod>(page: &[T]) -> Tile<'_, T> {
+    let (keys, rest) = page.split_at(TILE * DIM);
+    let (values, scales) = rest.split_at(TILE * value_len(DIM));
+    let (scales, _) = bytemuck::cast_slice::<T, f32>(scales).as_chunks();
+    Tile {
+        keys,
+        values,
+        scales: match scales {
+            [keys, values] => Some(Scales { keys, values }),
+            _ => None,
+        },
+    }
+}
+
 fn measure<T: Pod + Sync>(
     variant: Variant,
     team: &Team,
@@ -55,7 +78,7 @@ fn measure<T: Pod + Sync>(
     tiles: impl Fn(&[Tile<'_, T>], &mut dyn FnMut(Tiles<'_>)) + Sync,
 ) {
     let rows = queries * GROUP;
-    let page = TILE * (DIM + value_len(DIM));
+    let page = page_cells::<T>();
     // A prompt's come from a cache.
     let positions = if queries > 2 { 4096 } else { POSITIONS };
     let mut bytes = mapped(positions / TILE * page * size_of::<T>());
@@ -64,7 +87,11 @@ fn measure<T: Pod + Sync>(
     let memory = &*memory;
     let workers: Vec<_> = (0..team.size())
         .map(|_| {
-            let mut attention = Attention::with(variant, DIM, rows);
+            let arithmetic = match size_of::<T>() {
+                1 => Arithmetic::Integer,
+                _ => Arithmetic::Float,
+            };
+            let mut attention = Attention::with(variant, arithmetic, DIM, rows);
             attention.set_queries(&vec![0.01; rows * DIM]);
             Mutex::new((attention, Aligned::new(partial_len(rows, DIM))))
         })
@@ -75,18 +102,15 @@ fn measure<T: Pod + Sync>(
         team.run(segments, &|worker, segment| {
             let mut worker = workers[worker].lock().expect("no panic");
             let (attention, out) = &mut *worker;
+            // As the forward pass does it: what this worker takes next.
+            if segment + 1 < segments {
+                let next = &memory[(segment + 1) * SEGMENT_TILES * page..];
+                let keys = next.chunks_exact(page).map(|page| &page[..TILE * DIM]);
+                keys.take(8192 / (TILE * DIM * size_of::<T>()))
+                    .for_each(|keys| fetch(bytemuck::cast_slice(keys)));
+            }
             let pages = memory[segment * SEGMENT_TILES * page..].chunks_exact(page);
-            let of_segment: Vec<_> = pages
-                .take(SEGMENT_TILES)
-                .map(|page| Tile {
-                    keys: &page[..TILE * DIM],
-                    values: &page[TILE * DIM..],
-                    scales: (size_of::<T>() == 1).then_some(Scales {
-                        keys: &ONES,
-                        values: &ONES,
-                    }),
-                })
-                .collect();
+            let of_segment: Vec<_> = pages.take(SEGMENT_TILES).map(tile).collect();
             tiles(&of_segment, &mut |tiles| {
                 attention.attend(tiles, &counts, 0.1, out)
             });
@@ -94,7 +118,7 @@ fn measure<T: Pod + Sync>(
         });
     });
     println!(
-        "{:8} {cells:>6} {:8} {queries:8} {:6.1}  {:6.1}",
+        "{:11} {cells:>6} {:8} {queries:8} {:6.1}  {:6.1}",
         variant.name(),
         team.size(),
         size_of_val(memory) as f64 / seconds / 1e9,
@@ -121,7 +145,7 @@ fn read(team: &Team) {
         });
     });
     let rate = size_of_val(memory) as f64 / seconds / 1e9;
-    println!("reading  {:15}          {rate:6.1}", team.size());
+    println!("reading     {:15}          {rate:6.1}", team.size());
 }
 
 /// Memory as the KV cache has it.

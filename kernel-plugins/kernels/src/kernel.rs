@@ -3,20 +3,16 @@
 use core::ffi::CStr;
 use core::ops::Range;
 
+use crate::layout::{Layout, Packing};
 use crate::output::Output;
-use crate::trits::NotATrit;
 
-/// A packing of ternary matrices, and one implementation of its product that
-/// this CPU can run.
+/// One implementation of a packing's product that this CPU can run.
 pub trait Kernel: Copy + 'static {
-    /// Row ranges begin at multiples of this, and end at one or with the
-    /// matrix.
-    const ROW_TILE: usize;
     /// Alignment in bytes at which packed and prepared buffers are fastest.
     const ALIGNMENT: usize;
 
-    /// Sizes and places of a packed matrix of one shape.
-    type Layout: Copy;
+    /// What it reads.
+    type Packing: Packing;
     /// Sizes and places of prepared activations.
     type Activations: Copy;
 
@@ -24,22 +20,6 @@ pub trait Kernel: Copy + 'static {
     fn isa(self) -> &'static CStr;
     /// How well it expects to do against other kernels: more than 0.
     fn score(self) -> i32;
-
-    /// None if there is no such matrix, or none that the kernel can multiply.
-    fn layout(rows: usize, cols: usize) -> Option<Self::Layout>;
-    /// Bytes of the packed matrix.
-    fn packed_bytes(layout: Self::Layout) -> usize;
-    /// Where in the packed matrix these rows lie; None if they are not whole
-    /// tiles of it. Ranges that don't overlap lie in bytes that don't.
-    fn bytes_of(layout: Self::Layout, rows: &Range<usize>) -> Option<Range<usize>>;
-    /// Packs some rows: `trits` holds them row-major, `packed` is their part
-    /// of the packed matrix, as long as `bytes_of` says.
-    fn pack(
-        layout: Self::Layout,
-        rows: Range<usize>,
-        trits: &[i8],
-        packed: &mut [u8],
-    ) -> Result<(), NotATrit>;
 
     /// None if there are none, or more than the kernel can prepare. The form
     /// may be another for another implementation, and for another batch.
@@ -70,7 +50,7 @@ pub trait Kernel: Copy + 'static {
 #[derive(Clone, Debug)]
 pub struct Weights<'a, K: Kernel> {
     /// The matrix' layout.
-    pub layout: K::Layout,
+    pub layout: Layout<K::Packing>,
     /// The whole packed matrix.
     pub packed: &'a [u8],
     /// The rows.

@@ -1,10 +1,13 @@
 //! Ternary kernels, and the float primitives around them.
 #![warn(missing_docs)]
 
+#[cfg(target_arch = "x86_64")]
+mod ahead;
 pub mod float;
 pub mod head;
 pub mod i2s;
 pub mod kernel;
+pub mod layout;
 pub mod limits;
 pub mod memory_policy;
 mod output;

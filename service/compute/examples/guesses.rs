@@ -20,8 +20,8 @@ use ternion_compute::{
     CpuExecutor, HeadChoice, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
 };
 use ternion_engine::{
-    Batch, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, Sampling, Stopping,
-    TokenLogit, Vocabulary,
+    Batch, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, Sampling, Share,
+    Stopping, TokenLogit, Vocabulary,
 };
 use ternion_kernel_host::Kernel;
 use ternion_kernels::team::Team;
@@ -141,7 +141,9 @@ impl Forced {
             max_num_seqs: 1,
             max_num_batched_tokens: 512,
             max_draft_tokens,
+            step_budget: None,
             max_queued: 0,
+            max_queued_tokens: MAX_PROMPT,
             max_model_len: MAX_LEN,
         };
         let size = self.executor.vocab_size();
@@ -154,6 +156,7 @@ impl Forced {
                 max_tokens,
                 ..Stopping::default()
             },
+            share: Share::default(),
             priority: 0,
             salt: None,
             deadline: None,

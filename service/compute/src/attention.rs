@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use ternion_engine::Batch;
-use ternion_kernels::float::attention::{Aligned, Attention, SEGMENT, partial_len};
+use ternion_kernels::float::attention::{Aligned, Arithmetic, Attention, SEGMENT, partial_len};
 use ternion_kernels::team::Team;
 
 use crate::kv_cache::{Gathered, KvCache, View};
@@ -93,7 +93,13 @@ pub(crate) struct Plan {
     /// `[pieces][piece_len]`.
     results: Aligned,
     piece_len: usize,
+    /// Layers that were attended to, in all steps.
+    layers: u64,
 }
+
+/// Whose queries a worker has: the layer as [`Plan::layers`] counts them, and
+/// run and key head.
+type Queries = (u64, usize, usize);
 
 /// A worker's memory.
 pub(crate) struct Worker {
@@ -101,6 +107,7 @@ pub(crate) struct Worker {
     gathered: Gathered,
     /// `[rows][head_dim]`.
     queries: Vec<f32>,
+    has: Option<Queries>,
     /// Positions that each row sees of a segment.
     counts: Vec<usize>,
     /// Results of a segment.
@@ -108,12 +115,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(heads: Heads) -> Worker {
+    pub(crate) fn new(heads: Heads, arithmetic: Arithmetic) -> Worker {
         let rows = heads.run_len() * heads.group();
         Worker {
-            attention: Attention::new(heads.head_dim, rows),
+            attention: Attention::new(arithmetic, heads.head_dim, rows),
             gathered: Gathered::default(),
             queries: Vec::with_capacity(rows * heads.head_dim),
+            has: None,
             counts: Vec::with_capacity(rows),
             later: Aligned::new(partial_len(rows, heads.head_dim)),
         }
@@ -130,6 +138,7 @@ impl Plan {
             any_split: false,
             results: Aligned::new(0),
             piece_len: 0,
+            layers: 0,
         }
     }
 
@@ -198,28 +207,37 @@ impl Plan {
         out: &mut [f32],
     ) {
         let (heads, piece_len) = (self.heads, self.piece_len);
+        self.layers += 1;
+        let layers = self.layers;
         let results = self.results.at_least(self.pieces.len() * piece_len);
-        team.rows(results, piece_len, |worker, piece, result| {
-            let Piece {
-                run,
-                kv_head,
-                segment,
-            } = self.pieces[piece];
-            let run = &self.runs[run];
-            let mut worker = workers[worker].lock().expect("a worker's own memory");
-            worker.set_queries(heads, run, kv_head, qkv, stride);
-            let segments = match segment {
+        let (pieces, runs) = (&self.pieces, &self.runs);
+        let views = |piece: &Piece| {
+            let Piece { run, kv_head, .. } = *piece;
+            let run = &runs[run];
+            let segments = match piece.segment {
                 Some(segment) => segment..segment + 1,
                 None => 0..run.segments,
             };
-            let view = |segment| View {
+            segments.map(move |segment| View {
                 layer,
                 table: batch.table_of(&batch.spans[run.span]),
                 kv_head,
                 segment,
                 len: (run.position + run.len - segment * SEGMENT).min(SEGMENT),
-            };
-            worker.attend(heads, run, cache, segments.map(view), result);
+            })
+        };
+        team.rows(results, piece_len, |worker, index, result| {
+            let piece = &pieces[index];
+            let run = &runs[piece.run];
+            let mut worker = workers[worker].lock().expect("a worker's own memory");
+            let queries = (layers, piece.run, piece.kv_head);
+            if worker.has != Some(queries) {
+                worker.set_queries(heads, run, piece.kv_head, qkv, stride);
+                worker.has = Some(queries);
+            }
+            // Most often what this worker takes next.
+            let next = pieces.get(index + 1).and_then(|piece| views(piece).next());
+            worker.attend(heads, run, cache, views(piece), next, result);
         });
 
         let group_width = heads.group() * heads.head_dim;
@@ -258,18 +276,24 @@ impl Worker {
         self.attention.set_queries(&self.queries);
     }
 
-    /// Attention of a run to some segments, joined in `result`.
+    /// Attention of a run to some segments, joined in `result`. What comes
+    /// `next` is fetched.
     fn attend<'a>(
         &mut self,
         heads: Heads,
         run: &Run,
         cache: &KvCache,
         views: impl Iterator<Item = View<'a>>,
+        next: Option<View<'a>>,
         result: &mut [f32],
     ) {
         let factor = 1.0 / (heads.head_dim as f32).sqrt();
         let rows = run.len * heads.group();
-        for (index, view) in views.enumerate() {
+        let mut views = views.enumerate().peekable();
+        while let Some((index, view)) = views.next() {
+            if let Some(next) = views.peek().map(|(_, view)| *view).or(next) {
+                cache.fetch(next);
+            }
             self.counts.clear();
             self.counts.extend((0..rows).map(|row| {
                 let seen = run.position + row / heads.group() + 1;

@@ -119,7 +119,12 @@ impl CpuExecutor {
             kv_heads: a.kv_heads,
             head_dim: a.head_dim,
         };
-        let attention = || Mutex::new(attention::Worker::new(heads));
+        let attention = || {
+            Mutex::new(attention::Worker::new(
+                heads,
+                pool.config.precision.arithmetic(),
+            ))
+        };
         let scratch = Scratch {
             sums: per_worker(&team),
             rows: per_worker(&team),

@@ -11,7 +11,7 @@ use half::slice::HalfFloatSliceExt;
 use ternion_engine::BlockId;
 use ternion_kernel_host::{Arena, Toucher};
 use ternion_kernels::float::attention::{
-    SEGMENT, SEGMENT_TILES, Scales, TILE, Tile, Tiles, value_len,
+    Arithmetic, SEGMENT, SEGMENT_TILES, Scales, TILE, Tile, Tiles, fetch, value_len,
 };
 use ternion_kernels::team::Team;
 
@@ -49,6 +49,14 @@ impl KvPrecision {
             KvPrecision::F32 => 4,
             KvPrecision::F16 => 2,
             KvPrecision::Int8 => 1,
+        }
+    }
+
+    /// How attention sums up what is kept so.
+    pub(crate) fn arithmetic(self) -> Arithmetic {
+        match self {
+            KvPrecision::F32 | KvPrecision::F16 => Arithmetic::Float,
+            KvPrecision::Int8 => Arithmetic::Integer,
         }
     }
 
@@ -91,8 +99,9 @@ impl FromStr for KvPrecision {
 /// `[layers][kv_heads][pages]`, and one head's part of a page is one piece:
 /// keys, values, and scales where there are some. Keys of up to sixteen
 /// positions form a tile, `[head_dim][positions]`, values are `[position]
-/// [head_dim]`: see [`ternion_kernels::float::attention`]. Heads come before
-/// pages so that each can be given to another worker to write.
+/// [head_dim]`, but of int8 `[head_dim / 2][positions][2]` and
+/// `[positions / 2][head_dim][2]`: see [`ternion_kernels::float::attention`].
+/// Heads come before pages so that each can be given to another worker to write.
 pub(crate) struct KvCache {
     memory: Arena,
     layout: Layout,
@@ -151,10 +160,25 @@ impl Layout {
         (0..keys * cell, keys * cell..(keys + values) * cell)
     }
 
-    /// Where the key of a slot begins; its elements are a tile's width apart.
-    fn key(self, slot: usize) -> usize {
+    /// Where the key of a slot is.
+    fn key<T: Cell>(self, slot: usize) -> Spread {
         let tile = self.tile();
-        slot / tile * tile * self.dim + slot % tile
+        Spread {
+            begin: slot / tile * tile * self.dim + slot % tile * T::TOGETHER,
+            together: T::TOGETHER,
+            stride: T::TOGETHER * tile,
+        }
+    }
+
+    /// Where the value of a slot is. Pages that are gathered before use have
+    /// values one by one, as their positions may be odd.
+    fn value<T: Cell>(self, slot: usize) -> Spread {
+        let positions = if self.tile() == TILE { T::TOGETHER } else { 1 };
+        Spread {
+            begin: slot / positions * positions * value_len(self.dim) + slot % positions,
+            together: 1,
+            stride: positions,
+        }
     }
 
     /// Where the scales of a page are: those of the keys, then of the values.
@@ -164,8 +188,21 @@ impl Layout {
     }
 }
 
+/// Where the elements of a key or value are.
+#[derive(Clone, Copy)]
+struct Spread {
+    begin: usize,
+    /// Neighbours.
+    together: usize,
+    /// From one group of neighbours to the next.
+    stride: usize,
+}
+
 /// What a key or value is kept as.
 trait Cell: Pod {
+    /// Elements of a key, and positions of a value, that are neighbours.
+    const TOGETHER: usize = 1;
+
     /// What the cells of `vector` are to be multiplied with.
     fn scale(_: &[f32]) -> f32 {
         1.0
@@ -193,6 +230,8 @@ impl Cell for f16 {
 const ROUND: f32 = 12_582_912.0;
 
 impl Cell for i8 {
+    const TOGETHER: usize = 2;
+
     fn scale(vector: &[f32]) -> f32 {
         vector.iter().fold(0.0_f32, |a, b| a.max(b.abs())) / 127.0
     }
@@ -205,31 +244,39 @@ impl Cell for i8 {
     }
 }
 
-/// Elements of a key that are converted before they are spread over a tile.
+/// Elements that are converted before they are spread.
 const PART: usize = 64;
 
 /// Writes one head's key and value of one token.
 fn write<T: Cell>(layout: Layout, page: &mut [u8], slot: usize, key: &[f32], value: &[f32]) {
     let (keys, values) = layout.parts::<T>();
     let (key_scale, value_scale) = (T::scale(key), T::scale(value));
-    let cells: &mut [T] = bytemuck::cast_slice_mut(&mut page[keys]);
-    let mut elements = cells[layout.key(slot)..].iter_mut().step_by(layout.tile());
-    let mut kept = [T::zeroed(); PART];
-    for part in key.chunks(PART) {
-        let kept = &mut kept[..part.len()];
-        T::keep(part, key_scale, kept);
-        // In this order: the other would take one element more than there is.
-        for (kept, element) in kept.iter().zip(elements.by_ref()) {
-            *element = *kept;
-        }
-    }
-    let cells: &mut [T] = bytemuck::cast_slice_mut(&mut page[values]);
-    let cells = &mut cells[slot * value_len(layout.dim)..][..layout.dim];
-    T::keep(value, value_scale, cells);
+    let keys: &mut [T] = bytemuck::cast_slice_mut(&mut page[keys]);
+    keep(key, key_scale, layout.key::<T>(slot), keys);
+    let values: &mut [T] = bytemuck::cast_slice_mut(&mut page[values]);
+    keep(value, value_scale, layout.value::<T>(slot), values);
     let scales: &mut [f32] = bytemuck::cast_slice_mut(&mut page[layout.scales()]);
     if !scales.is_empty() {
         scales[slot] = key_scale;
         scales[layout.block_size + slot] = value_scale;
+    }
+}
+
+fn keep<T: Cell>(vector: &[f32], scale: f32, spread: Spread, cells: &mut [T]) {
+    let cells = &mut cells[spread.begin..];
+    if spread.stride == spread.together {
+        T::keep(vector, scale, &mut cells[..vector.len()]);
+        return;
+    }
+    let mut groups = cells.chunks_mut(spread.stride);
+    let mut kept = [T::zeroed(); PART];
+    for part in vector.chunks(PART) {
+        let kept = &mut kept[..part.len()];
+        T::keep(part, scale, kept);
+        // In this order: the other would take one group more than there is.
+        for (kept, group) in kept.chunks_exact(spread.together).zip(groups.by_ref()) {
+            group[..spread.together].copy_from_slice(kept);
+        }
     }
 }
 
@@ -264,6 +311,10 @@ pub(crate) struct Gathered(Vec<u32>);
 
 /// After so many tokens made up contexts repeat themselves.
 const NOISE_TOKENS: usize = 61;
+
+/// Bytes of keys that are fetched before their turn: as far ahead as the kernel
+/// itself looks.
+const FETCHED: usize = 8 << 10;
 
 /// Below so many tokens the caller writes them itself: waking a worker takes
 /// longer.
@@ -360,6 +411,28 @@ impl KvCache {
         }
     }
 
+    /// Brings to the caches what attention to these positions begins with.
+    pub(crate) fn fetch(&self, view: View<'_>) {
+        if self.layout.tile() == TILE {
+            let pages = self.pages_of(view);
+            let tile = TILE * self.layout.dim * self.layout.precision.cell_bytes();
+            let tiles = (0..view.len).step_by(TILE).take(FETCHED.div_ceil(tile));
+            for position in tiles {
+                let position = view.segment * SEGMENT + position;
+                let (page, slot) = self.layout.page(pages, view.table, position);
+                fetch(&page[slot / TILE * tile..][..tile]);
+                fetch(&page[self.layout.scales()]);
+            }
+        }
+    }
+
+    /// All pages of the head in view.
+    fn pages_of(&self, view: View<'_>) -> &[u8] {
+        let layout = self.layout;
+        let first = view.layer * layout.layer_bytes() + view.kv_head * layout.head_bytes();
+        &self.memory[first..][..layout.head_bytes()]
+    }
+
     /// Calls `f` with the tiles of the positions in view.
     pub(crate) fn tiles<R>(
         &self,
@@ -381,8 +454,7 @@ impl KvCache {
         tiles: &'a mut [Tile<'a, T>; SEGMENT_TILES],
     ) -> &'a [Tile<'a, T>] {
         let layout = self.layout;
-        let first = view.layer * layout.layer_bytes() + view.kv_head * layout.head_bytes();
-        let pages = &self.memory[first..][..layout.head_bytes()];
+        let pages = self.pages_of(view);
         let tiles = &mut tiles[..view.len.div_ceil(TILE)];
         let (layout, pages, table, first) = if layout.tile() == TILE {
             (layout, pages, view.table, view.segment * SEGMENT)
@@ -479,22 +551,23 @@ fn copy<T: Cell>(
     let (source_keys, source_values) = from.parts::<T>();
     let (target_keys, target_values) = to.parts::<T>();
 
+    let groups = |spread: Spread| {
+        let all = (spread.begin..).step_by(spread.stride);
+        all.take(dim / spread.together)
+    };
     let source_keys: &[T] = bytemuck::cast_slice(&source[source_keys]);
     let target_keys: &mut [T] = bytemuck::cast_slice_mut(&mut target[target_keys]);
-    let key = source_keys[from.key(from_slot)..]
-        .iter()
-        .step_by(from.tile());
-    let elements = target_keys[to.key(to_slot)..].iter_mut().step_by(to.tile());
-    elements
-        .zip(key)
-        .take(dim)
-        .for_each(|(to, from)| *to = *from);
+    let (key, to_key) = (from.key::<T>(from_slot), to.key::<T>(to_slot));
+    for (from, to) in groups(key).zip(groups(to_key)) {
+        target_keys[to..][..T::TOGETHER].copy_from_slice(&source_keys[from..][..T::TOGETHER]);
+    }
 
     let source_values: &[T] = bytemuck::cast_slice(&source[source_values]);
     let target_values: &mut [T] = bytemuck::cast_slice_mut(&mut target[target_values]);
-    let len = value_len(dim);
-    let value = &source_values[from_slot * len..][..len];
-    target_values[to_slot * len..][..len].copy_from_slice(value);
+    let (value, to_value) = (from.value::<T>(from_slot), to.value::<T>(to_slot));
+    for (from, to) in groups(value).zip(groups(to_value)) {
+        target_values[to] = source_values[from];
+    }
 
     let source_scales: &[f32] = bytemuck::cast_slice(&source[from.scales()]);
     let target_scales: &mut [f32] = bytemuck::cast_slice_mut(&mut target[to.scales()]);
@@ -527,7 +600,7 @@ mod tests {
         })
     }
 
-    fn all<T: Copy>(
+    fn all<T: Cell>(
         tiles: &[Tile<'_, T>],
         len: usize,
         dim: usize,
@@ -539,10 +612,14 @@ mod tests {
                 let (key, value) = tile
                     .scales
                     .map_or((1.0, 1.0), |s| (s.keys[slot], s.values[slot]));
-                let keys = (0..dim).map(|i| float(tile.keys[i * TILE + slot]) * key);
+                let t = T::TOGETHER;
+                let keys = (0..dim).map(|i| tile.keys[(i / t * TILE + slot) * t + i % t]);
                 let values =
-                    (0..dim).map(|i| float(tile.values[slot * value_len(dim) + i]) * value);
-                (keys.collect(), values.collect())
+                    (0..dim).map(|i| tile.values[(slot / t * value_len(dim) + i) * t + slot % t]);
+                (
+                    keys.map(|x| float(x) * key).collect(),
+                    values.map(|x| float(x) * value).collect(),
+                )
             })
             .collect()
     }

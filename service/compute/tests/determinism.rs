@@ -15,7 +15,7 @@ use ternion_compute::{
 };
 use ternion_engine::{
     Batch, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, Row, Sampling,
-    SequenceId, Stopping, Time, TokenLogprob, Vocabulary,
+    SequenceId, Share, Stopping, Time, TokenLogprob, Vocabulary,
 };
 use ternion_kernels::team::Team;
 
@@ -108,6 +108,7 @@ struct Way {
     kv: KvConfig,
     max_num_seqs: usize,
     max_num_batched_tokens: usize,
+    step_budget: Option<Time>,
     max_draft_tokens: usize,
     shares_prefixes: bool,
     /// Tokens for which a reader has room at first; it makes as much room again
@@ -131,6 +132,7 @@ impl Way {
             },
             max_num_seqs: 1,
             max_num_batched_tokens: 1,
+            step_budget: None,
             max_draft_tokens: 0,
             shares_prefixes: false,
             credit: usize::MAX,
@@ -161,6 +163,7 @@ impl Way {
             },
             max_num_seqs,
             max_num_batched_tokens: max_num_seqs + random.of([0, 9, 200, 2000]),
+            step_budget: random.of([None, Some(Time::from_millis(11))]),
             max_draft_tokens: random.of([0, 8, 16]),
             shares_prefixes: random.of([false, true]),
             credit: random.of([usize::MAX, usize::MAX, 7]),
@@ -186,7 +189,9 @@ impl Way {
             max_num_seqs: self.max_num_seqs,
             max_num_batched_tokens: self.max_num_batched_tokens,
             max_draft_tokens: self.max_draft_tokens,
+            step_budget: self.step_budget,
             max_queued: NUM_REQUESTS,
+            max_queued_tokens: NUM_REQUESTS * MAX_LEN,
             max_model_len: MAX_LEN,
         }
     }
@@ -447,6 +452,10 @@ fn request(index: usize) -> Request {
         stopping: Stopping {
             max_tokens: 8 + random.below(32),
             ..Stopping::default()
+        },
+        share: Share {
+            tenant: random.below(3) as u32,
+            weight: 1 + random.below(2) as u32,
         },
         priority: random.below(3) as i32,
         salt: None,

@@ -1,14 +1,19 @@
 //! The engine: a step from deadlines to events.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::forecast::AnswerLength;
+use crate::lifecycle::State;
+use crate::ranking::Rank;
 use crate::sampling::Sampler;
 use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
 use crate::{
-    Batch, Event, Executor, ExecutorError, FinishReason, Limits, Logits, Request, Row, SequenceId,
-    Span, StepReport, SubmitError, Time, Vocabulary, Wanted,
+    Ahead, Batch, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits, Request,
+    Row, SequenceId, Span, StepReport, SubmitError, Time, Vocabulary, Wanted, panic_message,
 };
 
 /// Takes requests, and runs them a step at a time.
@@ -21,6 +26,9 @@ pub struct Engine {
     num_tokens: usize,
     scheduler: Scheduler,
     deadlines: BTreeSet<(Time, SequenceId)>,
+    /// Of the prompts of sequences that were not started.
+    num_queued_tokens: usize,
+    answers: AnswerLength,
     next_id: u64,
     sampler: Sampler,
     /// Endings that no step has told of yet.
@@ -47,6 +55,8 @@ impl Engine {
             vocabulary,
             scheduler: Scheduler::new(limits),
             deadlines: BTreeSet::new(),
+            num_queued_tokens: 0,
+            answers: AnswerLength::new(),
             next_id: 0,
             sampler: Sampler::default(),
             untold: Vec::new(),
@@ -66,14 +76,67 @@ impl Engine {
         if queued >= limit {
             return Err(SubmitError::QueueFull { queued, limit });
         }
+        let (asked, limit) = (request.prompt.len(), self.limits.max_queued_tokens);
+        let queued = self.num_queued_tokens;
+        if queued > 0 && queued.saturating_add(asked) > limit {
+            return Err(SubmitError::TokensQueued {
+                queued,
+                asked,
+                limit,
+            });
+        }
+        self.scheduler.enter(request.share);
         let id = SequenceId(self.next_id);
+        self.check_deadline(id, &request, now)?;
         self.next_id += 1;
+        self.num_queued_tokens += asked;
         let deadline = request.deadline.map(|deadline| (deadline, id));
         self.deadlines.extend(deadline);
         let acceptance = self.scheduler.drafting.acceptance();
         self.scheduler
             .insert(Sequence::new(id, request, acceptance, now));
         Ok(id)
+    }
+
+    /// Whether its first token can come in time. Forecasts being what they are,
+    /// one that may take twice as long as there is is tried.
+    fn check_deadline(
+        &mut self,
+        id: SequenceId,
+        request: &Request,
+        now: Time,
+    ) -> Result<(), SubmitError> {
+        let forecast = self.forecast();
+        let Some(deadline) = request.deadline.filter(|_| forecast.is_founded()) else {
+            return Ok(());
+        };
+        let rank = Rank::new(request.priority, id, request.share.tenant);
+        let tokens = request.prompt.len();
+        let ahead = self.scheduler.ahead_of(rank, tokens);
+        let expected = forecast.wait(ahead) + forecast.prefill(tokens);
+        let left = deadline.saturating_sub(now);
+        match expected / 2 > left {
+            true => Err(SubmitError::DeadlineUnreachable { expected, left }),
+            false => Ok(()),
+        }
+    }
+
+    /// How fast those that wait get on.
+    pub fn forecast(&self) -> Forecast {
+        self.scheduler.forecast(&self.answers)
+    }
+
+    /// What is ahead of a sequence, if it waits.
+    pub fn ahead(&mut self, id: SequenceId) -> Option<Ahead> {
+        let sequence = self.scheduler.get_mut(id)?;
+        let (rank, tokens) = (sequence.rank, sequence.gap());
+        let waits = sequence.state == State::Waiting;
+        waits.then(|| self.scheduler.ahead_of(rank, tokens))
+    }
+
+    /// Tells what is ahead of each sequence that waits and was not started.
+    pub fn each_waiting(&mut self, tell: impl FnMut(SequenceId, Ahead)) {
+        self.scheduler.each_waiting(tell);
     }
 
     /// Ends a sequence and frees its pages now; its `Finished` comes with the
@@ -107,6 +170,10 @@ impl Engine {
     /// Expires deadlines, runs one batch, and appends to `events` what
     /// happened.
     ///
+    /// A batch that fails is run in halves, down to the sequences that can't be
+    /// run alone either, which end. So does one that is the reason of a panic
+    /// when a token is chosen for it.
+    ///
     /// `now` is asked before the batch, for deadlines, and after it, for the
     /// times of tokens and endings. What lies between teaches what a step
     /// takes.
@@ -125,8 +192,13 @@ impl Engine {
             self.say_what_is_wanted();
             let logits = executor.execute(&self.batch);
             let end = now();
-            self.learn_time(end.saturating_sub(begin));
-            self.conclude(end, logits, events);
+            match logits.and_then(|logits| check_logits(&self.batch, logits)) {
+                Ok(logits) => {
+                    self.learn_time(end.saturating_sub(begin));
+                    self.sample_all(0..self.batch.spans.len(), end, logits, events);
+                }
+                Err(error) => self.run_parts(&mut now, executor, error, events),
+            }
         }
         let (report, scheduler) = (&mut self.report, &self.scheduler);
         report.num_evicted = (scheduler.num_evicted_blocks() - evicted_before) as usize;
@@ -166,6 +238,7 @@ impl Engine {
         for &(id, len) in &self.report.scheduled {
             let sequence = self.scheduler.get_mut(id).expect("it was just scheduled");
             if sequence.start(now, self.limits.block_size) {
+                self.num_queued_tokens -= sequence.num_prompt_tokens();
                 events.push(Event::Started { id, at: now });
             }
             let needed = (sequence.num_computed_tokens + len).div_ceil(self.limits.block_size);
@@ -215,8 +288,10 @@ impl Engine {
         }
     }
 
-    /// What a step took that did nothing but decode.
     fn learn_time(&mut self, took: Time) {
+        self.scheduler
+            .learn_cost(&self.batch.spans, took, &self.report);
+        // Whether guesses pay is seen where a step did nothing but decode.
         let (report, sequences) = (&self.report, self.batch.spans.len());
         if report.num_tokens == sequences + report.num_drafted {
             let drafting = &mut self.scheduler.drafting;
@@ -224,32 +299,48 @@ impl Engine {
         }
     }
 
-    /// Everything of a step after the batch.
-    fn conclude(
+    /// Runs a batch that failed in halves, and those that fail in halves again:
+    /// what is left in the end are the sequences that can't be run, and no
+    /// other one is harmed. That a sequence's tokens don't depend on its batch
+    /// mates makes the outcome the same for those.
+    fn run_parts<E: Executor>(
         &mut self,
-        now: Time,
-        logits: Result<&Logits, ExecutorError>,
+        now: &mut impl FnMut() -> Time,
+        executor: &mut E,
+        error: ExecutorError,
         events: &mut Vec<Event>,
     ) {
-        match logits.and_then(|logits| self.check_logits(logits)) {
-            Ok(logits) => self.sample_all(now, logits, events),
-            Err(error) => self.fail_all(now, &error, events),
+        let mut failed = vec![(0..self.batch.spans.len(), error)];
+        while let Some((places, error)) = failed.pop() {
+            if places.len() == 1 {
+                let (id, _) = self.report.scheduled[places.start];
+                let message = error.to_string();
+                self.finish(id, FinishReason::Failed { message }, now(), events);
+                continue;
+            }
+            let middle = places.start + places.len() / 2;
+            for half in [places.start..middle, middle..places.end] {
+                let part = self.batch.part(half.clone());
+                self.report.num_reruns += 1;
+                let logits = executor.execute(&part);
+                match logits.and_then(|logits| check_logits(&part, logits)) {
+                    Ok(logits) => self.sample_all(half, now(), logits, events),
+                    Err(error) => failed.push((half, error)),
+                }
+            }
         }
     }
 
-    fn check_logits<'a>(&self, logits: &'a Logits) -> Result<&'a Logits, ExecutorError> {
-        let (rows, got) = (self.batch.num_logits(), logits.len());
-        if got == rows {
-            return Ok(logits);
-        }
-        Err(ExecutorError {
-            message: format!("executor returned {got} rows of logits instead of {rows}"),
-        })
-    }
-
-    fn sample_all(&mut self, now: Time, logits: &Logits, events: &mut Vec<Event>) {
+    /// Samples for the spans at some places, whose logits these are.
+    fn sample_all(
+        &mut self,
+        places: Range<usize>,
+        now: Time,
+        logits: &Logits,
+        events: &mut Vec<Event>,
+    ) {
         let mut first_row = 0;
-        for place in 0..self.batch.spans.len() {
+        for place in places {
             let (id, span) = (self.report.scheduled[place].0, self.batch.spans[place]);
             let rows = first_row..first_row + span.num_logits;
             first_row = rows.end;
@@ -302,22 +393,43 @@ impl Engine {
         now: Time,
         events: &mut Vec<Event>,
     ) -> Option<u32> {
+        // What was half done when it panicked ends with the sequence.
+        let chosen = catch_unwind(AssertUnwindSafe(|| self.choose(id, row, now)));
+        let (token, end) = match chosen.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
+            Ok((event, token, end)) => {
+                events.push(event);
+                (token, end)
+            }
+            Err(message) => {
+                self.finish(id, FinishReason::Failed { message }, now, events);
+                return None;
+            }
+        };
+        if let Some(reason) = end {
+            self.finish(id, reason, now, events);
+            return None;
+        }
+        self.scheduler.follow_credit(id);
+        Some(token)
+    }
+
+    /// Chooses a sequence's next token. Says whether, and why, it was the last.
+    fn choose(
+        &mut self,
+        id: SequenceId,
+        row: Row<'_>,
+        now: Time,
+    ) -> Result<(Event, u32, Option<FinishReason>), String> {
         let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
         let choice = sequence.choice(&self.end_tokens);
         let row = match row {
             Row::Whole(row) => Row::Whole(&row[..self.num_tokens]),
             some @ Row::Some(_) => some,
         };
-        let sampled = match self.sampler.sample(row, &choice) {
-            Ok(sampled) => sampled,
-            Err(error) => {
-                let message = error.to_string();
-                self.finish(id, FinishReason::Failed { message }, now, events);
-                return None;
-            }
-        };
+        let sampled = self.sampler.sample(row, &choice);
+        let sampled = sampled.map_err(|error| error.to_string())?;
         let end = sequence.append(sampled.token, &*self.vocabulary, now);
-        events.push(Event::Token {
+        let event = Event::Token {
             id,
             token: sampled.token,
             text_end: match end {
@@ -326,21 +438,8 @@ impl Engine {
             },
             logprob: sampled.logprob,
             top: sampled.top,
-        });
-        if let Some(reason) = end {
-            self.finish(id, reason, now, events);
-            return None;
-        }
-        self.scheduler.follow_credit(id);
-        Some(sampled.token)
-    }
-
-    fn fail_all(&mut self, now: Time, error: &ExecutorError, events: &mut Vec<Event>) {
-        for place in 0..self.report.scheduled.len() {
-            let (id, _) = self.report.scheduled[place];
-            let message = error.to_string();
-            self.finish(id, FinishReason::Failed { message }, now, events);
-        }
+        };
+        Ok((event, sampled.token, end))
     }
 
     /// Ends a sequence within a step.
@@ -358,6 +457,12 @@ impl Engine {
         let sequence = self.scheduler.finish(id)?;
         if let Some(deadline) = sequence.deadline {
             self.deadlines.remove(&(deadline, id));
+        }
+        if !sequence.is_started() {
+            self.num_queued_tokens -= sequence.num_prompt_tokens();
+        }
+        if reason.is_natural() {
+            self.answers.learn(sequence.num_generated());
         }
         Some(sequence.finished(reason, now))
     }
@@ -381,6 +486,11 @@ impl Engine {
     /// Sequences that wait for pages.
     pub fn num_waiting(&self) -> usize {
         self.scheduler.num_waiting()
+    }
+
+    /// Tokens of the prompts of sequences that were not started.
+    pub fn num_queued_tokens(&self) -> usize {
+        self.num_queued_tokens
     }
 
     /// Sequences whose readers have no room.
@@ -410,7 +520,22 @@ impl Engine {
     }
 
     #[cfg(test)]
+    pub(crate) fn waiting_of(&self, tenant: u32) -> usize {
+        self.scheduler.waiting_of(tenant)
+    }
+
+    #[cfg(test)]
     pub(crate) fn sequence(&self, id: SequenceId) -> &Sequence {
         &self.scheduler[id]
     }
+}
+
+fn check_logits<'a>(batch: &Batch, logits: &'a Logits) -> Result<&'a Logits, ExecutorError> {
+    let (rows, got) = (batch.num_logits(), logits.len());
+    if got == rows {
+        return Ok(logits);
+    }
+    Err(ExecutorError {
+        message: format!("executor returned {got} rows of logits instead of {rows}"),
+    })
 }

@@ -93,6 +93,21 @@ pub enum FinishReason {
     },
 }
 
+impl FinishReason {
+    /// Whether it ended by what was generated.
+    pub(crate) fn is_natural(&self) -> bool {
+        match self {
+            FinishReason::Length
+            | FinishReason::EndOfSequence { .. }
+            | FinishReason::StopToken { .. }
+            | FinishReason::StopString { .. } => true,
+            FinishReason::Cancelled
+            | FinishReason::DeadlineExceeded
+            | FinishReason::Failed { .. } => false,
+        }
+    }
+}
+
 /// Tokens of a sequence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {

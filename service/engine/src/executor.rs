@@ -1,5 +1,8 @@
 //! What the engine asks of whoever runs the model.
 
+use std::any::Any;
+use std::ops::Range;
+
 use crate::Logits;
 use crate::block_pool::BlockId;
 
@@ -92,10 +95,35 @@ impl Batch {
     pub fn num_logits(&self) -> usize {
         self.spans.iter().map(|span| span.num_logits).sum()
     }
+
+    /// A batch of some of the spans.
+    pub(crate) fn part(&self, places: Range<usize>) -> Batch {
+        let mut part = Batch::default();
+        for span in &self.spans[places] {
+            let (token_begin, table_begin) = (part.tokens.len(), part.block_tables.len());
+            let named_begin = part.named_tokens.len();
+            part.tokens.extend_from_slice(self.tokens_of(span));
+            part.block_tables.extend_from_slice(self.table_of(span));
+            part.named_tokens.extend_from_slice(self.named_of(span));
+            let mut span = Span {
+                token_begin,
+                table_begin,
+                ..*span
+            };
+            if let Wanted::Largest {
+                named_begin: at, ..
+            } = &mut span.wanted
+            {
+                *at = named_begin;
+            }
+            part.spans.push(span);
+        }
+        part
+    }
 }
 
-/// Why a step could not be run. It ends the sequences of the batch, not the
-/// engine.
+/// Why a step could not be run. The engine runs its halves then, so that it
+/// ends only sequences that can't be run alone either.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ExecutorError {
@@ -108,7 +136,8 @@ pub struct ExecutorError {
 ///
 /// The result for a position depends on the tokens at and before it in its
 /// own sequence only, to the bit: never on batch mates, chunk lengths or
-/// which blocks it was given.
+/// which blocks it was given. What a step that failed left in the pages is
+/// written anew before it is read.
 pub trait Executor {
     /// Runs one step. Returns `batch.num_logits()` rows, in the order of the
     /// spans and, inside one, of positions.
@@ -116,4 +145,13 @@ pub trait Executor {
 
     /// Length of a whole row of logits.
     fn vocab_size(&self) -> usize;
+}
+
+/// What somebody said who panicked.
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let said = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panic: {}", said.as_deref().unwrap_or("no message"))
 }

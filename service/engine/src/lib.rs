@@ -8,16 +8,20 @@
 //! has caught up with itself, and says what happened as [`Event`]s and a
 //! [`StepReport`].
 //!
-//! Four things explain most of the code:
+//! Five things explain most of the code:
 //!
 //! - **There are no phases.** A sequence knows `num_tokens` tokens, of which
 //!   `num_computed_tokens` have keys and values in its pages. A step closes
-//!   gaps under a token budget: a wide gap is prefill, a gap of one is decode,
-//!   a gap the budget cuts short is chunked prefill, and a preempted sequence
-//!   is one whose gap became wide again. See [`Limits`] for the budget.
+//!   gaps under budgets of tokens and of time: a wide gap is prefill, a gap of
+//!   one is decode, a gap the budgets cut short is chunked prefill, and a
+//!   preempted sequence is one whose gap became wide again. See [`Limits`] for
+//!   the budgets.
 //! - **Guesses are verified.** A step that only decodes may take along tokens
 //!   that are likely to come next; sampling goes along them while it chooses
 //!   the same, so they change when tokens come and never which.
+//! - **Tenants are served by turns.** Each has a counter of the time that was
+//!   spent on it; where not all can be served, the least one is. Order within a
+//!   tenant is by priority and arrival.
 //! - **Every claim on a page is counted.** A page is in as many block tables as
 //!   share what is in it, and in the prefix cache besides, if it is full and
 //!   its [salt](Request::salt) allows. Claims are made and taken back by the
@@ -29,7 +33,7 @@
 //!
 //! What is absent on purpose: the engine reads no clock (time is an argument),
 //! does no I/O, waits for nobody, starts no thread, and knows neither
-//! transports nor tenants. Text is bytes here; whole characters are the
+//! transports nor tenants' names. Text is bytes here; whole characters are the
 //! caller's business.
 
 #![forbid(unsafe_code)]
@@ -41,6 +45,8 @@ mod engine;
 mod event;
 mod executor;
 mod exp;
+mod fairness;
+mod forecast;
 mod lifecycle;
 mod limits;
 mod logits;
@@ -52,6 +58,7 @@ mod request;
 mod sampling;
 mod scheduler;
 mod sequence;
+mod step_cost;
 mod step_report;
 mod stop;
 mod vocabulary;
@@ -62,7 +69,9 @@ mod tests;
 pub use block_pool::BlockId;
 pub use engine::Engine;
 pub use event::{Event, FinishReason, Timings, TokenLogprob, Usage};
-pub use executor::{Batch, Executor, ExecutorError, Span, Wanted};
+pub use executor::{Batch, Executor, ExecutorError, Span, Wanted, panic_message};
+pub use fairness::Share;
+pub use forecast::{Ahead, Forecast};
 pub use limits::Limits;
 pub use logits::{Logits, Row, TokenLogit};
 pub use request::{Request, Sampling, Stopping, SubmitError};

@@ -1,5 +1,7 @@
 //! What an engine may use.
 
+use std::time::Duration;
+
 /// Sizes fixed for the life of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -10,9 +12,14 @@ pub struct Limits {
     /// Sequences in one batch.
     pub max_num_seqs: usize,
     /// Tokens in one batch. Decoding sequences are served first, and prompts
-    /// share what they leave, so a larger budget makes prompts faster and the
-    /// time between tokens longer.
+    /// share what they leave.
     pub max_num_batched_tokens: usize,
+    /// How long a step should take that has both decoding sequences and
+    /// prompts in it: prompts are given as many tokens as fit, going by what
+    /// steps have taken, and a quarter of the others' time at the very least.
+    /// So a longer one makes prompts faster and the time between tokens longer.
+    /// `None`: twice what the step would take without the prompts.
+    pub step_budget: Option<Duration>,
     /// Tokens that may be guessed and verified with a sequence's next one,
     /// where that pays; 0 for none.
     pub max_draft_tokens: usize,
@@ -21,6 +28,12 @@ pub struct Limits {
     ///
     /// [`Engine::submit`]: crate::Engine::submit
     pub max_queued: usize,
+    /// Tokens that the prompts may have, all together, of those that were not
+    /// started yet; a single one may have more. Beyond that, [`Engine::submit`]
+    /// refuses.
+    ///
+    /// [`Engine::submit`]: crate::Engine::submit
+    pub max_queued_tokens: usize,
     /// Longest sequence, prompt and generated tokens together.
     pub max_model_len: usize,
 }

@@ -4,8 +4,9 @@ use std::cmp::Reverse;
 
 use crate::SequenceId;
 
-/// Place of a sequence among all: by priority, then by arrival. What ranks
-/// first compares less.
+/// Place of a sequence among those of its tenant: by priority, then by arrival.
+/// What ranks first compares less. Between tenants it says nothing: whose turn
+/// is first is what [`Fairness`](crate::fairness::Fairness) says.
 ///
 /// It never changes, so a preempted sequence waits in front of all that came
 /// after it without being put there.
@@ -13,14 +14,21 @@ use crate::SequenceId;
 pub(crate) struct Rank {
     priority: Reverse<i32>,
     pub(crate) id: SequenceId,
+    pub(crate) tenant: u32,
 }
 
 impl Rank {
-    pub(crate) fn new(priority: i32, id: SequenceId) -> Rank {
+    pub(crate) fn new(priority: i32, id: SequenceId, tenant: u32) -> Rank {
         Rank {
             priority: Reverse(priority),
             id,
+            tenant,
         }
+    }
+
+    /// Whether it is one tenant's, and neither has the higher priority.
+    pub(crate) fn is_peer_of(self, other: Rank) -> bool {
+        (self.tenant, self.priority) == (other.tenant, other.priority)
     }
 
     pub(crate) fn priority(self) -> i32 {
@@ -49,10 +57,6 @@ impl Ranking {
         let place = self.ranks.binary_search(&rank);
         self.ranks
             .remove(place.expect("the sequence is ranked here"));
-    }
-
-    pub(crate) fn at(&self, place: usize) -> Option<Rank> {
-        self.ranks.get(place).copied()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Rank> {

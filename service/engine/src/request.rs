@@ -1,6 +1,6 @@
 //! What is asked of the engine, and when it refuses.
 
-use crate::{Limits, Time};
+use crate::{Limits, Share, Time};
 
 /// One completion to generate.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,7 +11,10 @@ pub struct Request {
     pub sampling: Sampling,
     /// When generation ends.
     pub stopping: Stopping,
-    /// Higher is served earlier; equals are served in order of arrival.
+    /// Whose it is.
+    pub share: Share,
+    /// Among the requests of its tenant, higher is served earlier; equals are
+    /// served in order of arrival.
     pub priority: i32,
     /// Requests with the same salt use what is computed of each other's tokens,
     /// as far as they begin the same way, and can tell so from how long they
@@ -149,6 +152,28 @@ pub enum SubmitError {
         /// How many may be.
         limit: usize,
     },
+    /// The prompts of those that wait are too long for one more like it. Later
+    /// there may be room.
+    #[error(
+        "queue is full: {queued} tokens of prompts are waiting, {limit} may be, and {asked} more \
+         were asked for"
+    )]
+    TokensQueued {
+        /// Tokens of the prompts of sequences that were not started.
+        queued: usize,
+        /// Tokens of the prompt.
+        asked: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// It would wait until its deadline.
+    #[error("deadline is in {left:?}, and the first token is expected in {expected:?}")]
+    DeadlineUnreachable {
+        /// When its first token can be expected.
+        expected: Time,
+        /// How long it has until its deadline.
+        left: Time,
+    },
     /// The prompt or the stop tokens hold an id that is no token.
     #[error("{field} holds token {token}, and the vocabulary has {size} tokens")]
     TokenOutOfRange {
@@ -172,10 +197,13 @@ pub enum SubmitError {
 }
 
 impl Request {
-    /// Whether the request can be served by an otherwise idle engine.
-    pub(crate) fn check(&self, limits: &Limits, vocab_size: usize) -> Result<(), SubmitError> {
+    /// Whether the request can be served by an otherwise idle engine: what
+    /// [`Engine::submit`](crate::Engine::submit) asks first, and anyone may ask
+    /// before.
+    pub fn check(&self, limits: &Limits, vocab_size: usize) -> Result<(), SubmitError> {
         self.sampling.check()?;
         self.stopping.check()?;
+        self.share.check()?;
         check_tokens("prompt", &self.prompt, vocab_size)?;
         check_tokens("stop_tokens", &self.stopping.stop_tokens, vocab_size)?;
         self.check_length(limits)
@@ -203,6 +231,26 @@ impl Request {
         let pool = limits.num_blocks;
         if blocks > pool {
             return Err(SubmitError::NeverFits { blocks, pool });
+        }
+        Ok(())
+    }
+}
+
+impl Share {
+    fn check(self) -> Result<(), SubmitError> {
+        let bad = |field, value: u32, expected| {
+            let value = value.to_string();
+            Err(SubmitError::BadParameter {
+                field,
+                value,
+                expected,
+            })
+        };
+        if self.weight == 0 {
+            return bad("share.weight", self.weight, "at least 1");
+        }
+        if self.tenant > Share::MAX_TENANT {
+            return bad("share.tenant", self.tenant, "at most 65535");
         }
         Ok(())
     }

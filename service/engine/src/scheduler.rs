@@ -1,13 +1,18 @@
 //! Which sequences run, and on which blocks.
 //!
-//! Nothing here can wait for ever. Sequences are ranked once and for all, by
-//! priority and arrival, and nobody yields blocks to one that ranks behind it.
-//! The first of the running ones always gets the blocks it needs, because all
-//! others yield to it, and [`Request::check`] has seen to it that it fits when
-//! it is alone; so it ends at some point. The first of the waiting ones is
-//! passed over only while one before it computes what it will use as well, so
-//! it runs when enough before it have ended, at the latest when nothing else
-//! runs. (Among priorities that is the idea: a low one waits as long as higher
+//! There is one order in which all is given out, and whose end yields: tenants
+//! by their [turns](crate::fairness), and the sequences of one by priority and
+//! arrival.
+//!
+//! Nothing here can wait for ever. A running sequence loses its blocks only for
+//! the next token of another one, which had its last one since, so there is no
+//! going round in circles: each loss is paid for by a token, and answers end.
+//! [`Request::check`] has seen to it that a sequence fits when it is alone. The
+//! first of the waiting ones is passed over only while one before it computes
+//! what it will use as well, so it runs when enough others have ended, at the
+//! latest when nothing else runs; and who waits comes to be the first, because
+//! the counters of those that are served rise. (Among the priorities of a
+//! tenant it is the idea that a low one waits as long as higher
 //! ones keep coming.)
 //!
 //! [`Request::check`]: crate::Request
@@ -19,10 +24,13 @@ use std::collections::HashMap;
 
 use crate::block_pool::{BlockId, BlockPool};
 use crate::drafting::{Decoding, Drafting};
+use crate::fairness::{Fairness, Turn};
+use crate::forecast::{AnswerLength, Backlog};
 use crate::lifecycle::{Cause, State};
-use crate::ranking::Ranking;
+use crate::ranking::{Rank, Ranking};
 use crate::sequence::Sequence;
-use crate::{Limits, SequenceId, StepReport};
+use crate::step_cost::{StepCost, StepWork};
+use crate::{Ahead, Forecast, Limits, SequenceId, Share, Span, StepReport, Time};
 
 /// All sequences, and the pool their blocks are from.
 #[derive(Debug)]
@@ -30,6 +38,8 @@ pub(crate) struct Scheduler {
     limits: Limits,
     pool: BlockPool,
     pub(crate) drafting: Drafting,
+    cost: StepCost,
+    fairness: Fairness,
     sequences: HashMap<SequenceId, Sequence>,
     waiting: Ranking,
     /// May be longer than `max_num_seqs` for a while, when readers of parked
@@ -38,6 +48,14 @@ pub(crate) struct Scheduler {
     running: Ranking,
     /// Parked with blocks. Those without are in none of the three.
     parked: Ranking,
+    /// The running ones in the order of a step. Reused from step to step.
+    order: Vec<Rank>,
+    /// Whether a sequence found no blocks in the last step.
+    lacks_blocks: bool,
+    /// Those that wait for what others compute.
+    passed_over: Vec<SequenceId>,
+    /// Reused from question to question.
+    backlog: Backlog,
     /// Memory for counting them.
     parked_blocks: Vec<BlockId>,
 }
@@ -47,6 +65,10 @@ pub(crate) struct Scheduler {
 struct Room {
     tokens: usize,
     seqs: usize,
+    /// Seconds for prompts.
+    time: f64,
+    /// Whether a prompt has a part in it.
+    has_prompt: bool,
 }
 
 impl Room {
@@ -58,7 +80,34 @@ impl Room {
         self.tokens -= tokens;
         self.seqs -= 1;
     }
+
+    fn take_chunk(&mut self, tokens: usize, seconds: f64) {
+        self.take(tokens);
+        self.time -= seconds;
+        self.has_prompt = true;
+    }
+
+    /// Half of it, for another prompt.
+    fn half(self) -> Room {
+        Room {
+            tokens: self.tokens / 2,
+            time: self.time / 2.0,
+            has_prompt: true,
+            ..self
+        }
+    }
 }
+
+/// Where the budget is unset: a step with prompts in it takes so many times as
+/// long as without.
+const STRETCH: f64 = 2.0;
+/// Prompts get at least this share of the time of the rest of their step,
+/// however small the budget is: else one could take for ever.
+const LEAST_SHARE: f64 = 0.25;
+/// A prompt goes along with the first one if it is so many times shorter.
+const MUCH_SHORTER: usize = 4;
+/// How many are looked at to find one.
+const MAX_PEERS: usize = 64;
 
 impl Scheduler {
     pub(crate) fn new(limits: Limits) -> Scheduler {
@@ -66,12 +115,23 @@ impl Scheduler {
             limits,
             pool: BlockPool::new(limits.num_blocks, limits.block_size),
             drafting: Drafting::new(limits.max_draft_tokens),
+            cost: StepCost::new(),
+            fairness: Fairness::default(),
             sequences: HashMap::new(),
             waiting: Ranking::default(),
             running: Ranking::default(),
             parked: Ranking::default(),
+            order: Vec::new(),
+            lacks_blocks: false,
+            passed_over: Vec::new(),
+            backlog: Backlog::default(),
             parked_blocks: Vec::new(),
         }
+    }
+
+    /// Takes up a tenant, or its new weight.
+    pub(crate) fn enter(&mut self, share: Share) {
+        self.fairness.enter(share);
     }
 
     pub(crate) fn insert(&mut self, mut sequence: Sequence) {
@@ -106,19 +166,44 @@ impl Scheduler {
     /// Chooses which sequences run this step, and how many tokens each
     /// computes; writes that and who was preempted into the report.
     ///
-    /// There are no phases here: a step spends its token budget closing gaps
-    /// between the tokens that sequences have and those they have computed.
-    /// Gaps of one go first, so that no prompt, however long, holds up streams
-    /// that have begun.
+    /// There are no phases here: a step spends its budgets of tokens and time
+    /// closing gaps between the tokens that sequences have and those they have
+    /// computed. Gaps of one go first, so that no prompt, however long, holds
+    /// up streams that have begun; and wide ones are closed no further than the
+    /// time goes that those streams can be made to wait.
     pub(crate) fn schedule(&mut self, report: &mut StepReport) {
         let mut room = Room {
             tokens: self.limits.max_num_batched_tokens,
             seqs: self.limits.max_num_seqs,
+            time: f64::INFINITY,
+            has_prompt: false,
         };
-        self.close_gaps_of_one(&mut room, report);
-        self.close_wide_gaps(&mut room, report);
-        self.admit_waiting(&mut room, report);
+        let mut order = self.begin();
+        self.close_gaps_of_one(&mut order, &mut room, report);
+        order.retain(|rank| self[rank.id].gap() > 1);
+        room.time = self.time_for_prompts(report);
+        self.close_wide_gaps(&mut order, &mut room, report);
+        self.order = order;
         self.draft(room.tokens, report);
+    }
+
+    /// Finds out who has something waiting, and puts the running ones in order.
+    fn begin(&mut self) -> Vec<Rank> {
+        let are_too_many = self.running.len() > self.limits.max_num_seqs;
+        let lags = |rank: &Rank| are_too_many || self.sequences[&rank.id].gap() > 1;
+        let running = self.running.iter().filter(lags);
+        let backlogged = self.waiting.iter().chain(running);
+        self.fairness.begin(backlogged.map(|rank| rank.tenant));
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.extend(self.running.iter());
+        order.sort_by_key(|rank| self.place(*rank));
+        order
+    }
+
+    /// What is less comes first.
+    fn place(&self, rank: Rank) -> (Turn, Rank) {
+        (self.fairness.turn(rank.tenant), rank)
     }
 
     /// Lets sequences guess at what follows their next token, in a step that
@@ -165,14 +250,20 @@ impl Scheduler {
             .learn_guess(&mut sequence.acceptance, matching, came_true);
     }
 
-    fn close_gaps_of_one(&mut self, room: &mut Room, report: &mut StepReport) {
+    /// Takes those off the order that lose their blocks.
+    fn close_gaps_of_one(
+        &mut self,
+        order: &mut Vec<Rank>,
+        room: &mut Room,
+        report: &mut StepReport,
+    ) {
         let mut place = 0;
         while !room.is_empty()
-            && let Some(rank) = self.running.at(place)
+            && let Some(&rank) = order.get(place)
         {
             if self[rank.id].gap() > 1 {
                 place += 1;
-            } else if self.grow(rank.id, report) {
+            } else if self.grow(order, place, report) {
                 report.scheduled.push((rank.id, 1));
                 room.take(1);
                 place += 1;
@@ -180,44 +271,164 @@ impl Scheduler {
         }
     }
 
-    /// Needs no blocks: those of all its tokens came with the admission.
-    fn close_wide_gaps(&mut self, room: &mut Room, report: &mut StepReport) {
-        for rank in self.running.iter() {
-            let gap = self[rank.id].gap();
-            if gap > 1 && !room.is_empty() {
-                let len = gap.min(room.tokens);
-                report.scheduled.push((rank.id, len));
-                room.take(len);
-            }
+    /// Seconds that prompts may add to a step in which some sequences decode;
+    /// without those there is nobody to keep waiting.
+    fn time_for_prompts(&self, report: &StepReport) -> f64 {
+        if report.scheduled.is_empty() {
+            return f64::INFINITY;
         }
+        let mut decode = StepWork::default();
+        for (id, len) in &report.scheduled {
+            decode += StepWork::new(self[*id].num_computed_tokens, *len, 1);
+        }
+        self.stretch(self.cost.of_step(decode))
     }
 
-    /// A step with room left has a place in the batch for every running
-    /// sequence, so as many may be added as places are left.
-    fn admit_waiting(&mut self, room: &mut Room, report: &mut StepReport) {
-        let mut place = 0;
-        while !room.is_empty()
-            && place < self.limits.max_num_seqs
-            && let Some(rank) = self.waiting.at(place)
-        {
-            if self.is_being_computed(rank.id) {
-                place += 1;
-            } else if self.admit(rank.id, report) {
-                let len = self[rank.id].gap().min(room.tokens);
-                report.scheduled.push((rank.id, len));
-                room.take(len);
-            } else {
+    /// Seconds that prompts may add to a step of so many seconds.
+    fn stretch(&self, decode: f64) -> f64 {
+        let budget = match self.limits.step_budget {
+            // Before the first step was timed there is nothing to compare with.
+            Some(budget) if self.cost.is_learned() => budget.as_secs_f64(),
+            _ => STRETCH * decode,
+        };
+        (budget - decode).max(LEAST_SHARE * decode)
+    }
+
+    /// Gets prompts further, in order: those of the sequences in `wide`, which
+    /// have their blocks, and those that wait, as far as there are places in
+    /// the batch that no running sequence has, and blocks.
+    fn close_wide_gaps(&mut self, wide: &mut Vec<Rank>, room: &mut Room, report: &mut StepReport) {
+        let mut admits = true;
+        self.lacks_blocks = false;
+        self.passed_over.clear();
+        loop {
+            admits &= self.running.len() < self.limits.max_num_seqs;
+            let Some(first) = self.first_of(wide, admits) else {
+                return;
+            };
+            if self.is_passed_over(first) {
+                // Looking is not for nothing.
+                admits &= self.passed_over.len() < self.limits.max_num_seqs;
+                self.passed_over.push(first.id);
+                continue;
+            }
+            if self.chunk_of(first.id, *room) == 0 {
                 return;
             }
+            if self.make_ready(first, wide, report) {
+                self.let_a_shorter_one_along(first, admits, wide, room, report);
+                let len = self.chunk_of(first.id, *room).max(1);
+                self.take_chunk(first, len, room, report);
+            } else {
+                // Nobody is admitted instead.
+                admits = false;
+                self.lacks_blocks = true;
+            }
         }
     }
 
-    /// Gives a running sequence the blocks for all its tokens. Others yield
-    /// theirs, and where there is nobody to yield before it, it yields its own:
-    /// then it returns false.
-    fn grow(&mut self, id: SequenceId, report: &mut StepReport) -> bool {
+    fn first_of(&self, wide: &[Rank], admits: bool) -> Option<Rank> {
+        let is_candidate = |rank: &Rank| admits && !self.passed_over.contains(&rank.id);
+        let waiting = self.waiting.iter().filter(is_candidate);
+        let candidates = wide.iter().copied().chain(waiting);
+        candidates.min_by_key(|rank| self.place(*rank))
+    }
+
+    /// Whether one that waits had better wait for what another one computes.
+    fn is_passed_over(&self, rank: Rank) -> bool {
+        self[rank.id].state == State::Waiting && self.is_being_computed(rank.id)
+    }
+
+    /// A prompt that takes more than a step leaves half of its part of it to
+    /// the next one of the same priority that is much shorter: it takes twice
+    /// as long at worst, and the other one does not wait for the whole of it.
+    fn let_a_shorter_one_along(
+        &mut self,
+        long: Rank,
+        admits: bool,
+        wide: &mut Vec<Rank>,
+        room: &mut Room,
+        report: &mut StepReport,
+    ) {
+        let (gap, half) = (self[long.id].gap(), room.half());
+        let is_long = self.chunk_of(long.id, *room) < gap;
+        if !is_long || room.seqs < 2 || self.chunk_of(long.id, half) == 0 {
+            return;
+        }
+        let admits = admits && self.running.len() < self.limits.max_num_seqs;
+        let waiting = self.waiting.iter().filter(|_| admits);
+        let peers = wide.iter().copied().chain(waiting);
+        let short = peers
+            .filter(|rank| rank.is_peer_of(long))
+            .take(MAX_PEERS)
+            .find(|rank| self[rank.id].gap() <= gap / MUCH_SHORTER && !self.is_passed_over(*rank));
+        let Some(short) = short else {
+            return;
+        };
+        if self.chunk_of(short.id, half) > 0 && self.make_ready(short, wide, report) {
+            // Some of it may have been cached.
+            let len = self.chunk_of(short.id, half).max(1);
+            self.take_chunk(short, len, room, report);
+        }
+    }
+
+    /// Sees to it that a sequence has the blocks of its tokens, and is not
+    /// looked at again in this step.
+    fn make_ready(&mut self, rank: Rank, wide: &mut Vec<Rank>, report: &mut StepReport) -> bool {
+        match wide.iter().position(|other| *other == rank) {
+            Some(place) => {
+                wide.remove(place);
+                true
+            }
+            None => self.admit(rank.id, report),
+        }
+    }
+
+    fn take_chunk(&mut self, rank: Rank, len: usize, room: &mut Room, report: &mut StepReport) {
+        let work = StepWork::new(self[rank.id].num_computed_tokens, len, 0);
+        let seconds = self.cost.added_by(work);
+        self.fairness.plan(rank.tenant, seconds);
+        report.scheduled.push((rank.id, len));
+        room.take_chunk(len, seconds);
+    }
+
+    /// How much of a sequence's gap there is room for.
+    fn chunk_of(&self, id: SequenceId, room: Room) -> usize {
+        if room.is_empty() {
+            return 0;
+        }
+        let sequence = &self[id];
+        let max = sequence.gap().min(room.tokens);
+        let position = sequence.num_computed_tokens;
+        let fits = self.cost.tokens_within(room.time, position, max);
+        // A step gets some prompt further, if there is one.
+        fits.max(usize::from(!room.has_prompt))
+    }
+
+    /// Takes note of how long a step took, and charges it to whom it was for.
+    /// What all tokens share, each pays in proportion to the rest.
+    pub(crate) fn learn_cost(&mut self, spans: &[Span], took: Time, report: &StepReport) {
+        let mut work = StepWork::default();
+        for span in spans {
+            work += StepWork::of_span(span);
+        }
+        let seconds = self.cost.learn(work, took);
+        let added: f64 = self.cost.added_by(work);
+        for (span, (id, _)) in spans.iter().zip(&report.scheduled) {
+            let share = self.cost.added_by(StepWork::of_span(span)) / added;
+            self.fairness.charge(self[*id].rank.tenant, seconds * share);
+        }
+    }
+
+    /// Gives the running sequence at a place of the order the blocks for all its
+    /// tokens. Others yield theirs, and where there is nobody to yield before
+    /// it, it yields its own: then it returns false. Who yields is not in the
+    /// order any more.
+    fn grow(&mut self, order: &mut Vec<Rank>, place: usize, report: &mut StepReport) -> bool {
+        let id = order[place].id;
         while !self.has_grown(id) {
-            let victim = self.victim(id);
+            let victim = self.victim(&order[place..]);
+            order.retain(|rank| *rank != victim);
             self.preempt(victim.id, report);
             if victim.id == id {
                 return false;
@@ -291,6 +502,77 @@ impl Scheduler {
         }
     }
 
+    /// How fast those that wait get on.
+    pub(crate) fn forecast(&self, answers: &AnswerLength) -> Forecast {
+        let streams = self.running.len();
+        let mut decode = StepWork::default();
+        for rank in self.running.iter() {
+            decode += StepWork::new(self[rank.id].num_computed_tokens, 1, 1);
+        }
+        let decode = self.cost.of_step(decode);
+        let most = self.limits.max_num_batched_tokens;
+        let (tokens, prompts) = match streams {
+            0 => (most, self.cost.added_by(StepWork::new(0, most, 0))),
+            _ => {
+                let prompts = self.stretch(decode);
+                let room = most.saturating_sub(streams).max(1);
+                let tokens = self.cost.tokens_within(prompts, 0, room);
+                (tokens.max(1), prompts)
+            }
+        };
+        let places = match self.lacks_blocks {
+            true => 0,
+            false => self.limits.max_num_seqs.saturating_sub(streams),
+        };
+        Forecast {
+            token: (decode + prompts) / tokens as f64,
+            added: prompts / tokens as f64,
+            turnover: answers.mean() * decode / streams.max(1) as f64,
+            places,
+            is_founded: self.cost.is_learned() && answers.is_learned(),
+        }
+    }
+
+    /// What is ahead of a sequence of so many tokens.
+    pub(crate) fn ahead_of(&mut self, rank: Rank, tokens: usize) -> Ahead {
+        let mut backlog = self.backlog();
+        let before = self.waiting.iter().take_while(|other| *other < rank);
+        for other in before.filter(|other| other.tenant == rank.tenant) {
+            let weight = self.fairness.weight(other.tenant);
+            // With one that is much longer it goes along.
+            let counts = self[other.id].gap().min(MUCH_SHORTER * tokens);
+            backlog.pass(other.tenant, weight, counts);
+        }
+        let ahead = backlog.pass(rank.tenant, self.fairness.weight(rank.tenant), tokens);
+        self.backlog = backlog;
+        ahead
+    }
+
+    /// What is ahead of each that waits.
+    pub(crate) fn each_waiting(&mut self, mut tell: impl FnMut(SequenceId, Ahead)) {
+        let mut backlog = self.backlog();
+        for rank in self.waiting.iter() {
+            let weight = self.fairness.weight(rank.tenant);
+            let ahead = backlog.pass(rank.tenant, weight, self[rank.id].gap());
+            tell(rank.id, ahead);
+        }
+        self.backlog = backlog;
+    }
+
+    fn backlog(&mut self) -> Backlog {
+        let mut backlog = std::mem::take(&mut self.backlog);
+        backlog.clear();
+        for rank in self.running.iter().filter(|rank| self[rank.id].gap() > 1) {
+            let weight = self.fairness.weight(rank.tenant);
+            backlog.add_running(rank.tenant, weight, self[rank.id].gap());
+        }
+        for rank in self.waiting.iter() {
+            let weight = self.fairness.weight(rank.tenant);
+            backlog.add_waiting(rank.tenant, weight, self[rank.id].gap());
+        }
+        backlog
+    }
+
     pub(crate) fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
         self.sequences.get_mut(&id)
     }
@@ -345,6 +627,11 @@ impl Drop for Scheduler {
 
 #[cfg(test)]
 impl Scheduler {
+    pub(crate) fn waiting_of(&self, tenant: u32) -> usize {
+        let waiting = self.waiting.iter();
+        waiting.filter(|rank| rank.tenant == tenant).count()
+    }
+
     /// Panics unless every block's claims are those of tables and cache, and
     /// every sequence is where its state says.
     pub(crate) fn check(&self) {

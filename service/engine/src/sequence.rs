@@ -64,7 +64,7 @@ impl Sequence {
     ) -> Sequence {
         let mut stopping = request.stopping;
         Sequence {
-            rank: Rank::new(request.priority, id),
+            rank: Rank::new(request.priority, id, request.share.tenant),
             deadline: request.deadline,
             credit: request.credit,
             state: State::Waiting,
@@ -156,7 +156,7 @@ impl Sequence {
         Some(self.draft?.guess(n, &self.tokens))
     }
 
-    fn num_generated(&self) -> usize {
+    pub(crate) fn num_generated(&self) -> usize {
         self.tokens.len() - self.num_prompt_tokens
     }
 
@@ -172,6 +172,15 @@ impl Sequence {
             }
         }
         first
+    }
+
+    /// Whether it ever was part of a step.
+    pub(crate) fn is_started(&self) -> bool {
+        self.started.is_some()
+    }
+
+    pub(crate) fn num_prompt_tokens(&self) -> usize {
+        self.num_prompt_tokens
     }
 
     /// What the choice of its next token depends on.

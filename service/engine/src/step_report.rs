@@ -22,6 +22,8 @@ pub struct StepReport {
     pub num_drafted: usize,
     /// Those of them that came true.
     pub num_accepted: usize,
+    /// Parts of a batch that failed, which were run after it.
+    pub num_reruns: usize,
     /// Tokens of the prompts that were begun in the step.
     pub num_prompt: usize,
     /// Those of them that were in the prefix cache.
@@ -55,6 +57,7 @@ impl StepReport {
         self.finished.clear();
         self.num_drafted = 0;
         self.num_accepted = 0;
+        self.num_reruns = 0;
         self.num_prompt = 0;
         self.num_cached = 0;
         self.num_hits = 0;

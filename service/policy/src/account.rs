@@ -20,12 +20,14 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Account {
     tenant: TenantId,
+    number: u32,
     books: Mutex<Books>,
 }
 
 #[derive(Debug, Default)]
 struct Books {
     limits: Limits,
+    weight: u32,
     requests: Option<TokenBucket>,
     tokens: Option<TokenBucket>,
     running: u64,
@@ -49,15 +51,17 @@ pub(crate) struct Reservation {
 }
 
 impl Account {
-    pub(crate) fn new(tenant: TenantId, limits: Limits) -> Account {
+    pub(crate) fn new(tenant: TenantId, number: u32, limits: Limits, weight: u32) -> Account {
         let books = Books {
             limits,
+            weight,
             requests: limits.requests_per_minute.map(TokenBucket::new),
             tokens: limits.tokens_per_minute.map(TokenBucket::new),
             ..Books::default()
         };
         Account {
             tenant,
+            number,
             books: Mutex::new(books),
         }
     }
@@ -66,9 +70,19 @@ impl Account {
         &self.tenant
     }
 
-    pub(crate) fn change_limits(&self, limits: Limits, now: Duration) {
+    /// Differs from those of other tenants.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(crate) fn weight(&self) -> u32 {
+        self.books().weight
+    }
+
+    pub(crate) fn change(&self, limits: Limits, weight: u32, now: Duration) {
         let mut books = self.books();
         books.limits = limits;
+        books.weight = weight;
         change(&mut books.requests, limits.requests_per_minute, now);
         change(&mut books.tokens, limits.tokens_per_minute, now);
     }

@@ -49,6 +49,17 @@ impl Admitted {
         self.slot.account.tenant()
     }
 
+    /// Tells the tenant apart from others, below 65536: for whoever shares
+    /// out service and has no use for names.
+    pub fn tenant_number(&self) -> u32 {
+        self.slot.account.number()
+    }
+
+    /// How much service its tenant gets, in relation to others.
+    pub fn weight(&self) -> u32 {
+        self.slot.account.weight()
+    }
+
     /// What its request has in common with those that may use what is computed
     /// of its prompt, and whose it may use: those of its tenant, and of all
     /// tenants of its `cache_group` if it has one. With others it has not.

@@ -46,7 +46,7 @@ impl Directory {
     pub(crate) fn open() -> Directory {
         let tenant = TenantId::anonymous();
         let member = Member {
-            account: Arc::new(Account::new(tenant.clone(), Limits::default())),
+            account: Arc::new(Account::new(tenant.clone(), 0, Limits::default(), 1)),
             cache_salt: CacheSalt::of(&tenant, None),
             roles: Roles::ALL,
         };

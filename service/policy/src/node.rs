@@ -76,13 +76,19 @@ impl<'a> Node<'a> {
         self.of_type("a string", DeValue::as_str, mistakes)
     }
 
-    /// A whole number from 1 to `max`.
-    pub(crate) fn number(&self, max: u64, mistakes: &mut Mistakes<'_>) -> Option<u64> {
+    /// A whole number from 1 to `max`. Who got that wrong is told what holds
+    /// if it is absent.
+    pub(crate) fn number(
+        &self,
+        max: u64,
+        absent: &str,
+        mistakes: &mut Mistakes<'_>,
+    ) -> Option<u64> {
         let integer = self.of_type("a whole number", DeValue::as_integer, mistakes)?;
         let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
         let number = number.filter(|number| (1..=max).contains(number));
         if number.is_none() {
-            let message = format!("must be from 1 to {max}; without it there is no limit");
+            let message = format!("must be from 1 to {max}; {absent}");
             mistakes.add(&self.path, self.at, message);
         }
         number

@@ -1,7 +1,10 @@
 //! Who may call, and how much.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,24 +31,43 @@ pub struct Policy {
     directory: RwLock<Arc<Directory>>,
     /// Held by a reload, so that one carries on where another ended.
     reload: Mutex<()>,
+    numbers: Numbers,
+}
+
+/// Numbers for tenants, each given once; after 65536 of them, of which a
+/// configuration has at most 10,000, from the beginning.
+#[derive(Debug, Default)]
+struct Numbers(AtomicU32);
+
+impl Numbers {
+    fn account(&self, tenant: &Tenant) -> Arc<Account> {
+        let number = self.0.fetch_add(1, Ordering::Relaxed) % (1 << 16);
+        let Tenant {
+            id, limits, weight, ..
+        } = tenant;
+        Arc::new(Account::new(id.clone(), number, *limits, *weight))
+    }
 }
 
 impl Policy {
     /// Nobody needs a credential: everyone is the tenant `anonymous`, with all
     /// roles and no limits.
     pub fn open() -> Policy {
-        Policy::of(Directory::open())
+        Policy::of(Directory::open(), Numbers::default())
     }
 
     /// Everyone needs a credential of one of these tenants.
     pub fn new(tenants: Tenants) -> Policy {
-        Policy::of(Directory::new(tenants, new_account))
+        let numbers = Numbers::default();
+        let directory = Directory::new(tenants, |tenant| numbers.account(tenant));
+        Policy::of(directory, numbers)
     }
 
-    fn of(directory: Directory) -> Policy {
+    fn of(directory: Directory, numbers: Numbers) -> Policy {
         Policy {
             directory: RwLock::new(Arc::new(directory)),
             reload: Mutex::new(()),
+            numbers,
         }
     }
 
@@ -63,10 +85,10 @@ impl Policy {
         let old = self.directory();
         let new = Directory::new(tenants, |tenant| match old.member(&tenant.id) {
             Some(member) => {
-                member.account.change_limits(tenant.limits, now);
+                member.account.change(tenant.limits, tenant.weight, now);
                 member.account.clone()
             }
-            None => new_account(tenant),
+            None => self.numbers.account(tenant),
         });
         *self
             .directory
@@ -121,8 +143,4 @@ impl Policy {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
-}
-
-fn new_account(tenant: &Tenant) -> Arc<Account> {
-    Arc::new(Account::new(tenant.id.clone(), tenant.limits))
 }

@@ -14,6 +14,7 @@ use crate::{
 /// [[tenants]]
 /// name = "acme"                 # 1 to 64 of a-z, 0-9 and -
 /// roles = ["inference"]         # of inference (the default) and admin
+/// weight = 2                    # share of service when all want more; 1 by default
 /// cache_group = "emea"          # shares its prefix cache with the tenants of that group
 ///
 /// [[tenants.keys]]
@@ -42,6 +43,7 @@ pub(crate) struct Tenant {
     pub(crate) keys: Vec<Key>,
     pub(crate) sans: Vec<San>,
     pub(crate) limits: Limits,
+    pub(crate) weight: u32,
 }
 
 #[derive(Debug, Clone)]

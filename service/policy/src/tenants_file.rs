@@ -22,6 +22,8 @@ const MAX_KEYS: usize = 64;
 const MAX_CERTIFICATES: usize = 64;
 const MAX_KEY_ID: usize = 64;
 const MAX_ROLES: usize = Role::ALL.len();
+/// Beyond that a tenant is to have it all.
+const MAX_WEIGHT: u64 = 1000;
 
 pub(crate) fn parse(text: &str) -> Result<Vec<Tenant>, TenantsError> {
     let mut mistakes = Mistakes::in_text(text);
@@ -97,6 +99,7 @@ impl<'m, 't> Reader<'m, 't> {
             "cache_group",
             "keys",
             "certificates",
+            "weight",
             "limits",
         ];
         let table = node.table(&known, self.mistakes)?;
@@ -115,6 +118,7 @@ impl<'m, 't> Reader<'m, 't> {
             cache_group: cache_group?,
             keys: keys?,
             sans: sans?,
+            weight: self.weight(&table)?,
             limits: self.limits(&table)?,
         })
     }
@@ -267,6 +271,14 @@ impl<'m, 't> Reader<'m, 't> {
         None
     }
 
+    fn weight(&mut self, tenant: &Table<'_>) -> Option<u32> {
+        let Some(node) = tenant.get("weight") else {
+            return Some(1);
+        };
+        let weight = node.number(MAX_WEIGHT, "without it it is 1", self.mistakes)?;
+        u32::try_from(weight).ok()
+    }
+
     fn limits(&mut self, tenant: &Table<'_>) -> Option<Limits> {
         let Some(node) = tenant.get("limits") else {
             return Some(Limits::default());
@@ -279,7 +291,8 @@ impl<'m, 't> Reader<'m, 't> {
             "max_output_tokens",
         ];
         let table = node.table(&known, self.mistakes)?;
-        let mut limit = |key| table.get(key)?.number(MAX_LIMIT, self.mistakes);
+        let absent = "without it there is no limit";
+        let mut limit = |key| table.get(key)?.number(MAX_LIMIT, absent, self.mistakes);
         let [requests, tokens, concurrent, prompt, output] = known.map(&mut limit);
         Some(Limits {
             requests_per_minute: requests,

@@ -59,6 +59,11 @@ impl Ticket {
         self.slot.account.tenant()
     }
 
+    /// What [`Admitted::tenant_number`] will be.
+    pub fn tenant_number(&self) -> u32 {
+        self.slot.account.number()
+    }
+
     /// Sets aside what the request may need of the tenant's tokens a minute:
     /// its prompt and all its output.
     ///

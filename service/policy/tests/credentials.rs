@@ -333,6 +333,36 @@ fn a_reload_keeps_the_books_and_changes_the_limits() {
 }
 
 #[test]
+fn a_tenant_keeps_its_number_and_takes_its_new_weight() {
+    let with = |acme: &str, other: &str| {
+        let tenant = |name: &str, weight: &str| {
+            let text = acme::file(name, &format!("tn_{name}"), "");
+            text.replace("[[tenants.keys]]", &format!("{weight}\n[[tenants.keys]]"))
+        };
+        let text = tenant("other", other) + &tenant("acme", acme);
+        Tenants::parse(&text).unwrap()
+    };
+    let policy = Policy::new(with("", "weight = 3"));
+    let share = |name: &str| {
+        let caller = with_key(&policy, &format!("tn_{name}"));
+        let caller = caller.allowed(Role::Inference).unwrap();
+        let ticket = policy.enter(&caller, s(0)).unwrap();
+        let admitted = ticket.admit(1, Asked(1), s(0)).unwrap();
+        (admitted.tenant_number(), admitted.weight())
+    };
+    let (acme, other) = (share("acme"), share("other"));
+    assert_ne!(acme.0, other.0);
+    assert_eq!((acme.1, other.1), (1, 3));
+    policy.reload(with("weight = 2", ""), s(0));
+    assert_eq!((share("acme"), share("other")), ((acme.0, 2), (other.0, 1)));
+    // Who comes later gets a number of its own.
+    policy.reload(tenants(""), s(0));
+    policy.reload(with("", ""), s(0));
+    assert_eq!(share("acme").0, acme.0);
+    assert!(![acme.0, other.0].contains(&share("other").0));
+}
+
+#[test]
 fn what_no_limit_took_no_limit_gets_back() {
     let acme = Acme::new("");
     let enter = || acme.policy.enter(&acme.caller, s(0)).unwrap();

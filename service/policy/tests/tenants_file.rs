@@ -108,7 +108,7 @@ fn a_key_that_is_not_known_is_a_slip_or_another_word() {
              tokens_per_minute, concurrent_requests, max_prompt_tokens, max_output_tokens (line 5)",
             "tenants[0].certificate: is not known; did you mean certificates? (line 6)",
             "tenants[0].x: is not known; known are name, roles, cache_group, keys, certificates, \
-             limits (line 7)",
+             weight, limits (line 7)",
         ],
     );
     assert_mistakes(
@@ -127,9 +127,9 @@ fn odd_names_are_shown_tamed() {
         "ACME\n\"\\u0007 ünd\" = 1\n\"\" = 2",
         &[
             "tenants[0].\"\\u{7} ünd\": is not known; known are name, roles, cache_group, keys, \
-             certificates, limits (line 5)",
+             certificates, weight, limits (line 5)",
             "tenants[0].\"\": is not known; known are name, roles, cache_group, keys, certificates, \
-             limits (line 6)",
+             weight, limits (line 6)",
         ],
     );
     let long = "ü".repeat(65);
@@ -500,6 +500,22 @@ fn limits_are_at_least_one_and_not_absurd() {
             assert_mistakes(&tenant(value), &[&message]);
         }
     }
+}
+
+#[test]
+fn weights_are_small_whole_numbers() {
+    let tenant = |value: &str| format!("ACME\nweight = {value}");
+    for value in ["1", "1000"] {
+        assert_eq!(names(&tenant(value)), ["acme"]);
+    }
+    for value in ["0", "-1", "1001"] {
+        let message = "tenants[0].weight: must be from 1 to 1000; without it it is 1 (line 5)";
+        assert_mistakes(&tenant(value), &[message]);
+    }
+    assert_mistakes(
+        &tenant("0.5"),
+        &["tenants[0].weight: must be a whole number, not a float (line 5)"],
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ternion_engine::Request;
+use ternion_engine::{Request, Share};
 use ternion_policy::{MaxOutput, Ticket};
 use ternion_proto::v1;
 
@@ -16,7 +16,7 @@ use crate::{
     refusal::Refusal,
     request::{Bounds, Checked, DEFAULT_MAX_TOKENS, check},
     request_span::RequestSpan,
-    request_stream::{Facts, RequestStream, Wanted},
+    request_stream::{Facts, RequestStream, Taken, Wanted},
     served::Served,
 };
 
@@ -53,6 +53,7 @@ async fn admit_in_time(
     span: &RequestSpan,
     audit: &Audit,
 ) -> Result<RequestStream, Refusal> {
+    let mut place = served.place(ticket.tenant_number())?;
     served.check_model(&request.model)?;
     let stop = request
         .stopping
@@ -71,6 +72,7 @@ async fn admit_in_time(
         return Err(Refusal::TooLong { field, got, limit });
     }
     let prompt_tokens = prompt.len();
+    served.queue_tokens(&mut place, prompt_tokens)?;
     let seed = checked.sampling.seed;
     let asked = checked.stopping.max_tokens as u64;
     let output = match checked.max_tokens_given {
@@ -98,14 +100,12 @@ async fn admit_in_time(
         seed,
         stop,
     };
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let queued = v1::Queued {
-        prompt_tokens: count(prompt_tokens),
-        ahead: count(accepted.ahead),
-    };
     Ok(RequestStream::new(
-        queued,
-        accepted.events,
+        Taken {
+            place,
+            waiting: accepted.waiting,
+            events: accepted.events,
+        },
         meter,
         served.vocabulary.clone(),
         facts,
@@ -130,6 +130,8 @@ fn engine_request(
         prompt,
         sampling: checked.sampling,
         stopping,
+        // The engine's handle sets it from what the tenant was admitted with.
+        share: Share::default(),
         priority: checked.priority,
         salt,
         deadline: deadline.map(|at| served.engine.time(at)),

@@ -15,12 +15,12 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ternion_engine::{
-    Batch, Engine, Event, Executor, ExecutorError, FinishReason, Limits, Logits, Request,
-    SequenceId, SubmitError, Time, Timings, Usage, Vocabulary,
+    Ahead, Batch, Engine, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits,
+    Request, SequenceId, Share, SubmitError, Time, Timings, Usage, Vocabulary, panic_message,
 };
 use ternion_policy::Admitted;
 use tokio::sync::oneshot;
@@ -29,11 +29,15 @@ use crate::{
     heartbeat::{Heartbeat, IDLE_BEAT},
     load::{LatestLoad, Load, PrefixCacheLoad},
     outbox::{Outbox, OutboxReader, outbox},
+    queue_position::{Position, Positions, Waiting},
 };
 
 /// Commands that may wait for the end of a step. Wakes are dropped when it is
 /// full, since whatever fills it wakes as well; submissions are refused.
 const MAX_COMMANDS: usize = 1024;
+
+/// How often it is looked where those are that wait.
+const POSITIONS_EVERY: Time = Time::from_millis(500);
 
 enum Command {
     Submit(Box<Submission>),
@@ -52,16 +56,16 @@ struct Submission {
 /// A request that the engine took.
 #[derive(Debug)]
 pub(crate) struct Accepted {
+    pub(crate) id: SequenceId,
     pub(crate) events: OutboxReader,
-    /// Requests that were waiting when it came.
-    pub(crate) ahead: usize,
+    pub(crate) position: Position,
 }
 
 /// The same, and what the tenant set aside for it.
 #[derive(Debug)]
 pub(crate) struct Submitted {
     pub(crate) events: OutboxReader,
-    pub(crate) ahead: usize,
+    pub(crate) waiting: Waiting,
     pub(crate) admitted: Admitted,
 }
 
@@ -103,8 +107,11 @@ impl Waker {
 pub(crate) struct EngineHandle {
     commands: SyncSender<Command>,
     load: Arc<LatestLoad>,
+    positions: Arc<Positions>,
     heartbeat: Heartbeat,
     origin: Instant,
+    limits: Limits,
+    vocab_size: usize,
 }
 
 impl EngineHandle {
@@ -117,10 +124,17 @@ impl EngineHandle {
         admitted: Admitted,
         outbox_capacity: usize,
     ) -> Result<Submitted, SubmitRefused> {
+        request.share = Share {
+            tenant: admitted.tenant_number(),
+            weight: admitted.weight(),
+        };
         let most = usize::try_from(admitted.max_output_tokens()).unwrap_or(usize::MAX);
         let stopping = &mut request.stopping;
         stopping.max_tokens = stopping.max_tokens.min(most);
         stopping.min_tokens = stopping.min_tokens.min(stopping.max_tokens);
+        // What can never be served need not wait for the end of a step.
+        request.check(&self.limits, self.vocab_size)?;
+        let prompt_tokens = request.prompt.len();
         let (reply, answer) = oneshot::channel();
         let submission = Submission {
             request,
@@ -139,10 +153,14 @@ impl EngineHandle {
         let Ok(answer) = answer.await else {
             return Err(SubmitRefused::Stopped);
         };
-        let Accepted { events, ahead } = answer?;
+        let Accepted {
+            id,
+            events,
+            position,
+        } = answer?;
         Ok(Submitted {
             events,
-            ahead,
+            waiting: Waiting::new(id, prompt_tokens, position, self.positions.clone()),
             admitted,
         })
     }
@@ -213,7 +231,11 @@ struct EngineLoop<E> {
     guesses: u64,
     true_guesses: u64,
     prefix_cache: PrefixCacheLoad,
+    reruns: u64,
+    longest_step: Duration,
     load: Arc<LatestLoad>,
+    positions: Arc<Positions>,
+    positions_told: Time,
     heartbeat: Heartbeat,
     origin: Instant,
 }
@@ -241,8 +263,11 @@ impl<E: Executor> EngineLoop<E> {
         let handle = EngineHandle {
             commands: sender.clone(),
             load: Arc::default(),
+            positions: Arc::default(),
             heartbeat: Heartbeat::new(),
             origin: Instant::now(),
+            limits,
+            vocab_size: vocabulary.size(),
         };
         let engine_loop = EngineLoop {
             limits,
@@ -259,7 +284,11 @@ impl<E: Executor> EngineLoop<E> {
             guesses: 0,
             true_guesses: 0,
             prefix_cache: PrefixCacheLoad::default(),
+            reruns: 0,
+            longest_step: Duration::ZERO,
             load: handle.load.clone(),
+            positions: handle.positions.clone(),
+            positions_told: Time::ZERO,
             heartbeat: handle.heartbeat.clone(),
             origin: handle.origin,
         };
@@ -343,7 +372,6 @@ impl<E: Executor> EngineLoop<E> {
         } = submission;
         let (outbox, events) = outbox(outbox_capacity, self.waker.clone());
         request.credit = outbox.credit();
-        let ahead = self.engine.num_waiting();
         let answer = match self.engine.submit(request, at) {
             Ok(id) => {
                 let live = Live {
@@ -352,7 +380,12 @@ impl<E: Executor> EngineLoop<E> {
                 };
                 self.live.insert(id, live);
                 self.publish();
-                Ok(Accepted { events, ahead })
+                let ahead = self.engine.ahead(id).unwrap_or_default();
+                Ok(Accepted {
+                    id,
+                    events,
+                    position: position(&self.engine.forecast(), ahead),
+                })
             }
             Err(error) => Err(error),
         };
@@ -365,15 +398,41 @@ impl<E: Executor> EngineLoop<E> {
     fn step(&mut self) {
         self.look_at_readers();
         let now = || self.origin.elapsed();
+        let begin = now();
         let report = self.engine.step(now, &mut self.executor, &mut self.events);
+        self.longest_step = self.longest_step.max(now().saturating_sub(begin));
+        if report.num_reruns > 0 {
+            tracing::warn!(
+                sequences = report.scheduled.len(),
+                reruns = report.num_reruns,
+                "step failed, and was run again in parts"
+            );
+        }
         self.steps += u64::from(!report.scheduled.is_empty());
         self.computed_tokens += report.num_tokens as u64;
         self.preemptions += report.preempted.len() as u64;
         self.guesses += report.num_drafted as u64;
         self.true_guesses += report.num_accepted as u64;
         self.prefix_cache.add(report);
+        self.reruns += report.num_reruns as u64;
         self.publish();
+        self.tell_positions();
         self.deliver();
+    }
+
+    /// Now and then: it takes a look at all that wait.
+    fn tell_positions(&mut self) {
+        let now = self.origin.elapsed();
+        if self.engine.num_waiting() == 0 || now < self.positions_told + POSITIONS_EVERY {
+            return;
+        }
+        self.positions_told = now;
+        let forecast = self.engine.forecast();
+        self.positions.publish(|positions| {
+            self.engine.each_waiting(|id, ahead| {
+                positions.insert(id, position(&forecast, ahead));
+            });
+        });
     }
 
     fn look_at_readers(&mut self) {
@@ -413,6 +472,8 @@ impl<E: Executor> EngineLoop<E> {
             running: self.engine.num_running(),
             parked: self.engine.num_parked(),
             waiting: self.engine.num_waiting(),
+            queued_tokens: self.engine.num_queued_tokens(),
+            forecast: self.engine.forecast(),
             kv_pages: self.engine.num_blocks(),
             kv_pages_free: self.engine.num_free_blocks(),
             steps: self.steps,
@@ -421,6 +482,8 @@ impl<E: Executor> EngineLoop<E> {
             guesses: self.guesses,
             true_guesses: self.true_guesses,
             prefix_cache: self.prefix_cache,
+            reruns: self.reruns,
+            longest_step: self.longest_step,
         });
     }
 
@@ -445,6 +508,14 @@ impl<E: Executor> EngineLoop<E> {
     }
 }
 
+fn position(forecast: &Forecast, ahead: Ahead) -> Position {
+    let wait = forecast.wait(ahead);
+    Position {
+        ahead: ahead.requests,
+        wait: Some(wait).filter(|_| forecast.is_founded()),
+    }
+}
+
 /// An executor whose panics are errors of the step.
 struct Contained<E>(E);
 
@@ -459,14 +530,8 @@ impl<E: Executor> Executor for Contained<E> {
             executor.0.execute(batch)
         };
         catch_unwind(run).unwrap_or_else(|panic| {
-            let message = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no message".to_owned());
-            Err(ExecutorError {
-                message: format!("panic in the executor: {message}"),
-            })
+            let message = panic_message(&*panic);
+            Err(ExecutorError { message })
         })
     }
 

@@ -11,8 +11,10 @@ const LIMITS: Limits = Limits {
     block_size: 4,
     max_num_seqs: 4,
     max_num_batched_tokens: 16,
+    step_budget: None,
     max_draft_tokens: 0,
     max_queued: 1,
+    max_queued_tokens: usize::MAX,
     max_model_len: 32,
 };
 
@@ -57,6 +59,7 @@ impl Bench {
                     max_tokens,
                     ..Stopping::default()
                 },
+                share: Share::default(),
                 priority: 0,
                 salt: None,
                 deadline,
@@ -215,6 +218,29 @@ fn a_failing_or_panicking_step_ends_its_requests_and_nothing_else() {
 }
 
 #[test]
+fn a_request_that_fails_or_panics_in_the_executor_ends_alone() {
+    for (first, what) in [(FAILS, "told to fail"), (PANICS, "told to panic")] {
+        let mut bench = Bench::new();
+        let mut good = [0, 10, 20].map(|first| bench.submit(first, 5, 8).expect("accepted"));
+        bench.turns(2);
+        let mut bad = bench.submit(first, 5, 8).expect("accepted");
+        bench.turns(3);
+        let (_, ending) = read(&mut bad);
+        assert!(
+            matches!(&ending, Some(FinishReason::Failed { message }) if message.contains(what)),
+            "{ending:?}"
+        );
+        for (reader, first) in good.iter_mut().zip([0, 10, 20]) {
+            let all = (first + 1..=first + 5).collect();
+            assert_eq!(read(reader), (all, Some(FinishReason::Length)));
+        }
+        let load = bench.handle.load();
+        assert_eq!((load.kv_pages_free, load.reruns), (8, 4), "{load:?}");
+        assert!(load.longest_step > Duration::ZERO);
+    }
+}
+
+#[test]
 fn refusals_come_back_typed() {
     let mut bench = Bench::new();
     let mut readers = Vec::new();
@@ -255,6 +281,7 @@ async fn the_thread_serves_and_stops() {
             max_tokens: 20,
             ..Stopping::default()
         },
+        share: Share::default(),
         priority: 0,
         salt: None,
         deadline: None,
@@ -266,7 +293,7 @@ async fn the_thread_serves_and_stops() {
         .submit(request.clone(), admitted(12), 1)
         .await
         .expect("accepted");
-    assert_eq!(accepted.ahead, 0);
+    assert_eq!(accepted.waiting.queued().ahead, 0);
     let mut reader = accepted.events;
     let mut tokens = Vec::new();
     while let Some(event) = reader.recv().await {

@@ -19,7 +19,9 @@ use crate::{
     metrics::Metrics,
     models::default_sampling,
     prompt::Prompts,
+    queue::{Amount, Queue},
     request::Bounds,
+    retained::{RetainedRequests, Retention},
     served::Served,
     vocabulary::ModelVocabulary,
 };
@@ -30,6 +32,13 @@ pub(crate) const FAILS: u32 = 40;
 pub(crate) const PANICS: u32 = 50;
 /// Tokens from here on are like those below [`FAILS`].
 pub(crate) const GOES_ON: u32 = 60;
+
+pub(crate) const RETENTION: Retention = Retention {
+    grace: Duration::from_secs(60),
+    goes_on: false,
+    request_bytes: 1 << 20,
+    finished_bytes: 1 << 20,
+};
 
 pub(crate) struct Counting {
     vocab: usize,
@@ -70,6 +79,36 @@ impl Executor for Counting {
     }
 }
 
+/// The token that [`served_clumsily`] is about.
+pub(crate) const CLUMSY: u32 = 100;
+
+/// The vocabulary of a model, on which requests' tasks fall over, but not the
+/// engine.
+struct Clumsy(Arc<dyn Vocabulary>);
+
+impl Vocabulary for Clumsy {
+    fn token_bytes(&self, token: u32) -> &[u8] {
+        assert_ne!(token, CLUMSY, "told to panic");
+        self.0.token_bytes(token)
+    }
+
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        self.0.is_end(token)
+    }
+}
+
+/// Whose requests' tasks panic at [`CLUMSY`].
+pub(crate) fn served_clumsily() -> (Arc<Served>, EngineThread) {
+    let (served, engine) = served();
+    let mut served = Arc::into_inner(served).expect("nobody else has it yet");
+    served.vocabulary = Arc::new(Clumsy(served.vocabulary));
+    (Arc::new(served), engine)
+}
+
 /// As many tokens as a test needs, an x each.
 pub(crate) struct Letters;
 
@@ -94,17 +133,37 @@ impl Vocabulary for Letters {
 /// The demo's tokenizer and chat template on [`Counting`]. Its outboxes hold
 /// four tokens, and its KV cache 32 pages of 16.
 pub(crate) fn served() -> (Arc<Served>, EngineThread) {
+    served_with(RETENTION, None)
+}
+
+pub(crate) fn served_with(
+    retention: Retention,
+    read_timeout: Option<Duration>,
+) -> (Arc<Served>, EngineThread) {
+    served_within(LIMITS, 4, retention, read_timeout)
+}
+
+const LIMITS: Limits = Limits {
+    num_blocks: 32,
+    block_size: 16,
+    max_num_seqs: 2,
+    max_num_batched_tokens: 64,
+    step_budget: None,
+    max_draft_tokens: 0,
+    max_queued: 1,
+    max_queued_tokens: usize::MAX,
+    // That of the demo.
+    max_model_len: 1024,
+};
+
+pub(crate) fn served_within(
+    limits: Limits,
+    outbox_capacity: usize,
+    retention: Retention,
+    read_timeout: Option<Duration>,
+) -> (Arc<Served>, EngineThread) {
     let model = Arc::new(launch::open_model(None).expect("the demo opens"));
     let vocabulary: Arc<dyn Vocabulary> = Arc::new(ModelVocabulary::new(model.clone()));
-    let limits = Limits {
-        num_blocks: 32,
-        block_size: 16,
-        max_num_seqs: 2,
-        max_num_batched_tokens: 64,
-        max_draft_tokens: 0,
-        max_queued: 1,
-        max_model_len: model.architecture.context,
-    };
     let executor = Counting::new(model.architecture.vocab);
     let (engine, thread) =
         engine_loop::start(limits, vocabulary.clone(), executor, || {}).expect("a thread");
@@ -119,6 +178,13 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
             context_limit: limits.max_model_len,
             kv_tokens: limits.num_blocks * limits.block_size,
         },
+        queue: Arc::new(Queue::new(
+            Amount {
+                requests: limits.max_num_seqs + limits.max_queued,
+                tokens: limits.max_queued_tokens,
+            },
+            false,
+        )),
         prompts: Prompts::new(model.clone(), 1),
         model,
         vocabulary,
@@ -127,9 +193,11 @@ pub(crate) fn served() -> (Arc<Served>, EngineThread) {
         live: Arc::new(LiveRequests::default()),
         drain: Arc::new(Drain::new(Duration::ZERO)),
         metrics: Metrics::new(&SdkMeterProvider::default().meter("test"), "demo"),
-        outbox_capacity: 4,
+        outbox_capacity,
+        read_timeout,
+        retained: Arc::new(RetainedRequests::new(retention)),
         prefix_cache: true,
-        max_stream_requests: 3,
+        max_stream_requests: limits.max_num_seqs + limits.max_queued,
     };
     (Arc::new(served), thread)
 }

@@ -9,13 +9,13 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::{
     drain::Phase,
-    fake_model::{FAILS, GOES_ON, call, served},
+    fake_model::{CLUMSY, FAILS, GOES_ON, RETENTION, call, served, served_clumsily, served_with},
 };
 
 /// Long enough that it never ends while nobody reads.
-const LONG: u32 = 400;
+pub(super) const LONG: u32 = 400;
 
-fn counting_from(first: u32, max_tokens: u32) -> v1::GenerateRequest {
+pub(super) fn counting_from(first: u32, max_tokens: u32) -> v1::GenerateRequest {
     let ids = v1::TokenIds { ids: vec![first] };
     v1::GenerateRequest {
         input: Some(v1::generate_request::Input::TokenIds(ids)),
@@ -33,13 +33,18 @@ fn counting_from(first: u32, max_tokens: u32) -> v1::GenerateRequest {
     }
 }
 
-async fn start(served: &Arc<Served>, request: v1::GenerateRequest) -> Result<Frames, Status> {
+pub(super) async fn start(
+    served: &Arc<Served>,
+    request: v1::GenerateRequest,
+) -> Result<Frames, Status> {
     let response = generate(served.clone(), call(served, request)).await?;
     Ok(response.into_inner())
 }
 
 /// Everything that comes: frames, and the status if it is not OK.
-async fn read(mut frames: Frames) -> (Vec<v1::generate_response::Frame>, Option<Status>) {
+pub(super) async fn read(
+    mut frames: Frames,
+) -> (Vec<v1::generate_response::Frame>, Option<Status>) {
     let mut got = Vec::new();
     while let Some(next) = frames.next().await {
         match next {
@@ -53,14 +58,14 @@ async fn read(mut frames: Frames) -> (Vec<v1::generate_response::Frame>, Option<
     (got, None)
 }
 
-fn finished(frames: &[v1::generate_response::Frame]) -> &v1::Finished {
+pub(super) fn finished(frames: &[v1::generate_response::Frame]) -> &v1::Finished {
     match frames.last() {
         Some(v1::generate_response::Frame::Finished(finished)) => finished,
         other => panic!("ends with {other:?}"),
     }
 }
 
-fn tokens(frames: &[v1::generate_response::Frame]) -> Vec<u32> {
+pub(super) fn tokens(frames: &[v1::generate_response::Frame]) -> Vec<u32> {
     let deltas = frames.iter().filter_map(|frame| match frame {
         v1::generate_response::Frame::Delta(delta) => Some(&delta.token_ids),
         _ => None,
@@ -70,7 +75,7 @@ fn tokens(frames: &[v1::generate_response::Frame]) -> Vec<u32> {
 
 /// Waits until a request that nobody reads can't go on: the frames ahead are
 /// full, its task holds one more, and its outbox is full.
-async fn stuck(served: &Served, frames: &Frames) {
+pub(super) async fn stuck(served: &Served, frames: &Frames) {
     for _ in 0..3 {
         until(|| {
             served.engine.load().parked == 1 && frames.frames().as_ref().len() == FRAMES_AHEAD
@@ -82,11 +87,11 @@ async fn stuck(served: &Served, frames: &Frames) {
 }
 
 /// Waits for the engine's thread to give all pages back.
-async fn all_pages_free(served: &Served) {
+pub(super) async fn all_pages_free(served: &Served) {
     until(|| served.engine.load().kv_pages_free == 32).await;
 }
 
-async fn until(come: impl Fn() -> bool) {
+pub(super) async fn until(come: impl Fn() -> bool) {
     let polling = async {
         while !come() {
             tokio::task::yield_now().await;
@@ -144,6 +149,72 @@ async fn a_client_that_goes_away_gives_its_pages_back() {
     drop(frames);
     all_pages_free(&served).await;
     served.drain.idle().await;
+    thread.stop();
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_for_too_long_fails_and_leaves_nothing_behind() {
+    let (served, thread) = served_with(RETENTION, Some(Duration::from_millis(50)));
+    let frames = start(&served, counting_from(GOES_ON, LONG))
+        .await
+        .expect("starts");
+    let tenant = caller(&call(&served, ())).expect("anyone").tenant().clone();
+    until(|| served.engine.load().steps > 0 && served.live.list(&tenant).is_empty()).await;
+    assert_eq!(served.engine.load().kv_pages_free, 32);
+    let again = start(&served, counting_from(GOES_ON, 3)).await;
+    let (others, status) = read(again.expect("the id is free")).await;
+    assert!(status.is_none(), "{status:?}");
+    assert_eq!(tokens(&others).len(), 3);
+
+    let (frames, status) = read(frames).await;
+    let count = tokens(&frames).len() as u32;
+    assert_eq!(
+        tokens(&frames),
+        (GOES_ON + 1..=GOES_ON + count).collect::<Vec<_>>()
+    );
+    let status = status.expect("it failed");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let info = status.get_details_error_info().expect("a reason");
+    assert_eq!(info.reason, "READER_TOO_SLOW");
+    assert_eq!(info.metadata["request_id"], "one");
+    thread.stop();
+}
+
+#[tokio::test]
+async fn a_request_whose_task_panics_says_so_and_leaves_nothing_behind() {
+    let (served, thread) = served_clumsily();
+    for resumable in [false, true] {
+        let request = v1::GenerateRequest {
+            resumable,
+            ..counting_from(CLUMSY - 3, 9)
+        };
+        let frames = start(&served, request).await.expect("starts");
+        let (_, status) = read(frames).await;
+        let status = status.expect("it panicked");
+        assert_eq!(status.code(), Code::Internal);
+        let info = status.get_details_error_info().expect("a reason");
+        assert_eq!(info.metadata["request_id"], "one");
+        all_pages_free(&served).await;
+        let good = counting_from(GOES_ON, 5);
+        let frames = start(&served, good).await.expect("the id is free");
+        assert!(read(frames).await.1.is_none(), "the next one is served");
+    }
+    thread.stop();
+}
+
+#[tokio::test]
+async fn a_client_that_is_late_gets_many_tokens_in_a_frame() {
+    let (served, thread) = served();
+    let frames = start(&served, counting_from(GOES_ON, 40))
+        .await
+        .expect("starts");
+    stuck(&served, &frames).await;
+    let (frames, _) = read(frames).await;
+    let largest = frames.iter().filter_map(|frame| match frame {
+        v1::generate_response::Frame::Delta(delta) => Some(delta.token_ids.len()),
+        _ => None,
+    });
+    assert!(largest.max() > Some(2), "an outbox of 4 was full");
     thread.stop();
 }
 

@@ -142,8 +142,10 @@ mod tests {
     const SCHEDULER: SchedulerSettings = SchedulerSettings {
         max_num_seqs: 3,
         max_num_batched_tokens: 64,
+        step_budget: None,
         max_draft_tokens: 0,
         max_queued: 0,
+        max_queued_tokens: 65536,
     };
 
     fn pages(

@@ -1,17 +1,24 @@
 //! What the server is doing now, as of the last step.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use ternion_engine::StepReport;
+use ternion_engine::{Ahead, Forecast, StepReport};
 
 /// A snapshot.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Load {
     /// Requests with pages and a reader that has room.
     pub(crate) running: usize,
     /// Requests that wait for their readers.
     pub(crate) parked: usize,
     pub(crate) waiting: usize,
+    /// Tokens of the prompts of those that were not started.
+    pub(crate) queued_tokens: usize,
+    /// How fast those that wait get on.
+    pub(crate) forecast: Forecast,
     pub(crate) kv_pages: usize,
     pub(crate) kv_pages_free: usize,
     pub(crate) steps: u64,
@@ -21,6 +28,10 @@ pub(crate) struct Load {
     /// Guesses at next tokens that were computed, and those that came true.
     pub(crate) guesses: u64,
     pub(crate) true_guesses: u64,
+    /// Parts of batches that failed, which were run again.
+    pub(crate) reruns: u64,
+    /// The longest step of all.
+    pub(crate) longest_step: Duration,
     pub(crate) prefix_cache: PrefixCacheLoad,
 }
 
@@ -49,6 +60,19 @@ impl PrefixCacheLoad {
         self.hits += report.num_hits as u64;
         self.resumed_tokens += report.num_resumed as u64;
         self.evictions += report.num_evicted as u64;
+    }
+}
+
+impl Load {
+    /// How long the last of those that wait can be expected to.
+    pub(crate) fn expected_wait(&self) -> Duration {
+        let Some(requests) = self.waiting.checked_sub(1) else {
+            return Duration::ZERO;
+        };
+        self.forecast.wait(Ahead {
+            requests,
+            tokens: self.queued_tokens,
+        })
     }
 }
 

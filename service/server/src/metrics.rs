@@ -20,7 +20,8 @@ use tonic::Code;
 
 use crate::{
     drain::Phase, energy::Energy, engine_loop::EngineHandle, kernel_choice::Measured, load::Load,
-    loading::Loading, processors::Placement, semconv, status::code_name, vitals::Vitals,
+    loading::Loading, processors::Placement, retained::By, semconv, status::code_name,
+    vitals::Vitals,
 };
 
 /// The GenAI conventions' bounds of a request's duration, ...
@@ -61,6 +62,7 @@ struct Instruments {
     output_tokens: Counter<u64>,
     requests: Counter<u64>,
     refused: Counter<u64>,
+    attached: Counter<u64>,
     duration: Histogram<f64>,
     queue_time: Histogram<f64>,
     prefill_time: Histogram<f64>,
@@ -129,6 +131,12 @@ impl Metrics {
                 "{request}",
                 "Requests that were not accepted, by why.",
             ),
+            attached: counter(
+                meter,
+                "ternion.requests.attached",
+                "{reader}",
+                "Readers that went on with a request that was there.",
+            ),
             duration: time(
                 "ternion.request.duration",
                 "From a request's arrival to its end, by how it ended.",
@@ -180,7 +188,23 @@ impl Metrics {
                 &RPC_BOUNDS,
             ),
         };
-        Metrics(Arc::new(metrics))
+        let metrics = Metrics(Arc::new(metrics));
+        // So that a scrape has them before anybody comes back.
+        for by in By::ALL {
+            metrics.add_attached(by, 0);
+        }
+        metrics
+    }
+
+    /// A reader came to a request that was there already.
+    pub(crate) fn attached(&self, by: By) {
+        self.add_attached(by, 1);
+    }
+
+    fn add_attached(&self, by: By, count: u64) {
+        let model = KeyValue::new(semconv::MODEL, self.0.model.clone());
+        let by = KeyValue::new("by", by.name());
+        self.0.attached.add(count, &[model, by]);
     }
 
     /// The metrics of one request.
@@ -514,7 +538,7 @@ pub(crate) fn observe_loading(meter: &Meter, loading: &Loading, model: &str) {
 /// A gauge or counter of the load: name, unit, description, value.
 type LoadMetric = (&'static str, &'static str, &'static str, fn(&Load) -> u64);
 
-const LOAD_GAUGES: [LoadMetric; 6] = [
+const LOAD_GAUGES: [LoadMetric; 7] = [
     (
         "ternion.requests.running",
         "{request}",
@@ -526,6 +550,12 @@ const LOAD_GAUGES: [LoadMetric; 6] = [
         "{request}",
         "Requests that wait for pages or a place in the batch.",
         |load| load.waiting as u64,
+    ),
+    (
+        "ternion.queue.tokens",
+        "{token}",
+        "Tokens of the prompts of requests that were not started.",
+        |load| load.queued_tokens as u64,
     ),
     (
         "ternion.requests.parked",
@@ -553,7 +583,7 @@ const LOAD_GAUGES: [LoadMetric; 6] = [
     ),
 ];
 
-const LOAD_COUNTERS: [LoadMetric; 10] = [
+const LOAD_COUNTERS: [LoadMetric; 11] = [
     (
         "ternion.steps",
         "{step}",
@@ -583,6 +613,12 @@ const LOAD_COUNTERS: [LoadMetric; 10] = [
         "{token}",
         "Guesses at next tokens that came true.",
         |load| load.true_guesses,
+    ),
+    (
+        "ternion.reruns",
+        "{batch}",
+        "Parts of batches that failed, which were run again.",
+        |load| load.reruns,
     ),
     (
         "ternion.prefix_cache.prompt_tokens",
@@ -637,6 +673,26 @@ pub(crate) fn observe_load(meter: &Meter, engine: &EngineHandle, model: &str) {
             .with_callback(move |observer| observer.observe(value(&engine.load()), &labels))
             .build();
     }
+    let (waits, model) = (engine.clone(), labels.clone());
+    meter
+        .f64_observable_gauge("ternion.queue.wait")
+        .with_unit("s")
+        .with_description("How long the last of those that wait can be expected to.")
+        .with_callback(move |observer| {
+            let load = waits.load();
+            observer.observe(load.expected_wait().as_secs_f64(), &model);
+        })
+        .build();
+    let (longest, longest_labels) = (engine.clone(), labels.clone());
+    meter
+        .f64_observable_gauge("ternion.step.longest")
+        .with_unit("s")
+        .with_description("The longest step of the engine since the start.")
+        .with_callback(move |observer| {
+            let longest = longest.load().longest_step.as_secs_f64();
+            observer.observe(longest, &longest_labels);
+        })
+        .build();
     let engine = engine.clone();
     meter
         .f64_observable_gauge("ternion.kv.usage")

@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering, fence},
+    atomic::{AtomicBool, Ordering},
 };
 
 use ternion_engine::Event;
@@ -14,13 +14,22 @@ use tokio::sync::mpsc;
 
 use crate::engine_loop::Waker;
 
+#[path = "parking.rs"]
+mod parking;
+
+use parking::Parking;
+
+/// What `parking` is made of. Its test puts others in this place.
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicBool, fence};
+}
+
 /// What either side leaves for the other to find.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Signals {
     /// Nobody wants the rest.
     cancelled: AtomicBool,
-    /// The engine will not produce until it is woken.
-    parked: AtomicBool,
+    parking: Parking,
 }
 
 /// The engine's end.
@@ -46,7 +55,10 @@ const NUM_WITHOUT_CREDIT: usize = 2;
 /// An outbox with room for `capacity` tokens.
 pub(crate) fn outbox(capacity: usize, waker: Waker) -> (Outbox, OutboxReader) {
     let (sender, receiver) = mpsc::channel(capacity + NUM_WITHOUT_CREDIT);
-    let signals = Arc::new(Signals::default());
+    let signals = Arc::new(Signals {
+        cancelled: AtomicBool::new(false),
+        parking: Parking::new(),
+    });
     let reader = OutboxReader {
         events: receiver,
         signals: signals.clone(),
@@ -64,21 +76,8 @@ impl Outbox {
     /// Tokens that may be produced. At 0 the reader will wake the engine as
     /// soon as there is room.
     pub(crate) fn credit(&self) -> usize {
-        match self.room() {
-            0 => {
-                // Either this looks again after the reader made room, or the
-                // reader sees the flag after it made room: with a full fence
-                // between the write and the look on both sides, not neither.
-                self.signals.parked.store(true, Ordering::SeqCst);
-                fence(Ordering::SeqCst);
-                self.room()
-            }
-            room => room,
-        }
-    }
-
-    fn room(&self) -> usize {
-        self.events.capacity().saturating_sub(self.set_aside)
+        let room = || self.events.capacity().saturating_sub(self.set_aside);
+        self.signals.parking.room(room)
     }
 
     /// Whether nobody wants the rest.
@@ -126,10 +125,7 @@ impl OutboxReader {
     }
 
     fn made_room(&self) {
-        fence(Ordering::SeqCst);
-        if self.signals.parked.swap(false, Ordering::SeqCst) {
-            self.waker.wake();
-        }
+        self.signals.parking.made_room(|| self.waker.wake());
     }
 }
 
@@ -140,3 +136,7 @@ impl Drop for OutboxReader {
         self.waker.wake();
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_interleavings.rs"]
+mod interleavings;

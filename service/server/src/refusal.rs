@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    drain::Draining, engine_loop::SubmitRefused, live_requests::AlreadyLive, request::Violations,
+    drain::Draining, engine_loop::SubmitRefused, live_requests::AlreadyLive, queue::QueueFull,
+    request::Violations,
 };
 
 /// Everything that can keep a request from running. `status.rs` says how a
@@ -42,6 +43,17 @@ pub(crate) enum Refusal {
     StreamFull { live: usize, limit: usize },
     #[error(transparent)]
     Submit(#[from] SubmitRefused),
+    #[error("{full}; there should be room in {retry_after:?}")]
+    QueueFull {
+        full: QueueFull,
+        retry_after: Duration,
+    },
+    #[error("no request {id:?} can be resumed")]
+    NotResumable { id: String },
+    #[error("of the frames that are missing, those before {begin} are no longer kept")]
+    FramesForgotten { begin: u64 },
+    #[error("request {id:?} has just ended or been refused; send yours again")]
+    JustGone { id: String },
     #[error("deadline passed before the request was accepted")]
     DeadlineExceeded,
     #[error("tokeniser failed")]

@@ -1,7 +1,7 @@
 //! An admitted request on its way to its client, the same for Generate and
 //! Session.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -23,6 +23,15 @@ pub(crate) struct RequestRun {
     pub(crate) in_flight: InFlight,
 }
 
+/// What came of waiting for a place for a frame.
+enum Room<'a, T> {
+    Place(mpsc::Permit<'a, T>),
+    /// The client is not there any more.
+    Gone,
+    /// It took nothing for too long.
+    TooLate,
+}
+
 /// A request whose last frame remains to be sent.
 pub(crate) struct Ended {
     pub(crate) seq: u64,
@@ -38,10 +47,11 @@ impl RequestRun {
     /// has gone, and then the request is cancelled.
     ///
     /// Waits whenever `out` is full: that is how a slow client's request gets
-    /// parked.
+    /// parked. After `read_timeout` of that it ends.
     pub(crate) async fn forward<T>(
         mut self,
         out: &mpsc::Sender<Result<T, Status>>,
+        read_timeout: Option<Duration>,
         response: impl Fn(u64, Frame) -> T,
     ) -> Option<Ended> {
         for seq in 0.. {
@@ -54,9 +64,13 @@ impl RequestRun {
             match next {
                 Ok(frame) => {
                     let ready = Instant::now();
-                    match self.room(out).await {
-                        Some(room) => room.send(Ok(response(seq, frame))),
-                        None => break,
+                    match self.room(out, read_timeout).await {
+                        Room::Place(place) => place.send(Ok(response(seq, frame))),
+                        Room::Gone => break,
+                        Room::TooLate => {
+                            let ending = self.stream.give_up().await;
+                            return Some(self.ended(seq, ending));
+                        }
                     }
                     self.span.sent(ready.elapsed());
                 }
@@ -67,12 +81,28 @@ impl RequestRun {
     }
 
     /// Waits for a place. The request can be cancelled meanwhile.
-    async fn room<'a, T>(&mut self, out: &'a mpsc::Sender<T>) -> Option<mpsc::Permit<'a, T>> {
+    async fn room<'a, T>(
+        &mut self,
+        out: &'a mpsc::Sender<T>,
+        read_timeout: Option<Duration>,
+    ) -> Room<'a, T> {
+        // Where there is one already, no timer is made.
+        if let Ok(place) = out.try_reserve() {
+            return Room::Place(place);
+        }
+        let timeout = async {
+            match read_timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut timeout = std::pin::pin!(timeout);
         loop {
             tokio::select! {
                 biased;
-                room = out.reserve() => return room.ok(),
+                place = out.reserve() => return place.map_or(Room::Gone, Room::Place),
                 () = self.stream.heed() => {}
+                () = &mut timeout => return Room::TooLate,
             }
         }
     }

@@ -11,6 +11,8 @@ use crate::{
     frames::{Assembler, Ending, Frame, Outcome, outcome, timings, usage},
     meter::Meter,
     outbox::OutboxReader,
+    queue::Place,
+    queue_position::Waiting,
     request_span::RequestSpan,
     status,
 };
@@ -19,6 +21,9 @@ use crate::{
 pub(crate) struct RequestStream {
     /// The first frame, until it is asked for.
     queued: Option<v1::Queued>,
+    /// Until it is started.
+    waiting: Option<Waiting>,
+    place: Place,
     events: OutboxReader,
     meter: Meter,
     assembler: Assembler,
@@ -39,6 +44,21 @@ pub(crate) struct Wanted {
     drained: bool,
 }
 
+enum News {
+    Event(Event),
+    /// It still waits, but elsewhere.
+    Moved(v1::Queued),
+    /// The engine's thread is gone.
+    Lost,
+}
+
+async fn moved(waiting: &mut Option<Waiting>) -> v1::Queued {
+    match waiting {
+        Some(waiting) => waiting.moved().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What is known about a request when it is accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
@@ -49,10 +69,16 @@ pub(crate) struct Facts {
     pub(crate) stop: Vec<String>,
 }
 
+/// A place in the queue, and what comes of it.
+pub(crate) struct Taken {
+    pub(crate) place: Place,
+    pub(crate) waiting: Waiting,
+    pub(crate) events: OutboxReader,
+}
+
 impl RequestStream {
     pub(crate) fn new(
-        queued: v1::Queued,
-        events: OutboxReader,
+        taken: Taken,
         meter: Meter,
         vocabulary: Arc<dyn Vocabulary>,
         facts: Facts,
@@ -60,8 +86,10 @@ impl RequestStream {
         span: RequestSpan,
     ) -> RequestStream {
         RequestStream {
-            queued: Some(queued),
-            events,
+            queued: Some(taken.waiting.queued()),
+            waiting: Some(taken.waiting),
+            place: taken.place,
+            events: taken.events,
             meter,
             assembler: Assembler::new(vocabulary),
             held: None,
@@ -82,11 +110,12 @@ impl RequestStream {
         }
         loop {
             let event = match self.held.take() {
-                Some(event) => Some(event),
-                None => self.event().await,
-            };
-            let Some(event) = event else {
-                return Err(lost());
+                Some(event) => event,
+                None => match self.news().await {
+                    News::Event(event) => event,
+                    News::Moved(queued) => return Ok(Frame::Queued(queued)),
+                    News::Lost => return Err(lost()),
+                },
             };
             if let Some(next) = self.frame(event) {
                 return next;
@@ -101,12 +130,39 @@ impl RequestStream {
         self.events.cancel();
     }
 
-    async fn event(&mut self) -> Option<Event> {
+    /// Ends the request because nobody reads what it says, which is dropped.
+    pub(crate) async fn give_up(&mut self) -> Ending {
+        self.events.cancel();
+        let ending = loop {
+            if let Err(ending) = self.next().await {
+                break ending;
+            }
+        };
+        let status = status::reader_too_slow(&self.facts.request_id);
+        Ending {
+            outcome: Outcome::Failed(status),
+            ..ending
+        }
+    }
+
+    /// From now on, this is who may cancel it.
+    pub(crate) fn listen(&mut self, cancel: Arc<Notify>) {
+        self.wanted.cancel = cancel;
+    }
+
+    async fn news(&mut self) -> News {
         loop {
             tokio::select! {
                 biased;
                 () = self.wanted.revoked() => self.events.cancel(),
-                event = self.events.recv() => return event.inspect(|event| self.span.event(event)),
+                event = self.events.recv() => return match event {
+                    Some(event) => {
+                        self.span.event(&event);
+                        News::Event(event)
+                    }
+                    None => News::Lost,
+                },
+                queued = moved(&mut self.waiting) => return News::Moved(queued),
             }
         }
     }
@@ -114,6 +170,8 @@ impl RequestStream {
     fn frame(&mut self, event: Event) -> Option<Result<Frame, Ending>> {
         match event {
             Event::Started { .. } => {
+                self.waiting = None;
+                self.place.started();
                 self.meter.started();
                 Some(Ok(Frame::Started(v1::Started {
                     request_id: self.facts.request_id.clone(),

@@ -56,12 +56,14 @@ use crate::{
     operations,
     processors::Placement,
     prompt::Prompts,
+    queue::{Amount, Queue},
     reload,
     request::Bounds,
     requests::Requests,
+    retained::{RetainedRequests, Retention},
     rpc_calls::RpcCalls,
     served::Served,
-    settings::{Anonymous, Mistakes, Settings},
+    settings::{Anonymous, Detached, Mistakes, ResumeSettings, Settings},
     telemetry::{self, Telemetry},
     tls::TlsFiles,
     vitals::Vitals,
@@ -290,8 +292,12 @@ fn launch(
         block_size: kv.config.block_size,
         max_num_seqs: scheduler.max_num_seqs,
         max_num_batched_tokens: scheduler.max_num_batched_tokens,
+        step_budget: scheduler.step_budget,
         max_draft_tokens: scheduler.max_draft_tokens,
-        max_queued: scheduler.max_queued,
+        // The queue at the door counts. It gives a place away as soon as a
+        // request's reader has gone, which the engine finds out a step later.
+        max_queued: usize::MAX,
+        max_queued_tokens: usize::MAX,
         max_model_len: context_limit,
     };
     touching.wait_for_first();
@@ -337,6 +343,15 @@ fn launch(
         metrics: Metrics::new(&meter, &name),
         name,
         outbox_capacity: settings.outbox.capacity,
+        queue: Arc::new(Queue::new(
+            Amount {
+                requests: scheduler.max_num_seqs + scheduler.max_queued,
+                tokens: scheduler.max_queued_tokens,
+            },
+            settings.tenants.is_some(),
+        )),
+        read_timeout: Some(settings.outbox.read_timeout).filter(|timeout| !timeout.is_zero()),
+        retained: Arc::new(RetainedRequests::new(retention(&settings.resume))),
         prefix_cache: settings.kv.prefix_cache,
         // More could not be alive in the engine either.
         max_stream_requests: scheduler.max_num_seqs + scheduler.max_queued,
@@ -349,6 +364,15 @@ fn launch(
         kv,
         touching,
     })
+}
+
+fn retention(settings: &ResumeSettings) -> Retention {
+    Retention {
+        grace: settings.grace,
+        goes_on: settings.detached == Detached::Run,
+        request_bytes: settings.request_bytes,
+        finished_bytes: settings.finished_bytes,
+    }
 }
 
 fn context_limit(settings: &Settings, architecture: &Architecture) -> Result<usize, Mistakes> {
@@ -452,6 +476,10 @@ async fn drain(timeout: Duration, drain: &Drain, health: &HealthReports) {
     // Those that don't read can't be told.
     let _ = tokio::time::timeout(ENDING_GRACE, drain.idle()).await;
 }
+
+#[cfg(test)]
+#[path = "throughput_tests.rs"]
+mod throughput_tests;
 
 /// Services behind the one door, and every call measured, refused ones too.
 type Router = tonic::transport::server::Router<Stack<Authentication, Stack<RpcCalls, Identity>>>;

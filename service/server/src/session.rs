@@ -13,9 +13,12 @@ use std::{
 use opentelemetry::Context;
 use ternion_policy::{Authorised, Ticket};
 use ternion_proto::v1;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use crate::{
@@ -26,10 +29,13 @@ use crate::{
     drain::{Delivery, Draining, Phase},
     frames::{Ending, Frame},
     live_requests::{Claim, Scope},
+    reader::{LastWord, Reader},
     refusal::Refusal,
     request::{MAX_REQUEST_ID_BYTES, Violations},
     request_run::{Ended, RequestRun},
     request_span::{self, RequestSpan},
+    retained::{Begin, By, Line, Registration},
+    retained_run::RetainedRun,
     served::Served,
     status::{self, refusal_reason},
 };
@@ -164,24 +170,88 @@ impl Session {
                 request: Some(request),
                 timeout_ms,
             })) => {
+                let begin = self
+                    .served
+                    .retained
+                    .begin(self.caller.tenant(), &id, &request);
+                let registration = match begin {
+                    Ok(Begin::Ordinary) => None,
+                    Ok(Begin::Retained(registration)) => Some(registration),
+                    Ok(Begin::Attach { line, last, by }) => {
+                        match self.attach(&id, line, last, by) {
+                            Ok(()) => return,
+                            Err(refusal) => return self.refuse(&id, None, refusal).await,
+                        }
+                    }
+                    Err(refusal) => return self.refuse(&id, None, refusal).await,
+                };
                 let opened = RequestSpan::open(&self.served, &self.parent, METHOD, &id, &request);
                 let opened = span.insert(opened).clone();
-                match self.start(&id, request, timeout_ms, opened) {
+                match self.start(&id, request, timeout_ms, opened, registration) {
                     Ok(()) => return,
                     Err(refusal) => refusal,
                 }
             }
         };
+        self.refuse(&id, span, refusal).await;
+    }
+
+    async fn refuse(&self, id: &str, span: Option<RequestSpan>, refusal: Refusal) {
         let status = Status::from(refusal);
         match span {
             Some(span) => span.refused(&status),
             None => self.served.metrics.refused(&refusal_reason(&status)),
         }
-        let response = refused(&id, &status);
+        let response = refused(id, &status);
         Audit::open(&self.caller, METHOD, &response.request_id).refused(status.code());
         // If the client doesn't read what is wrong with its frames, no more
         // of them are read.
         let _ = self.out.send(Ok(response)).await;
+    }
+
+    /// Reads on what is there already, under an id of this stream.
+    fn attach(
+        &mut self,
+        id: &str,
+        line: Arc<Line>,
+        last: Option<u64>,
+        by: By,
+    ) -> Result<(), Refusal> {
+        let claim = self.claim(id)?;
+        let (id, out) = (id.to_owned(), self.out.clone());
+        let (served, caller) = (self.served.clone(), self.caller.clone());
+        self.requests.spawn(async move {
+            let (done, over) = oneshot::channel();
+            let reader = Reader::Session {
+                id: id.clone(),
+                out: out.clone(),
+                _done: done,
+            };
+            match line.attach(reader, last, Some(claim)).await {
+                Ok(()) => {
+                    served.metrics.attached(by);
+                    Audit::open(&caller, METHOD, &id).answered(Code::Ok);
+                    // It ends without a word.
+                    let _ = over.await;
+                }
+                Err(refusal) => {
+                    let status = Status::from(refusal);
+                    served.metrics.refused(&refusal_reason(&status));
+                    Audit::open(&caller, METHOD, &id).refused(status.code());
+                    let _ = out.send(Ok(refused(&id, &status))).await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn claim(&self, id: &str) -> Result<Claim, Refusal> {
+        let live = self.requests.len();
+        let limit = self.served.max_stream_requests;
+        if live >= limit {
+            return Err(Refusal::StreamFull { live, limit });
+        }
+        Ok(self.served.live.claim(&self.scope, id.to_owned())?)
     }
 
     /// Starts the task of a request. Its id is taken from now on, so that a
@@ -192,13 +262,9 @@ impl Session {
         request: v1::GenerateRequest,
         timeout_ms: Option<u32>,
         span: RequestSpan,
+        registration: Option<Registration>,
     ) -> Result<(), Refusal> {
-        let live = self.requests.len();
-        let limit = self.served.max_stream_requests;
-        if live >= limit {
-            return Err(Refusal::StreamFull { live, limit });
-        }
-        let claim = self.served.live.claim(&self.scope, id.to_owned())?;
+        let claim = self.claim(id)?;
         let timeout = timeout_ms.map(|ms| Duration::from_millis(ms.into()));
         let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let task = Start {
@@ -214,6 +280,7 @@ impl Session {
             },
             deadline: [self.deadline, own].into_iter().flatten().min(),
             span,
+            registration,
         };
         self.requests.spawn(task.run(claim, self.out.clone()));
         Ok(())
@@ -228,22 +295,31 @@ struct Start {
     request: v1::GenerateRequest,
     deadline: Option<Instant>,
     span: RequestSpan,
+    registration: Option<Registration>,
 }
 
 impl Start {
-    async fn run(self, claim: Claim, out: mpsc::Sender<Result<v1::SessionResponse, Status>>) {
+    async fn run(mut self, claim: Claim, out: mpsc::Sender<Result<v1::SessionResponse, Status>>) {
         let id = claim.id().to_owned();
+        let _last_word = LastWord::to(Reader::of_session(&id, &out), &id);
         let span = self.span.clone();
         let audit = Audit::open(&self.caller, METHOD, &id);
         let entered = span.span();
+        let (served, registration) = (self.served.clone(), self.registration.take());
         async {
             let last = match self.admit(claim, &audit).await {
-                Ok(run) => match run
-                    .forward(&out, |seq, frame| response(&id, seq, frame))
-                    .await
-                {
-                    Some(ended) => ended,
-                    None => return,
+                Ok(run) => match registration {
+                    Some(registration) => {
+                        drop((span, audit));
+                        return read_retained(&served, registration, run, id, out).await;
+                    }
+                    None => {
+                        let framed = |seq, frame| response(&id, seq, frame);
+                        match run.forward(&out, served.read_timeout, framed).await {
+                            Some(ended) => ended,
+                            None => return,
+                        }
+                    }
                 },
                 Err(refusal) => {
                     let status = Status::from(refusal);
@@ -286,6 +362,26 @@ impl Start {
     }
 }
 
+/// Runs a request on its own, so that it can outlive this stream, and waits
+/// until this stream has all of it.
+async fn read_retained(
+    served: &Served,
+    registration: Registration,
+    run: RequestRun,
+    id: String,
+    out: mpsc::Sender<Result<v1::SessionResponse, Status>>,
+) {
+    let (done, over) = oneshot::channel();
+    let reader = Reader::Session {
+        id,
+        out,
+        _done: done,
+    };
+    tokio::spawn(RetainedRun::new(served, registration, run, reader).run());
+    // It ends without a word.
+    let _ = over.await;
+}
+
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -293,7 +389,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-fn response(id: &str, seq: u64, frame: Frame) -> v1::SessionResponse {
+pub(crate) fn response(id: &str, seq: u64, frame: Frame) -> v1::SessionResponse {
     use v1::session_response::Frame as To;
     let frame = match frame {
         Frame::Queued(queued) => To::Queued(queued),
@@ -307,7 +403,7 @@ fn response(id: &str, seq: u64, frame: Frame) -> v1::SessionResponse {
     }
 }
 
-fn ended_response(id: &str, seq: u64, ending: Ending) -> v1::SessionResponse {
+pub(crate) fn ended_response(id: &str, seq: u64, ending: Ending) -> v1::SessionResponse {
     use v1::session_response::Frame as To;
     let (usage, timings) = (ending.usage, ending.timings);
     let frame = match ending.into_finished() {
@@ -325,7 +421,7 @@ fn ended_response(id: &str, seq: u64, ending: Ending) -> v1::SessionResponse {
     }
 }
 
-fn refused(id: &str, status: &Status) -> v1::SessionResponse {
+pub(crate) fn refused(id: &str, status: &Status) -> v1::SessionResponse {
     v1::SessionResponse {
         // An id that is too long is told back as far as it may go.
         request_id: id[..id.floor_char_boundary(MAX_REQUEST_ID_BYTES)].to_owned(),

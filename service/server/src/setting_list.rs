@@ -318,9 +318,19 @@ pub(crate) const SETTINGS: &[Setting] = &[
             max: 1 << 20,
         },
         // A step of 256 tokens takes a few hundred ms on two cores with a 2B
-        // model: the longest that a running stream waits for a prompt.
+        // model: the longest that a new request waits for it.
         default: Some("256"),
-        help: "Most tokens in one step; more make prompts faster and running streams less even",
+        help: "Most tokens in one step",
+    },
+    Setting {
+        key: "scheduler.step_budget",
+        flag: "step-budget",
+        kind: Kind::Duration { max_seconds: 3600 },
+        default: None,
+        help: "How long a step should take that computes prompts beside running streams, such as \
+               100ms: they get what the streams leave of it, and a quarter of the streams' time at \
+               least; more makes prompts faster and streams less even. Unset: twice what the \
+               streams take alone",
     },
     Setting {
         key: "scheduler.max_draft_tokens",
@@ -340,6 +350,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "Most requests waiting beyond scheduler.max_num_seqs; further ones are refused",
     },
     Setting {
+        key: "scheduler.max_queued_tokens",
+        flag: "max-queued-tokens",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 40,
+        },
+        // Minutes of work for a 2B model on few cores.
+        default: Some("65536"),
+        help: "Most tokens of the prompts of waiting requests, all together; further ones are \
+               refused. A single one may be longer",
+    },
+    Setting {
         key: "outbox.capacity",
         flag: "outbox-capacity",
         kind: Kind::Count {
@@ -348,6 +370,49 @@ pub(crate) const SETTINGS: &[Setting] = &[
         },
         default: Some("64"),
         help: "Tokens kept for a slow reader before its request is parked",
+    },
+    Setting {
+        key: "outbox.read_timeout",
+        flag: "read-timeout",
+        kind: Kind::Duration { max_seconds: 86400 },
+        // Somebody who reads in a pager may read on after a while.
+        default: Some("300s"),
+        help: "How long a reader may take nothing that waits for it before its request fails; \
+               0 for ever",
+    },
+    Setting {
+        key: "resume.grace",
+        flag: "resume-grace",
+        kind: Kind::Duration { max_seconds: 86400 },
+        default: Some("30s"),
+        help: "How long a resumable request waits for its client after its stream broke, and how \
+               long what it said is kept after its end",
+    },
+    Setting {
+        key: "resume.detached",
+        flag: "resume-detached",
+        kind: Kind::Choice(&["park", "run"]),
+        // No work without a reader, as with everybody else.
+        default: Some("park"),
+        help: "What a resumable request does meanwhile: park once its outbox is full, or run on",
+    },
+    Setting {
+        key: "resume.request_bytes",
+        flag: "resume-request-bytes",
+        kind: Kind::Bytes { min: 0, max: GIB },
+        // Some six thousand tokens, if each came in a frame of its own.
+        default: Some("1MiB"),
+        help: "Most bytes kept of what a resumable request said; the oldest are forgotten",
+    },
+    Setting {
+        key: "resume.finished_bytes",
+        flag: "resume-finished-bytes",
+        kind: Kind::Bytes {
+            min: 0,
+            max: 1 << 40,
+        },
+        default: Some("64MiB"),
+        help: "Most bytes kept of all resumable requests that have ended; the oldest are forgotten",
     },
     Setting {
         key: "limits.max_message_bytes",

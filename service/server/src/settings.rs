@@ -60,6 +60,7 @@ pub(crate) struct Settings {
     pub(crate) kv: KvSettings,
     pub(crate) scheduler: SchedulerSettings,
     pub(crate) outbox: OutboxSettings,
+    pub(crate) resume: ResumeSettings,
     pub(crate) limits: LimitSettings,
     pub(crate) operations: OperationsSettings,
     pub(crate) telemetry: TelemetrySettings,
@@ -116,14 +117,39 @@ pub(crate) struct KvSettings {
 pub(crate) struct SchedulerSettings {
     pub(crate) max_num_seqs: usize,
     pub(crate) max_num_batched_tokens: usize,
+    /// `None`: by what a step takes without prompts.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub(crate) step_budget: Option<Duration>,
     pub(crate) max_draft_tokens: usize,
     pub(crate) max_queued: usize,
+    pub(crate) max_queued_tokens: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OutboxSettings {
     pub(crate) capacity: usize,
+    /// Zero: for ever.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) read_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResumeSettings {
+    #[serde(deserialize_with = "duration")]
+    pub(crate) grace: Duration,
+    pub(crate) detached: Detached,
+    pub(crate) request_bytes: usize,
+    pub(crate) finished_bytes: usize,
+}
+
+/// What a resumable request does without a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Detached {
+    Park,
+    Run,
 }
 
 #[derive(Debug, Clone, Deserialize)]

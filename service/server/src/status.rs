@@ -10,6 +10,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
     engine_loop::SubmitRefused,
+    queue::QueueFull,
     refusal::{RETRY_DELAY, Refusal},
 };
 
@@ -57,6 +58,37 @@ fn answer(refusal: &Refusal) -> (Code, ErrorDetails) {
         Refusal::Draining(_) => (Code::Unavailable, retry(plain_reason("DRAINING"))),
         Refusal::StreamFull { live, limit } => queue_full("STREAM_FULL", *live, *limit),
         Refusal::Submit(refused) => submit(refusal, refused),
+        Refusal::QueueFull { full, retry_after } => {
+            let mut details = match *full {
+                QueueFull::Requests { queued, limit } => {
+                    reason("QUEUE_FULL", &[("queued", queued), ("limit", limit)])
+                }
+                QueueFull::Tokens {
+                    queued,
+                    limit,
+                    asked,
+                } => {
+                    let numbers = [
+                        ("queued_tokens", queued),
+                        ("limit_tokens", limit),
+                        ("asked_tokens", asked),
+                    ];
+                    reason("QUEUE_FULL", &numbers)
+                }
+            };
+            details.set_retry_info(Some(*retry_after));
+            (Code::ResourceExhausted, details)
+        }
+        Refusal::NotResumable { id } => {
+            let mut details = plain_reason("REQUEST_NOT_FOUND");
+            details.set_resource_info("request", id, "", refusal.to_string());
+            (Code::NotFound, details)
+        }
+        Refusal::FramesForgotten { begin } => (
+            Code::OutOfRange,
+            reason("FRAMES_FORGOTTEN", &[("begin", begin)]),
+        ),
+        Refusal::JustGone { .. } => (Code::Unavailable, retry(plain_reason("JUST_GONE"))),
         Refusal::DeadlineExceeded => (Code::DeadlineExceeded, ErrorDetails::new()),
         Refusal::TokenizerPanicked => (Code::Internal, plain_reason("TOKENIZER_FAILED")),
         Refusal::Quota { field, refused } => quota(field, refused),
@@ -127,6 +159,19 @@ fn submit(refusal: &Refusal, refused: &SubmitRefused) -> (Code, ErrorDetails) {
             precondition("KV_CACHE_SIZE", refusal),
         ),
         SubmitError::QueueFull { queued, limit } => queue_full("QUEUE_FULL", *queued, *limit),
+        SubmitError::TokensQueued { queued, limit, .. } => {
+            queue_full("QUEUE_FULL", *queued, *limit)
+        }
+        SubmitError::DeadlineUnreachable { expected, left } => {
+            let numbers = [
+                ("expected_ms", expected.as_millis()),
+                ("left_ms", left.as_millis()),
+            ];
+            (
+                Code::DeadlineExceeded,
+                reason("DEADLINE_UNREACHABLE", &numbers),
+            )
+        }
         SubmitError::TokenOutOfRange { field, .. } | SubmitError::BadParameter { field, .. } => {
             bad_field(field, refusal)
         }
@@ -236,6 +281,25 @@ pub(crate) fn step_failed(request_id: &str) -> Status {
     let metadata = HashMap::from([("request_id".to_owned(), request_id.to_owned())]);
     let details = ErrorDetails::with_error_info("STEP_FAILED", DOMAIN, metadata);
     Status::with_error_details(Code::Internal, "the model could not be run", details)
+}
+
+/// Nobody read what the request said.
+pub(crate) fn reader_too_slow(request_id: &str) -> Status {
+    let metadata = HashMap::from([("request_id".to_owned(), request_id.to_owned())]);
+    Status::with_error_details(
+        Code::ResourceExhausted,
+        "frames of the request waited too long for their reader",
+        ErrorDetails::with_error_info("READER_TOO_SLOW", DOMAIN, metadata),
+    )
+}
+
+/// The request goes on, and somebody else reads it.
+pub(crate) fn taken_over() -> Status {
+    Status::with_error_details(
+        Code::Aborted,
+        "another stream reads this request on",
+        plain_reason("TAKEN_OVER"),
+    )
 }
 
 /// A status as a message, for frames that carry one.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod credentials;
+mod fairness;
 mod limits;
 mod prefix_cache;
 mod reload;

@@ -18,6 +18,8 @@ from ternion._request import (
     count_tokens_request,
     detokenize_request,
     generate_request,
+    named,
+    resume_request,
     tokenize_request,
 )
 from ternion._retry import Attempts
@@ -32,7 +34,12 @@ from ternion.v1.admin_pb2 import (
     LoadResponse,
 )
 from ternion.v1.admin_pb2_grpc import AdminServiceStub
-from ternion.v1.inference_pb2 import ChatMessage, CountTokensResponse, GenerateResponse
+from ternion.v1.inference_pb2 import (
+    ChatMessage,
+    CountTokensResponse,
+    GenerateRequest,
+    GenerateResponse,
+)
 from ternion.v1.inference_pb2_grpc import InferenceServiceStub
 from ternion.v1.model_pb2 import GetRequest, ListRequest, ModelInfo
 from ternion.v1.model_pb2_grpc import ModelServiceStub
@@ -123,16 +130,27 @@ class Client:
         ``request_id`` is what logs, traces and ``list_requests`` call it; the
         other arguments are those of ``GenerateArguments``.
         """
-        request = generate_request(arguments, request_id=request_id)
+        request = named(generate_request(arguments, request_id=request_id))
 
-        def open_call(time_left: float | None) -> grpc._CallIterator[GenerateResponse]:
+        def call(
+            message: GenerateRequest, time_left: float | None
+        ) -> grpc._CallIterator[GenerateResponse]:
             return self._open(
                 lambda: self._inference.Generate(
-                    request, timeout=time_left, metadata=self._endpoint.metadata
+                    message, timeout=time_left, metadata=self._endpoint.metadata
                 )
             )
 
-        return Events(open_call, self._attempts(timeout))
+        def resume(
+            last_seq: int | None, time_left: float | None
+        ) -> grpc._CallIterator[GenerateResponse]:
+            return call(resume_request(request, last_seq), time_left)
+
+        return Events(
+            lambda time_left: call(request, time_left),
+            self._attempts(timeout),
+            resume if request.resumable else None,
+        )
 
     def chat(
         self,

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from ternion._event import Event, event_in
 from ternion._retry import Attempts
 from ternion._status import from_rpc
+from ternion.errors import TransportError
 from ternion.v1.inference_pb2 import Delta, Finished, GenerateResponse
 
 
@@ -33,8 +34,14 @@ class Events(Iterator[Event]):
     ``Cancelled``.
     """
 
-    def __init__(self, open_call: Callable[[float | None], _Call], attempts: Attempts) -> None:
+    def __init__(
+        self,
+        open_call: Callable[[float | None], _Call],
+        attempts: Attempts,
+        resume: Callable[[int | None, float | None], _Call] | None = None,
+    ) -> None:
         self._open_call = open_call
+        self._resume = resume
         self._attempts = attempts
         self._begun = False
         self._closed = Flag()
@@ -44,21 +51,25 @@ class Events(Iterator[Event]):
         self._call = open_call(attempts.time_left())
         self.finished: Finished | None = None
         """How the request ended, once that has been read."""
+        self.last_seq: int | None = None
+        """Place of the last event among those of the request."""
 
     def __next__(self) -> Event:
         while not self._closed.is_set():
             try:
-                event = event_in(next(self._call))
+                response = next(self._call)
             except grpc.RpcError as ended:
                 error = from_rpc(ended)
             else:
-                self._begun = True
+                self._note(response)
+                event = event_in(response)
                 if isinstance(event, Finished):
                     self.finished = event
                 if event is not None:
                     return event
                 continue
-            pause = None if self._begun else self._attempts.pause(error)
+            broke = self._resume is not None and isinstance(error, TransportError)
+            pause = None if self._begun and not broke else self._attempts.pause(error)
             if pause is None:
                 self._closed.set()
                 raise error
@@ -87,10 +98,20 @@ class Events(Iterator[Event]):
     ) -> None:
         self.close()
 
+    def _note(self, response: GenerateResponse) -> None:
+        self._begun = True
+        self.last_seq = response.seq
+        self._attempts.begin_anew()
+
     def _try_again(self) -> None:
         with self._replacing:
-            if not self._closed.is_set():
-                self._call = self._open_call(self._attempts.time_left())
+            if self._closed.is_set():
+                return
+            time_left = self._attempts.time_left()
+            if self._begun and self._resume is not None:
+                self._call = self._resume(self.last_seq, time_left)
+            else:
+                self._call = self._open_call(time_left)
 
 
 class _Texts(Iterator[str]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypedDict, TypeVar
@@ -17,6 +18,7 @@ from ternion.v1.inference_pb2 import (
     CountTokensRequest,
     DetokenizeRequest,
     GenerateRequest,
+    Resume,
     Sampling,
     SessionRequest,
     Start,
@@ -34,6 +36,7 @@ _REST = frozenset(GenerateRequest.DESCRIPTOR.fields_by_name) - {
     "token_ids",
     "sampling",
     "stopping",
+    "resume",
 }
 
 _MOST_MILLISECONDS = 2**32 - 1
@@ -89,6 +92,13 @@ class RequestArguments(SamplingArguments, StoppingArguments, total=False):
     """Higher runs first when requests wait. Default 0, from -100 to 100."""
     logprobs: int | None
     """Log-probabilities of each token: 0 for the chosen one only, up to 20 alternatives."""
+    resumable: bool | None
+    """Survive a connection that breaks: the events are read on, without a gap, over another one,
+    as long as the server waits for its clients. It outlives its events: ``cancel_request`` ends
+    it, and else the server after a while."""
+    idempotency_key: str | None
+    """Sent again under the same key, also by another process, the request is generated once: its
+    events come from the first."""
     request: GenerateRequest | None
     """A whole message, which the other arguments are laid over."""
 
@@ -140,6 +150,22 @@ def generate_request(
         else:
             raise TypeError(f"unexpected keyword argument {name!r}")
     return message
+
+
+def named(request: GenerateRequest) -> GenerateRequest:
+    """Give a resumable request the id that it needs.
+
+    And a key besides, so that it may be sent again if nothing was heard of it.
+    """
+    if request.resumable and not request.request_id:
+        request.request_id = uuid.uuid4().hex
+        request.idempotency_key = request.idempotency_key or request.request_id
+    return request
+
+
+def resume_request(request: GenerateRequest, last_seq: int | None) -> GenerateRequest:
+    """Build the message that asks for what follows a frame of a request."""
+    return GenerateRequest(resume=Resume(request_id=request.request_id, last_seq=last_seq))
 
 
 def tokenize_request(**arguments: Any) -> TokenizeRequest:

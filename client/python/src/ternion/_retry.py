@@ -41,6 +41,10 @@ class Attempts:
         self._tried_again += 1
         return pause
 
+    def begin_anew(self) -> None:
+        """Count from zero again: it worked."""
+        self._tried_again = 0
+
     def _wanted(self, error: TernionError) -> float | None:
         # Not when a queue is full or a quota used up: that adds load where there
         # is too much, so it is for the caller to decide.

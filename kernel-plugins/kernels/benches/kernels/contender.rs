@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use ternion_kernels::kernel::{Kernel, Weights};
+use ternion_kernels::layout::{Layout, Packing};
 use ternion_kernels::{Output, i2s, scalar, tl1, tl2};
 
 use crate::case::Shape;
@@ -27,13 +28,13 @@ pub(crate) struct Work<'a> {
     pub(crate) prepared: &'a [u8],
 }
 
-/// A packing in one of its implementations.
-struct Packing<K> {
+/// A kernel, and its packing's name.
+struct Named<K> {
     name: &'static str,
     kernel: K,
 }
 
-impl<K: Kernel + Sync> Contender for Packing<K> {
+impl<K: Kernel + Sync> Contender for Named<K> {
     fn name(&self) -> String {
         format!("{}-{}", self.name, self.kernel.isa().to_string_lossy())
     }
@@ -50,13 +51,13 @@ impl<K: Kernel + Sync> Contender for Packing<K> {
     }
 
     fn row_tile(&self) -> usize {
-        K::ROW_TILE
+        K::Packing::ROW_TILE
     }
 
     fn pack(&self, Shape { rows, cols }: Shape, trits: &[i8]) -> Vec<u8> {
-        let layout = K::layout(rows, cols).expect(LISTED);
-        let mut packed = vec![0; K::packed_bytes(layout)];
-        K::pack(layout, 0..rows, trits, &mut packed).expect("trits");
+        let layout = Layout::<K::Packing>::new(rows, cols).expect(LISTED);
+        let mut packed = vec![0; layout.packed_bytes()];
+        layout.pack(0..rows, trits, &mut packed).expect("trits");
         packed
     }
 
@@ -74,7 +75,7 @@ impl<K: Kernel + Sync> Contender for Packing<K> {
         } = work.shape;
         let num = rows.len();
         let weights = Weights {
-            layout: K::layout(num_rows, cols).expect(LISTED),
+            layout: Layout::<K::Packing>::new(num_rows, cols).expect(LISTED),
             packed: work.packed,
             rows,
         };
@@ -86,6 +87,15 @@ impl<K: Kernel + Sync> Contender for Packing<K> {
 }
 
 const LISTED: &str = "a shape of the list";
+
+/// The one that the others are measured against.
+pub(crate) fn i2s() -> impl Contender {
+    let kernel = i2s::Variant::best();
+    Named {
+        name: "i2s",
+        kernel,
+    }
+}
 
 /// All that this CPU runs.
 pub(crate) fn contenders() -> Vec<Box<dyn Contender>> {
@@ -100,7 +110,7 @@ fn each<K: Kernel + Sync>(
     name: &'static str,
     variants: Vec<K>,
 ) -> impl Iterator<Item = Box<dyn Contender>> {
-    let contender = move |kernel| Box::new(Packing { name, kernel }) as Box<dyn Contender>;
+    let contender = move |kernel| Box::new(Named { name, kernel }) as Box<dyn Contender>;
     variants.into_iter().map(contender)
 }
 

@@ -21,7 +21,7 @@ use ternion_kernels::limits::{MultiplyAdd, ReadBandwidth, Reading};
 use ternion_kernels::team::Team;
 
 use case::{Case, Matrices, Shape};
-use contender::{Contender, contenders};
+use contender::{Contender, contenders, i2s};
 use table::{Samples, Table};
 
 /// The matrices of BitNet b1.58 2B-4T.
@@ -92,6 +92,8 @@ fn measure_shape(
     group.sampling_mode(SamplingMode::Flat);
     // Only once a case is asked for by its name.
     let matrices = LazyCell::new(|| Matrices::new(contender, shape));
+    let i2s = i2s();
+    let i2s_matrices = LazyCell::new(|| Matrices::new(&i2s, shape));
     for batch in BATCHES {
         if name == "scalar" && batch > MAX_SCALAR_BATCH {
             continue;
@@ -100,12 +102,16 @@ fn measure_shape(
         group.throughput(Throughput::Elements(products as u64));
         let threads = team.size();
         let id = BenchmarkId::from_parameter(format!("{batch}x{threads}"));
-        let mut samples = Samples::new(reading, peak);
+        let mut samples = None;
         group.bench_function(id, |bencher| {
             let mut case = Case::new(contender, &matrices, batch, team);
+            let samples = samples.get_or_insert_with(|| {
+                let i2s = Case::new(&i2s, &i2s_matrices, batch, team);
+                Samples::new(reading, peak, i2s)
+            });
             bencher.iter_custom(|products| samples.take(&mut case, team, products));
         });
-        if !samples.is_empty() {
+        if let Some(samples) = samples {
             table.add(&name, &matrices, (batch, threads), samples);
         }
     }

@@ -119,7 +119,7 @@ impl Activations {
         &self.pairs[token * self.token_groups..][..self.token_groups]
     }
 
-    #[cfg(any(target_arch = "x86_64", test))]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", test))]
     pub(super) fn halves(&self, token: usize) -> &[[[i8; 4]; 2]] {
         &self.halves[token * self.token_groups..][..self.token_groups]
     }

@@ -15,9 +15,10 @@ use core::arch::x86_64::{
 };
 
 use super::activations::Group;
-use super::ahead;
-use super::layout::{ROW_TILE, STEP_BYTES, STEP_FIELDS, Step, Tile};
+use super::layout::{ROW_TILE, STEP_BYTES, STEP_FIELDS, Step, steps};
 use super::{Output, Product, Rows};
+use crate::ahead;
+use crate::layout::Tile;
 use crate::panel::avx2::{
     CHUNK_FIELDS, LANES, VECTOR, add_sums, load, multiply_add, store, store_bytes, widen,
 };
@@ -50,7 +51,7 @@ impl Avx2 {
 
 #[target_feature(enable = "avx2")]
 fn multiply(product: &Product<'_>, mut out: Output<'_>) {
-    ahead::first(product);
+    ahead::first(product.weights());
     match product.activations.batch() {
         1 => multiply_one(product, &mut out),
         2..=FEW_TOKENS => multiply_few(product, &mut out),
@@ -83,8 +84,7 @@ fn dot(tile: &Tile<'_>, token: &[[[u8; 4]; 4]], offset: i32) -> [i32; ROW_TILE] 
     let low = _mm256_set1_epi8(0x03);
     let high = _mm256_set1_epi8(0x0c);
     let mut wide = [_mm256_set1_epi32(offset); STEP_VECTORS];
-    for (steps, token) in tile
-        .steps
+    for (steps, token) in steps(tile.bytes)
         .chunks(CHUNK_STEPS)
         .zip(token.chunks(CHUNK_STEPS))
     {
@@ -128,9 +128,9 @@ fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
         let rows = product.begin(&tile, out);
         for group in product.groups() {
             match group.num_tokens {
-                2 => add_packed::<2>(tile.steps, &group, rows, out),
-                3 => add_packed::<3>(tile.steps, &group, rows, out),
-                _ => add_packed::<FEW_TOKENS>(tile.steps, &group, rows, out),
+                2 => add_packed::<2>(steps(tile.bytes), &group, rows, out),
+                3 => add_packed::<3>(steps(tile.bytes), &group, rows, out),
+                _ => add_packed::<FEW_TOKENS>(steps(tile.bytes), &group, rows, out),
             }
         }
     }

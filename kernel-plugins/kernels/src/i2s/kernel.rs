@@ -1,18 +1,15 @@
 //! i2s as one kernel among others.
 
 use core::ffi::CStr;
-use core::ops::Range;
 
-use super::{ALIGNMENT, Activations, Instructions, Layout, Product, ROW_TILE, Variant};
+use super::{ALIGNMENT, Activations, Instructions, Product, TwoBits, Variant};
 use crate::kernel::{Kernel, Weights};
 use crate::output::Output;
-use crate::trits::NotATrit;
 
 impl Kernel for Variant {
-    const ROW_TILE: usize = ROW_TILE;
     const ALIGNMENT: usize = ALIGNMENT;
 
-    type Layout = Layout;
+    type Packing = TwoBits;
     type Activations = Activations;
 
     fn isa(self) -> &'static CStr {
@@ -41,27 +38,6 @@ impl Kernel for Variant {
             #[cfg(target_arch = "aarch64")]
             Instructions::Neon(neon) => neon.score(),
         }
-    }
-
-    fn layout(rows: usize, cols: usize) -> Option<Layout> {
-        Layout::new(rows, cols)
-    }
-
-    fn packed_bytes(layout: Layout) -> usize {
-        layout.packed_bytes()
-    }
-
-    fn bytes_of(layout: Layout, rows: &Range<usize>) -> Option<Range<usize>> {
-        layout.holds(rows).then(|| layout.bytes_of(rows))
-    }
-
-    fn pack(
-        layout: Layout,
-        rows: Range<usize>,
-        trits: &[i8],
-        packed: &mut [u8],
-    ) -> Result<(), NotATrit> {
-        layout.pack(rows, trits, packed)
     }
 
     fn activations(self, cols: usize, batch: usize) -> Option<Activations> {

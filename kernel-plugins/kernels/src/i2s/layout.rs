@@ -22,11 +22,9 @@
 //! Rows and columns that fill up the last tile and the last step have weight
 //! zero, and the activations there are zero as well.
 
-use core::ops::Range;
-
+use crate::layout::{self, Packing};
 pub use crate::panel::MAX_COLS;
 use crate::panel::{self, COLS_MULTIPLE, FIELD_BYTES, FIELD_COLS, Part};
-use crate::trits::{self, NotATrit};
 
 /// Rows of a tile: row ranges begin at multiples of it.
 pub const ROW_TILE: usize = panel::ROWS;
@@ -50,136 +48,45 @@ const ZERO_CODES: u64 = 0x0101_0101_0101_0101;
 /// Sixteen columns of 32 rows.
 pub(super) type Step = [u8; STEP_BYTES];
 
-/// Sizes and places of a packed matrix of one shape.
+/// This packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    rows: usize,
-    cols: usize,
-}
+pub struct TwoBits;
 
-impl Layout {
-    /// None if the matrix is empty, has more than [`MAX_COLS`] columns, or
-    /// would not fit into an address space.
-    pub fn new(rows: usize, cols: usize) -> Option<Layout> {
-        if rows == 0 || cols == 0 || cols > MAX_COLS {
-            return None;
-        }
-        let layout = Layout { rows, cols };
-        rows.div_ceil(ROW_TILE)
-            .checked_mul(layout.tile_bytes())
-            .filter(|&bytes| bytes <= isize::MAX as usize)
-            .map(|_| layout)
+/// Sizes and places of a packed matrix of one shape.
+pub type Layout = layout::Layout<TwoBits>;
+
+impl Packing for TwoBits {
+    const ROW_TILE: usize = ROW_TILE;
+
+    fn strip_bytes(cols: usize) -> usize {
+        cols.div_ceil(STEP_COLS) * STEP_BYTES
     }
 
-    /// Rows of the matrix.
-    pub fn rows(self) -> usize {
-        self.rows
-    }
-
-    /// Columns of the matrix.
-    pub fn cols(self) -> usize {
-        self.cols
-    }
-
-    /// Bytes of the packed matrix.
-    pub fn packed_bytes(self) -> usize {
-        self.rows.div_ceil(ROW_TILE) * self.tile_bytes()
-    }
-
-    /// Where in the packed matrix these rows lie. Ranges that don't overlap
-    /// lie in bytes that don't.
-    ///
-    /// # Panics
-    ///
-    /// If [`holds`](Layout::holds) is false for the range.
-    pub fn bytes_of(self, rows: &Range<usize>) -> Range<usize> {
-        assert!(
-            self.holds(rows),
-            "rows {rows:?} of {} are not whole tiles",
-            self.rows
-        );
-        let tiles = rows.start / ROW_TILE..rows.end.div_ceil(ROW_TILE);
-        tiles.start * self.tile_bytes()..tiles.end * self.tile_bytes()
-    }
-
-    /// Whether the range lies in the matrix, begins at a tile, and ends at
-    /// one or with the matrix.
-    pub fn holds(self, rows: &Range<usize>) -> bool {
-        rows.start <= rows.end
-            && rows.end <= self.rows
-            && rows.start.is_multiple_of(ROW_TILE)
-            && (rows.end.is_multiple_of(ROW_TILE) || rows.end == self.rows)
-    }
-
-    /// Packs some rows: `trits` holds them row-major, `packed` is the part
-    /// [`bytes_of`](Layout::bytes_of) those rows.
-    ///
-    /// # Panics
-    ///
-    /// If a length doesn't fit the rows, or the rows aren't whole tiles.
-    pub fn pack(self, rows: Range<usize>, trits: &[i8], packed: &mut [u8]) -> Result<(), NotATrit> {
-        assert_eq!(packed.len(), self.bytes_of(&rows).len(), "packed bytes");
-        assert_eq!(trits.len(), rows.len() * self.cols, "weights");
-        trits::validate(trits)?;
-        let tiles = trits.chunks(ROW_TILE * self.cols);
-        for (trits, packed) in tiles.zip(packed.chunks_exact_mut(self.tile_bytes())) {
-            self.pack_tile(trits, packed);
-        }
-        Ok(())
-    }
-
-    fn pack_tile(self, trits: &[i8], packed: &mut [u8]) {
+    fn pack_tile(cols: usize, trits: &[i8], packed: &mut [u8]) {
         let (steps, _) = packed.as_chunks_mut::<STEP_BYTES>();
-        if trits.len() < ROW_TILE * self.cols {
+        if trits.len() < ROW_TILE * cols {
             steps.as_flattened_mut().fill(pack_word(&[0; STEP_COLS])[0]);
         }
         for (block, steps) in steps.chunks_mut(BLOCK_STEPS).enumerate() {
             let first = block * BLOCK_STEPS * STEP_COLS;
-            for (lane, row) in trits.chunks_exact(self.cols).enumerate() {
+            for (lane, row) in trits.chunks_exact(cols).enumerate() {
                 pack_row(&row[first..], lane, steps);
             }
         }
     }
+}
 
-    /// Steps of a tile.
-    pub(super) fn num_steps(self) -> usize {
-        self.cols.div_ceil(STEP_COLS)
-    }
-
+impl Layout {
     /// The steps that unpack to a part of a panel.
     pub(super) fn steps<'a>(self, packed: &'a [u8], part: &Part) -> &'a [Step] {
-        let (steps, _) = packed.as_chunks();
-        let tile = &steps[part.tile * self.num_steps()..][..self.num_steps()];
-        &tile[part.fields.start / STEP_FIELDS..part.fields.end.div_ceil(STEP_FIELDS)]
-    }
-
-    fn tile_bytes(self) -> usize {
-        self.num_steps() * STEP_BYTES
-    }
-
-    /// The tiles of some rows, each with its first row and its number of rows.
-    pub(super) fn tiles<'a>(
-        self,
-        rows: &Range<usize>,
-        packed: &'a [u8],
-    ) -> impl Iterator<Item = Tile<'a>> + use<'a> {
-        let rows = rows.clone();
-        packed[self.bytes_of(&rows)]
-            .chunks_exact(self.tile_bytes())
-            .zip((rows.start..).step_by(ROW_TILE))
-            .map(move |(bytes, first_row)| Tile {
-                steps: bytes.as_chunks().0,
-                first_row,
-                num_rows: ROW_TILE.min(rows.end - first_row),
-            })
+        let tile = &packed[part.tile * self.strip_bytes()..][..self.strip_bytes()];
+        &steps(tile)[part.fields.start / STEP_FIELDS..part.fields.end.div_ceil(STEP_FIELDS)]
     }
 }
 
-/// Up to 32 rows of a packed matrix.
-pub(super) struct Tile<'a> {
-    pub(super) steps: &'a [Step],
-    pub(super) first_row: usize,
-    pub(super) num_rows: usize,
+/// The steps of a tile.
+pub(super) fn steps(tile: &[u8]) -> &[Step] {
+    tile.as_chunks().0
 }
 
 /// As many columns of one row as the steps have.
@@ -218,7 +125,7 @@ mod tests {
 
     /// The weight at (row, col), found by the drawing in the module's text.
     fn weight_at(layout: Layout, packed: &[u8], row: usize, col: usize) -> i8 {
-        let tile = row / 32 * (layout.cols.div_ceil(16) * 128);
+        let tile = row / 32 * (layout.cols().div_ceil(16) * 128);
         let byte = packed[tile + col / 16 * 128 + row % 32 * 4 + col % 4];
         ((byte >> (2 * (col % 16 / 4))) & 3) as i8 - 1
     }
@@ -247,51 +154,6 @@ mod tests {
                     assert_eq!(got, want, "{rows}x{cols} at {row},{col}");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn packing_by_parts_gives_the_same_bytes() {
-        let layout = Layout::new(70, 33).unwrap();
-        let trits: Vec<i8> = (0..70 * 33).map(|i| trit_at(i / 33, i % 33)).collect();
-        let mut whole = vec![0; layout.packed_bytes()];
-        layout.pack(0..70, &trits, &mut whole).unwrap();
-        let mut parts = vec![0; layout.packed_bytes()];
-        for rows in [64..70, 0..32, 32..64] {
-            let bytes = layout.bytes_of(&rows);
-            let trits = &trits[rows.start * 33..rows.end * 33];
-            layout.pack(rows, trits, &mut parts[bytes]).unwrap();
-        }
-        assert_eq!(whole, parts);
-    }
-
-    #[test]
-    fn what_is_not_a_trit_is_refused() {
-        let layout = Layout::new(2, 3).unwrap();
-        let mut packed = vec![0; layout.packed_bytes()];
-        let error = layout.pack(0..2, &[0, 1, -1, 0, 2, 0], &mut packed);
-        assert_eq!(error, Err(NotATrit { index: 4, value: 2 }));
-    }
-
-    #[test]
-    fn shapes_beyond_memory_are_refused() {
-        assert_eq!(Layout::new(0, 16), None);
-        assert_eq!(Layout::new(16, 0), None);
-        assert_eq!(Layout::new(1, MAX_COLS + 1), None);
-        assert_eq!(Layout::new(usize::MAX, MAX_COLS), None);
-        assert_eq!(Layout::new(usize::MAX, 1), None);
-        assert!(Layout::new(1, MAX_COLS).is_some());
-    }
-
-    #[test]
-    fn ranges_are_whole_tiles() {
-        let layout = Layout::new(70, 1).unwrap();
-        for rows in [0..70, 32..64, 64..70, 64..64, 0..0] {
-            assert!(layout.holds(&rows), "{rows:?}");
-        }
-        #[allow(clippy::reversed_empty_ranges, reason = "refused, as it should be")]
-        for rows in [1..32, 0..31, 64..71, 64..32, 96..96] {
-            assert!(!layout.holds(&rows), "{rows:?}");
         }
     }
 }

@@ -6,8 +6,6 @@
 //! the instructions they need.
 
 #[cfg(target_arch = "x86_64")]
-mod ahead;
-#[cfg(target_arch = "x86_64")]
 mod avx2;
 mod kernel;
 mod layout;
@@ -20,9 +18,10 @@ mod vnni;
 use core::ops::Range;
 use std::sync::OnceLock;
 
-pub use layout::{Layout, MAX_COLS, ROW_TILE};
+pub use layout::{Layout, MAX_COLS, ROW_TILE, TwoBits};
 
 use crate::kernel::Kernel;
+use crate::layout::Tile;
 pub use crate::output::Output;
 use crate::output::Rows;
 pub use crate::panel::Activations;
@@ -142,7 +141,8 @@ impl<'a> Product<'a> {
             "prepared bytes"
         );
         assert_eq!(activations.cols(), layout.cols(), "columns");
-        assert!(layout.holds(&rows), "rows {rows:?} are not whole tiles");
+        let are_tiles = layout.bytes_of(&rows).is_some();
+        assert!(are_tiles, "rows {rows:?} are not whole tiles");
         Product {
             layout,
             packed,
@@ -152,8 +152,14 @@ impl<'a> Product<'a> {
         }
     }
 
-    fn tiles(&self) -> impl Iterator<Item = layout::Tile<'a>> + use<'a> {
+    fn tiles(&self) -> impl Iterator<Item = Tile<'a>> + use<'a> {
         self.layout.tiles(&self.rows, self.packed)
+    }
+
+    /// The packed weights of the rows.
+    #[cfg(target_arch = "x86_64")]
+    fn weights(&self) -> &'a [u8] {
+        self.layout.weights(&self.rows, self.packed)
     }
 
     fn tokens(&self) -> Tokens<'a> {
@@ -175,7 +181,7 @@ impl<'a> Product<'a> {
     }
 
     /// Sets the results of a tile to what sums are added to.
-    fn begin(&self, tile: &layout::Tile<'_>, out: &mut Output<'_>) -> Rows {
+    fn begin(&self, tile: &Tile<'_>, out: &mut Output<'_>) -> Rows {
         let rows = Rows {
             first: tile.first_row - self.rows.start,
             num: tile.num_rows,

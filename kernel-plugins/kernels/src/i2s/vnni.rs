@@ -34,10 +34,10 @@ macro_rules! vnni {
             };
 
             use super::super::activations::{GROUP_TOKENS, Group};
-            use super::super::layout::{STEP_BYTES, STEP_FIELDS, Step};
+            use super::super::layout::{STEP_BYTES, STEP_FIELDS, Step, steps};
             use super::super::{Output, Product, Rows};
-            use super::super::ahead;
             use super::JOINED_STEPS;
+            use crate::ahead;
             use crate::panel::vnni::$module::{LANES, VECTOR, add_sums, broadcast, load, store_bytes};
             use crate::panel::{self, Field};
 
@@ -65,7 +65,7 @@ macro_rules! vnni {
 
             #[target_feature(enable = $features)]
             fn multiply(product: &Product<'_>, mut out: Output<'_>) {
-    ahead::first(product);
+                ahead::first(product.weights());
                 match product.activations.batch() {
                     ..=FEW_TOKENS => multiply_few(product, &mut out),
                     _ => multiply_many(product, &mut out),
@@ -81,7 +81,7 @@ macro_rules! vnni {
                     for group in product.groups() {
                         match group.num_tokens {
                             $($tokens => add_packed::<$tokens, $vectors, $shares>(
-                                tile.steps, &group, rows, out,
+                                steps(tile.bytes), &group, rows, out,
                             ),)*
                             _ => unreachable!("a group has at most {GROUP_TOKENS} tokens"),
                         }

@@ -43,20 +43,23 @@ pub(crate) fn multiply(
     mut fill: impl FnMut(&Part, &mut [Field]),
 ) {
     let mut panel = [Field::ZERO; CHUNK_FIELDS];
+    // Once: where a group begins takes divisions, and a few tokens' panel is
+    // through in some hundred cycles.
+    let groups: Vec<Group<'_>> = tokens.groups().collect();
     for (tile, rows) in panel::blocks(rows, 1) {
         tokens.begin(rows, out);
         for fields in tokens.chunks(unit, CHUNK_FIELDS) {
             let first_field = fields.start;
             let panel = &mut panel[..fields.len()];
             fill(&Part { tile, fields }, panel);
-            for group in tokens.groups() {
+            for group in &groups {
                 match group.num_tokens {
-                    1 => add_unpacked::<1>(panel, &group, first_field, rows, out),
-                    2 => add_unpacked::<2>(panel, &group, first_field, rows, out),
-                    3 => add_unpacked::<3>(panel, &group, first_field, rows, out),
-                    4 => add_unpacked::<4>(panel, &group, first_field, rows, out),
-                    5 => add_unpacked::<5>(panel, &group, first_field, rows, out),
-                    _ => add_unpacked::<GROUP_TOKENS>(panel, &group, first_field, rows, out),
+                    1 => add_unpacked::<1>(panel, group, first_field, rows, out),
+                    2 => add_unpacked::<2>(panel, group, first_field, rows, out),
+                    3 => add_unpacked::<3>(panel, group, first_field, rows, out),
+                    4 => add_unpacked::<4>(panel, group, first_field, rows, out),
+                    5 => add_unpacked::<5>(panel, group, first_field, rows, out),
+                    _ => add_unpacked::<GROUP_TOKENS>(panel, group, first_field, rows, out),
                 }
             }
         }

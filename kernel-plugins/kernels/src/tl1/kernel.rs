@@ -1,25 +1,22 @@
 //! tl1 as one kernel among others.
 
 use core::ffi::CStr;
-use core::ops::Range;
 
 use super::layout::Step;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
-use super::{Activations, Instructions, Layout, ROW_TILE, Variant, lookup, portable};
+use super::{Activations, Instructions, Pairs, Variant, lookup, portable};
 use crate::kernel::{Kernel, Weights};
 use crate::output::Output;
 use crate::panel::{self, Field, Part, Tokens};
-use crate::trits::NotATrit;
 
 /// Fields that a packed step unpacks to.
 const STEP_FIELDS: usize = 1;
 
 impl Kernel for Variant {
-    const ROW_TILE: usize = ROW_TILE;
     const ALIGNMENT: usize = 64;
 
-    type Layout = Layout;
+    type Packing = Pairs;
     type Activations = Activations;
 
     fn isa(self) -> &'static CStr {
@@ -38,27 +35,6 @@ impl Kernel for Variant {
             #[cfg(target_arch = "aarch64")]
             Instructions::Neon(_) => 190,
         }
-    }
-
-    fn layout(rows: usize, cols: usize) -> Option<Layout> {
-        Layout::new(rows, cols)
-    }
-
-    fn packed_bytes(layout: Layout) -> usize {
-        layout.packed_bytes()
-    }
-
-    fn bytes_of(layout: Layout, rows: &Range<usize>) -> Option<Range<usize>> {
-        layout.bytes_of(rows)
-    }
-
-    fn pack(
-        layout: Layout,
-        rows: Range<usize>,
-        trits: &[i8],
-        packed: &mut [u8],
-    ) -> Result<(), NotATrit> {
-        layout.pack(rows, trits, packed)
     }
 
     fn activations(self, cols: usize, batch: usize) -> Option<Activations> {

@@ -14,11 +14,9 @@
 //! Rows and columns that fill up the last tile and the last four steps have
 //! weight zero, and the activations there are zero as well.
 
-use core::ops::Range;
-
 use super::table;
-use crate::panel::{COLS_MULTIPLE, FIELD_COLS, MAX_COLS, ROWS};
-use crate::trits::{self, NotATrit};
+use crate::layout::{self, Packing};
+use crate::panel::{COLS_MULTIPLE, FIELD_COLS, ROWS};
 
 /// Rows of a tile: row ranges begin at multiples of it.
 pub const ROW_TILE: usize = ROWS;
@@ -33,80 +31,36 @@ const ZERO_CODES: u8 = table::code(0, 0) | table::code(0, 0) << 4;
 /// Four columns of 32 rows.
 pub(super) type Step = [u8; STEP_BYTES];
 
-/// Sizes and places of a packed matrix of one shape.
+/// This packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    rows: usize,
-    cols: usize,
+pub struct Pairs;
+
+/// Sizes and places of a packed matrix of one shape.
+pub type Layout = layout::Layout<Pairs>;
+
+impl Packing for Pairs {
+    const ROW_TILE: usize = ROW_TILE;
+
+    fn strip_bytes(cols: usize) -> usize {
+        cols.next_multiple_of(COLS_MULTIPLE) / STEP_COLS * STEP_BYTES
+    }
+
+    fn pack_tile(cols: usize, trits: &[i8], packed: &mut [u8]) {
+        packed.fill(ZERO_CODES);
+        let (steps, _) = packed.as_chunks_mut::<STEP_BYTES>();
+        for (lane, row) in trits.chunks_exact(cols).enumerate() {
+            for (step, columns) in steps.iter_mut().zip(row.chunks(STEP_COLS)) {
+                step[lane] = pack_byte(columns);
+            }
+        }
+    }
 }
 
 impl Layout {
-    /// None if the matrix is empty, has more than
-    /// [`MAX_COLS`](crate::i2s::MAX_COLS) columns, or would not fit into an address space.
-    pub fn new(rows: usize, cols: usize) -> Option<Layout> {
-        if rows == 0 || cols == 0 || cols > MAX_COLS {
-            return None;
-        }
-        let layout = Layout { rows, cols };
-        rows.div_ceil(ROW_TILE)
-            .checked_mul(layout.tile_bytes())
-            .filter(|&bytes| bytes <= isize::MAX as usize)
-            .map(|_| layout)
-    }
-
-    /// Columns of the matrix.
-    pub fn cols(self) -> usize {
-        self.cols
-    }
-
-    /// Bytes of the packed matrix.
-    pub fn packed_bytes(self) -> usize {
-        self.rows.div_ceil(ROW_TILE) * self.tile_bytes()
-    }
-
-    /// Where in the packed matrix these rows lie; None if they are not whole
-    /// tiles of it. Ranges that don't overlap lie in bytes that don't.
-    pub fn bytes_of(self, rows: &Range<usize>) -> Option<Range<usize>> {
-        let are_tiles = rows.start <= rows.end
-            && rows.end <= self.rows
-            && rows.start.is_multiple_of(ROW_TILE)
-            && (rows.end.is_multiple_of(ROW_TILE) || rows.end == self.rows);
-        let tiles = rows.start / ROW_TILE..rows.end.div_ceil(ROW_TILE);
-        are_tiles.then(|| tiles.start * self.tile_bytes()..tiles.end * self.tile_bytes())
-    }
-
-    /// Packs some rows: `trits` holds them row-major, `packed` is the part
-    /// [`bytes_of`](Layout::bytes_of) those rows.
-    ///
-    /// # Panics
-    ///
-    /// If a length doesn't fit the rows, or the rows aren't whole tiles.
-    pub fn pack(self, rows: Range<usize>, trits: &[i8], packed: &mut [u8]) -> Result<(), NotATrit> {
-        let bytes = self.bytes_of(&rows).expect("whole tiles");
-        assert_eq!(packed.len(), bytes.len(), "packed bytes");
-        assert_eq!(trits.len(), rows.len() * self.cols, "weights");
-        trits::validate(trits)?;
-        packed.fill(ZERO_CODES);
-        let tiles = trits.chunks(ROW_TILE * self.cols);
-        for (trits, packed) in tiles.zip(packed.chunks_exact_mut(self.tile_bytes())) {
-            let (steps, _) = packed.as_chunks_mut::<STEP_BYTES>();
-            for (lane, row) in trits.chunks_exact(self.cols).enumerate() {
-                for (step, columns) in steps.iter_mut().zip(row.chunks(STEP_COLS)) {
-                    step[lane] = pack_byte(columns);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// The steps of a tile.
     pub(super) fn tile(self, packed: &[u8], tile: usize) -> &[Step] {
-        let bytes = &packed[tile * self.tile_bytes()..][..self.tile_bytes()];
+        let bytes = &packed[tile * self.strip_bytes()..][..self.strip_bytes()];
         bytes.as_chunks().0
-    }
-
-    fn tile_bytes(self) -> usize {
-        self.cols.next_multiple_of(COLS_MULTIPLE) / STEP_COLS * STEP_BYTES
     }
 }
 
@@ -122,7 +76,7 @@ mod tests {
 
     /// The weight at (row, col), found by the text of the module.
     fn weight_at(layout: Layout, packed: &[u8], row: usize, col: usize) -> i8 {
-        let tile = row / 32 * (layout.cols.div_ceil(16) * 128);
+        let tile = row / 32 * (layout.cols().div_ceil(16) * 128);
         let byte = packed[tile + col / 4 * 32 + row % 32];
         let code = if col % 4 < 2 { byte & 15 } else { byte >> 4 };
         let digit = if col.is_multiple_of(2) {
@@ -152,43 +106,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn packing_by_parts_gives_the_same_bytes() {
-        let layout = Layout::new(70, 33).unwrap();
-        let trits: Vec<i8> = (0..70 * 33).map(|i| (i * i % 3) as i8 - 1).collect();
-        let mut whole = vec![0; layout.packed_bytes()];
-        layout.pack(0..70, &trits, &mut whole).unwrap();
-        let mut parts = vec![0; layout.packed_bytes()];
-        for rows in [64..70, 0..32, 32..64] {
-            let bytes = layout.bytes_of(&rows).unwrap();
-            let trits = &trits[rows.start * 33..rows.end * 33];
-            layout.pack(rows, trits, &mut parts[bytes]).unwrap();
-        }
-        assert_eq!(whole, parts);
-    }
-
-    #[test]
-    fn what_is_no_matrix_or_no_tile_is_refused() {
-        assert_eq!(Layout::new(0, 16), None);
-        assert_eq!(Layout::new(16, 0), None);
-        assert_eq!(Layout::new(1, MAX_COLS + 1), None);
-        assert_eq!(Layout::new(usize::MAX, MAX_COLS), None);
-        let layout = Layout::new(70, 16).unwrap();
-        for rows in [1..70, 0..31, 0..71] {
-            assert_eq!(layout.bytes_of(&rows), None, "{rows:?}");
-        }
-        let mut packed = vec![0; layout.packed_bytes()];
-        let mut trits = vec![0; 70 * 16];
-        trits[40] = 2;
-        let error = layout.pack(0..70, &trits, &mut packed);
-        assert_eq!(
-            error,
-            Err(NotATrit {
-                index: 40,
-                value: 2
-            })
-        );
     }
 }

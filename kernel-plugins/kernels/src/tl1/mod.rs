@@ -19,7 +19,7 @@ mod portable;
 mod table;
 
 pub use activations::Activations;
-pub use layout::{Layout, ROW_TILE};
+pub use layout::{Layout, Pairs, ROW_TILE};
 
 #[cfg(target_arch = "aarch64")]
 use crate::panel::neon::Neon;

@@ -21,13 +21,14 @@ use core::arch::x86_64::{
     _mm256_unpackhi_epi16, _mm256_unpacklo_epi16,
 };
 
-use super::ahead;
 use super::code::{self, PANEL_CODES};
 use super::layout::{
-    BLOCK_CODES, BLOCK_FIELDS, BLOCK_WORDS, Block, STRIP_ROWS, TILE_STRIPS, Tile, WORD_CODES,
+    BLOCK_CODES, BLOCK_FIELDS, BLOCK_WORDS, Block, STRIP_ROWS, TILE_STRIPS, WORD_CODES, blocks,
 };
-use super::tables::{BlockTables, Tables};
+use super::tables::{BlockTables, Table, Tables};
 use super::{Activations, Product};
+use crate::ahead;
+use crate::layout::Tile;
 use crate::output::Output;
 use crate::panel::{self, Field, Part};
 
@@ -78,6 +79,7 @@ fn fill(tables: Tables, x: &[i8], prepared: &mut [u8]) {
 
 #[target_feature(enable = "avx2")]
 fn multiply(product: &Product<'_>, mut out: Output<'_>) {
+    ahead::first(product.weights());
     match product.activations {
         Activations::Tables(tables) => multiply_one(product, tables, &mut out),
         Activations::Panel(activations) => {
@@ -110,7 +112,7 @@ fn add_products(
     totals: &mut [[i32; STRIP_ROWS]; TILE_STRIPS],
 ) {
     let num_strips = tile.num_strips();
-    let runs = tile.blocks.chunks(SUMMED_BLOCKS * num_strips);
+    let runs = blocks(tile.bytes).chunks(SUMMED_BLOCKS * num_strips);
     for (blocks, tables) in runs.zip(tables.chunks(SUMMED_BLOCKS)) {
         let mut sums = [[[_mm256_setzero_si256(); 2]; 2]; TILE_STRIPS];
         for (blocks, tables) in blocks.chunks_exact(num_strips).zip(tables) {
@@ -125,7 +127,7 @@ fn add_products(
     }
 }
 
-/// The digits of every table's numbers of codes without a sign, in both halves
+/// The digits of every table's numbers, in both halves
 /// of a vector.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -134,8 +136,7 @@ fn digits_of(tables: &BlockTables) -> [Digits; BLOCK_CODES] {
     const RECIPROCAL: i16 = 1092;
     let mut all = [[_mm256_setzero_si256(); 2]; BLOCK_CODES];
     for (digits, table) in all.iter_mut().zip(tables) {
-        let (halves, _) = table.as_flattened().as_chunks();
-        let numbers = load(&halves[0]);
+        let numbers = load_table(table);
         let high = _mm256_mulhrs_epi16(numbers, _mm256_set1_epi16(RECIPROCAL));
         let low = _mm256_sub_epi16(numbers, _mm256_mullo_epi16(high, _mm256_set1_epi16(BASE)));
         for (digit, words) in digits.iter_mut().zip([low, high]) {
@@ -183,7 +184,7 @@ fn codes_of(block: &Block) -> [__m256i; BLOCK_CODES] {
     let mut codes = [_mm256_setzero_si256(); BLOCK_CODES];
     let mut spare = _mm256_setzero_si256();
     for k in 0..BLOCK_WORDS {
-        ahead::ask(&block[k]);
+        ahead::once(&block[k]);
         let [first, second] = load_words(block, k);
         let firsts = [
             first,
@@ -306,6 +307,13 @@ fn load(bytes: &[u8; VECTOR]) -> __m256i {
     // SAFETY: the reference is to as many bytes as a vector has, and this load
     // needs no alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_table(table: &Table) -> __m256i {
+    // SAFETY: as for `load`.
+    unsafe { _mm256_loadu_si256(table.as_ptr().cast()) }
 }
 
 #[inline]

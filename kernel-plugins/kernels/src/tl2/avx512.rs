@@ -12,20 +12,23 @@
 //! turns 64 codes into weights.
 
 use core::arch::x86_64::{
-    __m512i, _mm512_add_epi16, _mm512_add_epi32, _mm512_loadu_si512,
-    _mm512_mask_multishift_epi64_epi8, _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8,
+    __m512i, __mmask32, _mm256_loadu_si256, _mm512_add_epi16, _mm512_add_epi32,
+    _mm512_broadcast_i64x4, _mm512_loadu_si512, _mm512_mask_multishift_epi64_epi8,
+    _mm512_mask_sub_epi16, _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8,
     _mm512_permutexvar_epi16, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_shldi_epi16,
     _mm512_srai_epi32, _mm512_srli_epi16, _mm512_storeu_si512, _mm512_unpackhi_epi16,
     _mm512_unpacklo_epi16,
 };
+use core::hint::black_box;
 
-use super::ahead;
 use super::code::{NUM_CODES, PANEL_CODES};
 use super::layout::{
-    BLOCK_CODES, BLOCK_FIELDS, Block, STRIP_ROWS, TILE_STRIPS, Tile, VECTOR, WORD_CODES,
+    BLOCK_CODES, BLOCK_FIELDS, Block, STRIP_ROWS, TILE_STRIPS, VECTOR, WORD_CODES, blocks,
 };
 use super::tables::{BlockTables, MAX_SUMMED, Table, Tables};
 use super::{Activations, Product};
+use crate::ahead;
+use crate::layout::Tile;
 use crate::output::Output;
 use crate::panel::{self, Field, Part};
 
@@ -35,6 +38,9 @@ pub(super) const MAX_TABLES: usize = 16;
 
 /// Blocks below each other whose sums stay in 16 bits: 80 numbers of 85.
 const SUMMED_BLOCKS: usize = MAX_SUMMED / BLOCK_CODES;
+
+/// The lanes of codes with a sign.
+const UPPER: __mmask32 = 0xffff_0000;
 
 /// Rows of half a strip, whose sums fill a vector of 32-bit lanes.
 const LANES: usize = STRIP_ROWS / 2;
@@ -74,6 +80,7 @@ fn fill(tables: Tables, x: &[i8], prepared: &mut [u8]) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx512vnni")]
 fn multiply(product: &Product<'_>, mut out: Output<'_>) {
+    ahead::first(product.weights());
     match product.activations {
         Activations::Tables(tables) => multiply_few(product, tables, &mut out),
         Activations::Panel(activations) => {
@@ -93,7 +100,7 @@ fn multiply_few(product: &Product<'_>, tables: Tables, out: &mut Output<'_>) {
     let (sums, totals) = (&mut sums[..num_tokens], &mut totals[..num_tokens]);
     for tile in product.tiles() {
         totals.fill([[_mm512_setzero_si512(); 2]; TILE_STRIPS]);
-        let runs = tile.blocks.chunks(SUMMED_BLOCKS * tile.num_strips());
+        let runs = blocks(tile.bytes).chunks(SUMMED_BLOCKS * tile.num_strips());
         for (blocks, tables) in runs.zip(tables.chunks(SUMMED_BLOCKS * num_tokens)) {
             sums.fill([_mm512_setzero_si512(); TILE_STRIPS]);
             add_run(blocks, tile.num_strips(), tables, sums);
@@ -122,10 +129,13 @@ fn add_run(
     tables: &[BlockTables],
     sums: &mut [[__m512i; TILE_STRIPS]],
 ) {
+    // The compiler makes a shuffle of a mask that it knows, and those are what
+    // look-ups wait for.
+    let upper = black_box(UPPER);
     let groups = blocks.chunks_exact(num_strips);
     for (blocks, tables) in groups.zip(tables.chunks_exact(sums.len())) {
         for (token, (sums, tables)) in sums.iter_mut().zip(tables).enumerate() {
-            let tables = load_tables(tables);
+            let tables = load_tables(tables, upper);
             if token == 0 {
                 for (block, sum) in blocks.iter().zip(sums) {
                     *sum = add_looked_up::<true>(*sum, block, &tables);
@@ -150,7 +160,7 @@ fn add_looked_up<const PREFETCH: bool>(
     let mut spare = _mm512_setzero_si512();
     for (k, vector) in block.iter().enumerate() {
         if PREFETCH {
-            ahead::ask(vector);
+            ahead::once(vector);
         }
         let word = load(vector);
         let indices = [
@@ -285,22 +295,26 @@ const fn weights_of_codes(nth: usize) -> [u8; VECTOR] {
     weights
 }
 
+/// The numbers of all codes: those without a sign in the lower half, and those
+/// with one, which are the same but for it, in the upper.
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn load_table(table: &Table) -> __m512i {
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_table(table: &Table, upper: __mmask32) -> __m512i {
     // SAFETY: the reference is to as many bytes as a vector has, and this load
     // needs no alignment.
-    unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
+    let numbers = unsafe { _mm256_loadu_si256(table.as_ptr().cast()) };
+    let both = _mm512_broadcast_i64x4(numbers);
+    _mm512_mask_sub_epi16(both, upper, _mm512_setzero_si512(), both)
 }
 
 /// Loops and not `map`: a closure is no function of these features when it is
 /// called from one without, and would not be inlined there.
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn load_tables(tables: &BlockTables) -> [__m512i; BLOCK_CODES] {
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_tables(tables: &BlockTables, upper: __mmask32) -> [__m512i; BLOCK_CODES] {
     let mut vectors = [_mm512_setzero_si512(); BLOCK_CODES];
     for (vector, table) in vectors.iter_mut().zip(tables) {
-        *vector = load_table(table);
+        *vector = load_table(table, upper);
     }
     vectors
 }

@@ -10,6 +10,10 @@ pub(super) const LANES: usize = 4;
 pub(super) const MASK: u8 = 31;
 /// As many as five bits can tell apart; 27 are used.
 pub(super) const NUM_CODES: usize = 32;
+/// Codes of numbers that are not negative: the others are these and [`SIGN`].
+pub(super) const NUM_MAGNITUDES: usize = 16;
+/// The bit of a code that says that its number is negative.
+pub(super) const SIGN: u8 = 16;
 
 /// The weights of a code, plus one, as a panel has them: `[nth][code]`.
 pub(super) const PANEL_CODES: [[u8; NUM_CODES]; 3] = {
@@ -46,8 +50,8 @@ pub(super) fn of_columns(columns: &[i8; 3 * LANES]) -> u32 {
 
 /// The weights of a code. Codes of 14 and 15 mean nothing, and get some.
 pub(super) const fn trits_of(code: u8) -> [i8; 3] {
-    let sign = if code >= 16 { -1 } else { 1 };
-    let number = (code & 15) as i8;
+    let sign = if code & SIGN == 0 { 1 } else { -1 };
+    let number = (code & (SIGN - 1)) as i8;
     let low = (number + 1) % 3 - 1;
     let rest = (number - low) / 3;
     let middle = (rest + 1) % 3 - 1;

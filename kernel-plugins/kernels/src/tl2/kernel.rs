@@ -1,21 +1,18 @@
 //! tl2 as one kernel among others.
 
 use core::ffi::CStr;
-use core::ops::Range;
 
 use super::portable;
-use super::{ALIGNMENT, Activations, Instructions, Layout, Product, ROW_TILE, Variant};
+use super::{ALIGNMENT, Activations, Instructions, Product, Triples, Variant};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::kernel::{Kernel, Weights};
 use crate::output::Output;
-use crate::trits::NotATrit;
 
 impl Kernel for Variant {
-    const ROW_TILE: usize = ROW_TILE;
     const ALIGNMENT: usize = ALIGNMENT;
 
-    type Layout = Layout;
+    type Packing = Triples;
     type Activations = Activations;
 
     fn isa(self) -> &'static CStr {
@@ -38,27 +35,6 @@ impl Kernel for Variant {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512(_) => 290,
         }
-    }
-
-    fn layout(rows: usize, cols: usize) -> Option<Layout> {
-        Layout::new(rows, cols)
-    }
-
-    fn packed_bytes(layout: Layout) -> usize {
-        layout.packed_bytes()
-    }
-
-    fn bytes_of(layout: Layout, rows: &Range<usize>) -> Option<Range<usize>> {
-        layout.holds(rows).then(|| layout.bytes_of(rows))
-    }
-
-    fn pack(
-        layout: Layout,
-        rows: Range<usize>,
-        trits: &[i8],
-        packed: &mut [u8],
-    ) -> Result<(), NotATrit> {
-        layout.pack(rows, trits, packed)
     }
 
     fn activations(self, cols: usize, batch: usize) -> Option<Activations> {
@@ -120,7 +96,8 @@ impl Kernel for Variant {
             "prepared bytes"
         );
         assert_eq!(activations.cols(), layout.cols(), "columns");
-        assert!(layout.holds(&rows), "rows {rows:?} are not whole tiles");
+        let are_tiles = layout.bytes_of(&rows).is_some();
+        assert!(are_tiles, "rows {rows:?} are not whole tiles");
         assert_eq!(out.rows(), rows.len(), "rows of the output");
         assert_eq!(out.batch(), activations.batch(), "tokens of the output");
         let product = Product {

@@ -23,18 +23,15 @@
 //! the first 48 columns are followed by those of the next. The last tile has
 //! as many blocks as its rows need. What fills up a block has weight zero.
 
-use core::ops::Range;
-
 use super::code;
-use crate::panel::{self, MAX_COLS, Part};
-use crate::trits::{self, NotATrit};
+pub(super) use crate::layout::STRIP_ROWS;
+use crate::layout::{self, Packing, Tile};
+use crate::panel::{self, Part};
 
 /// Rows of a tile: row ranges begin at multiples of it.
 pub const ROW_TILE: usize = TILE_STRIPS * STRIP_ROWS;
 /// Blocks side by side in a tile, which share what is loaded for a column.
 pub(super) const TILE_STRIPS: usize = 4;
-/// Rows of a block, and of the *strip* that the blocks below each other make.
-pub(super) const STRIP_ROWS: usize = panel::ROWS;
 
 /// Columns of a block.
 pub(super) const BLOCK_COLS: usize = 48;
@@ -64,137 +61,49 @@ pub(super) fn row_of(lane: usize) -> usize {
     lane % 4 + lane / 8 * 4 + lane / 4 % 2 * (STRIP_ROWS / 2)
 }
 
-/// Sizes and places of a packed matrix of one shape.
+/// This packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    rows: usize,
-    cols: usize,
-}
+pub struct Triples;
 
-impl Layout {
-    /// None if the matrix is empty, has more than [`MAX_COLS`] columns, or
-    /// would not fit into an address space.
-    pub fn new(rows: usize, cols: usize) -> Option<Layout> {
-        if rows == 0 || cols == 0 || cols > MAX_COLS {
-            return None;
-        }
-        let layout = Layout { rows, cols };
-        rows.div_ceil(STRIP_ROWS)
-            .checked_mul(layout.strip_bytes())
-            .filter(|&bytes| bytes <= isize::MAX as usize)
-            .map(|_| layout)
+/// Sizes and places of a packed matrix of one shape.
+pub type Layout = layout::Layout<Triples>;
+
+impl Packing for Triples {
+    const ROW_TILE: usize = ROW_TILE;
+
+    fn strip_bytes(cols: usize) -> usize {
+        cols.div_ceil(BLOCK_COLS) * BLOCK_BYTES
     }
 
-    /// Rows of the matrix.
-    pub fn rows(self) -> usize {
-        self.rows
-    }
-
-    /// Columns of the matrix.
-    pub fn cols(self) -> usize {
-        self.cols
-    }
-
-    /// Bytes of the packed matrix.
-    pub fn packed_bytes(self) -> usize {
-        self.rows.div_ceil(STRIP_ROWS) * self.strip_bytes()
-    }
-
-    /// Whether the range lies in the matrix, begins at a tile, and ends at
-    /// one or with the matrix.
-    pub fn holds(self, rows: &Range<usize>) -> bool {
-        rows.start <= rows.end
-            && rows.end <= self.rows
-            && rows.start.is_multiple_of(ROW_TILE)
-            && (rows.end.is_multiple_of(ROW_TILE) || rows.end == self.rows)
-    }
-
-    /// Where in the packed matrix these rows lie. Ranges that don't overlap
-    /// lie in bytes that don't.
-    ///
-    /// # Panics
-    ///
-    /// If [`holds`](Layout::holds) is false for the range.
-    pub fn bytes_of(self, rows: &Range<usize>) -> Range<usize> {
-        assert!(
-            self.holds(rows),
-            "rows {rows:?} of {} are not whole tiles",
-            self.rows
-        );
-        let strips = rows.start / STRIP_ROWS..rows.end.div_ceil(STRIP_ROWS);
-        strips.start * self.strip_bytes()..strips.end * self.strip_bytes()
-    }
-
-    /// Packs some rows: `trits` holds them row-major, `packed` is the part
-    /// [`bytes_of`](Layout::bytes_of) those rows.
-    ///
-    /// # Panics
-    ///
-    /// If a length doesn't fit the rows, or the rows aren't whole tiles.
-    pub fn pack(self, rows: Range<usize>, trits: &[i8], packed: &mut [u8]) -> Result<(), NotATrit> {
-        assert_eq!(packed.len(), self.bytes_of(&rows).len(), "packed bytes");
-        assert_eq!(trits.len(), rows.len() * self.cols, "weights");
-        trits::validate(trits)?;
-        let tiles = trits.chunks(ROW_TILE * self.cols);
-        for (trits, packed) in tiles.zip(packed.chunks_mut(TILE_STRIPS * self.strip_bytes())) {
-            self.pack_tile(trits, packed);
-        }
-        Ok(())
-    }
-
-    fn pack_tile(self, trits: &[i8], packed: &mut [u8]) {
-        let num_strips = packed.len() / self.strip_bytes();
+    fn pack_tile(cols: usize, trits: &[i8], packed: &mut [u8]) {
+        let num_strips = packed.len() / Triples::strip_bytes(cols);
         let (blocks, _) = packed.as_chunks_mut::<BLOCK_BYTES>();
-        for (strip, trits) in trits.chunks(STRIP_ROWS * self.cols).enumerate() {
+        for (strip, trits) in trits.chunks(STRIP_ROWS * cols).enumerate() {
             let blocks = blocks[strip..].iter_mut().step_by(num_strips);
             for (group, block) in blocks.enumerate() {
                 let (vectors, _) = block.as_chunks_mut();
-                self.pack_block(trits, group * BLOCK_COLS, vectors);
+                pack_block(cols, trits, group * BLOCK_COLS, vectors);
             }
         }
     }
+}
 
-    /// Packs the columns from `first_col` on of up to 32 rows.
-    fn pack_block(self, trits: &[i8], first_col: usize, vectors: &mut [[u8; VECTOR]]) {
-        let num_cols = BLOCK_COLS.min(self.cols - first_col);
-        let mut columns = [[0; BLOCK_COLS]; STRIP_ROWS];
-        for (columns, row) in columns.iter_mut().zip(trits.chunks_exact(self.cols)) {
-            columns[..num_cols].copy_from_slice(&row[first_col..][..num_cols]);
+/// Packs the columns from `first_col` on of up to 32 rows.
+fn pack_block(cols: usize, trits: &[i8], first_col: usize, vectors: &mut [[u8; VECTOR]]) {
+    let num_cols = BLOCK_COLS.min(cols - first_col);
+    let mut columns = [[0; BLOCK_COLS]; STRIP_ROWS];
+    for (columns, row) in columns.iter_mut().zip(trits.chunks_exact(cols)) {
+        columns[..num_cols].copy_from_slice(&row[first_col..][..num_cols]);
+    }
+    for lane in 0..STRIP_ROWS {
+        let words = pack_words(&columns[row_of(lane)]);
+        for (vector, word) in vectors.iter_mut().zip(words) {
+            vector[2 * lane..][..2].copy_from_slice(&word.to_le_bytes());
         }
-        for lane in 0..STRIP_ROWS {
-            let words = pack_words(&columns[row_of(lane)]);
-            for (vector, word) in vectors.iter_mut().zip(words) {
-                vector[2 * lane..][..2].copy_from_slice(&word.to_le_bytes());
-            }
-        }
     }
+}
 
-    /// Blocks of a strip.
-    pub(super) fn num_groups(self) -> usize {
-        self.cols.div_ceil(BLOCK_COLS)
-    }
-
-    fn strip_bytes(self) -> usize {
-        self.num_groups() * BLOCK_BYTES
-    }
-
-    /// The tiles of some rows, each with its first row and its number of rows.
-    pub(super) fn tiles<'a>(
-        self,
-        rows: &Range<usize>,
-        packed: &'a [u8],
-    ) -> impl Iterator<Item = Tile<'a>> + use<'a> {
-        let rows = rows.clone();
-        packed[self.bytes_of(&rows)]
-            .chunks(TILE_STRIPS * self.strip_bytes())
-            .zip((rows.start..).step_by(ROW_TILE))
-            .map(move |(bytes, first_row)| Tile {
-                blocks: bytes.as_chunks().0.as_chunks().0,
-                first_row,
-                num_rows: ROW_TILE.min(rows.end - first_row),
-            })
-    }
-
+impl Layout {
     /// The blocks that unpack to a part of a panel, whose fields begin with a
     /// block.
     pub(super) fn blocks<'a>(
@@ -202,11 +111,9 @@ impl Layout {
         packed: &'a [u8],
         part: &Part,
     ) -> impl Iterator<Item = &'a Block> + use<'a> {
-        let num_strips = self.rows.div_ceil(STRIP_ROWS);
         let first_strip = part.tile / TILE_STRIPS * TILE_STRIPS;
-        let tile_strips = TILE_STRIPS.min(num_strips - first_strip);
-        let tile = &packed[first_strip * self.strip_bytes()..];
-        let blocks: &[Block] = tile.as_chunks().0.as_chunks().0;
+        let tile_strips = TILE_STRIPS.min(self.num_strips() - first_strip);
+        let blocks = blocks(&packed[first_strip * self.strip_bytes()..]);
         let first_group = part.fields.start / BLOCK_FIELDS;
         let num_groups = part.fields.len().div_ceil(BLOCK_FIELDS);
         blocks[first_group * tile_strips + part.tile - first_strip..]
@@ -216,12 +123,9 @@ impl Layout {
     }
 }
 
-/// Up to 128 rows of a packed matrix.
-#[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
-    pub(super) blocks: &'a [Block],
-    pub(super) first_row: usize,
-    pub(super) num_rows: usize,
+/// The blocks of some tiles.
+pub(super) fn blocks(tiles: &[u8]) -> &[Block] {
+    tiles.as_chunks().0.as_chunks().0
 }
 
 impl Tile<'_> {
@@ -275,8 +179,8 @@ mod tests {
 
     /// The weight at (row, col), found by the drawing in the module's text.
     fn weight_at(layout: Layout, packed: &[u8], row: usize, col: usize) -> i8 {
-        let num_blocks = layout.cols.div_ceil(48);
-        let num_strips = layout.rows.div_ceil(32);
+        let num_blocks = layout.cols().div_ceil(48);
+        let num_strips = layout.rows().div_ceil(32);
         let tile = row / 128;
         let in_tile = 4.min(num_strips - 4 * tile);
         let block = 4 * tile * num_blocks + col / 48 * in_tile + row % 128 / 32;
@@ -366,51 +270,6 @@ mod tests {
         for (code, first) in codes.into_iter().zip(FIRST_COLUMNS) {
             let trits = [0, 4, 8].map(|nth| columns[first + nth]);
             assert_eq!(code::trits_of(code), trits);
-        }
-    }
-
-    #[test]
-    fn packing_by_parts_gives_the_same_bytes() {
-        let layout = Layout::new(300, 33).unwrap();
-        let trits: Vec<i8> = (0..300 * 33).map(|i| trit_at(i / 33, i % 33)).collect();
-        let mut whole = vec![0; layout.packed_bytes()];
-        layout.pack(0..300, &trits, &mut whole).unwrap();
-        let mut parts = vec![0; layout.packed_bytes()];
-        for rows in [256..300, 0..128, 128..256] {
-            let bytes = layout.bytes_of(&rows);
-            let trits = &trits[rows.start * 33..rows.end * 33];
-            layout.pack(rows, trits, &mut parts[bytes]).unwrap();
-        }
-        assert_eq!(whole, parts);
-    }
-
-    #[test]
-    fn what_is_not_a_trit_is_refused() {
-        let layout = Layout::new(2, 3).unwrap();
-        let mut packed = vec![0; layout.packed_bytes()];
-        let error = layout.pack(0..2, &[0, 1, -1, 0, 2, 0], &mut packed);
-        assert_eq!(error, Err(NotATrit { index: 4, value: 2 }));
-    }
-
-    #[test]
-    fn shapes_beyond_memory_are_refused() {
-        assert_eq!(Layout::new(0, 16), None);
-        assert_eq!(Layout::new(16, 0), None);
-        assert_eq!(Layout::new(1, MAX_COLS + 1), None);
-        assert_eq!(Layout::new(usize::MAX, MAX_COLS), None);
-        assert_eq!(Layout::new(usize::MAX, 1), None);
-        assert!(Layout::new(1, MAX_COLS).is_some());
-    }
-
-    #[test]
-    fn ranges_are_whole_tiles() {
-        let layout = Layout::new(300, 1).unwrap();
-        for rows in [0..300, 128..256, 256..300, 256..256, 0..0] {
-            assert!(layout.holds(&rows), "{rows:?}");
-        }
-        #[allow(clippy::reversed_empty_ranges, reason = "refused, as it should be")]
-        for rows in [1..128, 0..127, 0..32, 256..301, 256..128, 384..384] {
-            assert!(!layout.holds(&rows), "{rows:?}");
         }
     }
 }

@@ -10,8 +10,6 @@
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
-mod ahead;
-#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -25,9 +23,10 @@ use core::ops::Range;
 use std::sync::OnceLock;
 
 pub use activations::Activations;
-pub use layout::{Layout, ROW_TILE};
+pub use layout::{Layout, ROW_TILE, Triples};
 
 use crate::kernel::Kernel;
+use crate::layout::Tile;
 pub use crate::output::Output;
 use crate::output::Rows;
 
@@ -84,12 +83,18 @@ struct Product<'a> {
 }
 
 impl<'a> Product<'a> {
-    fn tiles(&self) -> impl Iterator<Item = layout::Tile<'a>> + use<'a> {
+    fn tiles(&self) -> impl Iterator<Item = Tile<'a>> + use<'a> {
         self.layout.tiles(&self.rows, self.packed)
     }
 
+    /// The packed weights of the rows.
+    #[cfg(target_arch = "x86_64")]
+    fn weights(&self) -> &'a [u8] {
+        self.layout.weights(&self.rows, self.packed)
+    }
+
     /// The rows of a tile's strip, counted from the output's first.
-    fn rows_of(&self, tile: &layout::Tile<'_>, strip: usize) -> Rows {
+    fn rows_of(&self, tile: &Tile<'_>, strip: usize) -> Rows {
         let first_row = strip * layout::STRIP_ROWS;
         Rows {
             first: tile.first_row - self.rows.start + first_row,

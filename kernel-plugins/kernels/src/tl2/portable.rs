@@ -2,10 +2,11 @@
 
 use super::code::PANEL_CODES;
 use super::layout::{
-    BLOCK_FIELDS, Block, FIRST_COLUMNS, STRIP_ROWS, Tile, codes_of, row_of, words_at,
+    BLOCK_FIELDS, Block, FIRST_COLUMNS, STRIP_ROWS, blocks, codes_of, row_of, words_at,
 };
-use super::tables::{BlockTables, Tables};
+use super::tables::{BlockTables, Tables, number};
 use super::{Activations, Product};
+use crate::layout::Tile;
 use crate::output::Output;
 use crate::panel::{self, Field, Part};
 
@@ -46,14 +47,16 @@ fn dot<'a>(
     tables: impl Iterator<Item = &'a BlockTables>,
 ) -> [i32; STRIP_ROWS] {
     let mut sums = [0; STRIP_ROWS];
-    let blocks = tile.blocks[strip..].iter().step_by(tile.num_strips());
+    let blocks = blocks(tile.bytes)[strip..]
+        .iter()
+        .step_by(tile.num_strips());
     for (block, tables) in blocks.zip(tables) {
         for lane in 0..STRIP_ROWS {
             let codes = codes_of(words_at(block, lane));
             let of_block: i16 = codes
                 .into_iter()
                 .zip(tables)
-                .map(|(code, table)| i16::from_ne_bytes(table[usize::from(code)]))
+                .map(|(code, table)| number(table, code))
                 .sum();
             sums[row_of(lane)] += i32::from(of_block);
         }

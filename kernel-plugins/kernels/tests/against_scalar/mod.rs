@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use ternion_kernels::kernel::{Kernel, Weights};
+use ternion_kernels::layout::{Layout, Packing};
 use ternion_kernels::{Output, scalar};
 
 /// What stands in the output where no result belongs.
@@ -50,13 +51,13 @@ impl Case {
         let Case {
             rows, cols, batch, ..
         } = *self;
-        let first_row = first_tile * K::ROW_TILE;
+        let first_row = first_tile * K::Packing::ROW_TILE;
         let num_rows = rows - first_row;
         let stride = num_rows + gap;
         let expected = self.expected(first_row, stride);
-        let layout = K::layout(rows, cols).unwrap();
-        let mut packed = vec![0xff; K::packed_bytes(layout)];
-        K::pack(layout, 0..rows, &self.trits, &mut packed).unwrap();
+        let layout = Layout::<K::Packing>::new(rows, cols).unwrap();
+        let mut packed = vec![0xff; layout.packed_bytes()];
+        layout.pack(0..rows, &self.trits, &mut packed).unwrap();
         for kernel in kernels {
             let activations = kernel.activations(cols, batch).unwrap();
             let mut prepared = vec![0xff; K::prepared_bytes(activations)];
@@ -103,7 +104,7 @@ pub(crate) fn cases<K: Kernel>(
         (
             proptest::collection::vec(-1..=1i8, rows * cols),
             proptest::collection::vec(activation, cols * batch),
-            0..=(rows - 1) / K::ROW_TILE,
+            0..=(rows - 1) / K::Packing::ROW_TILE,
             0..5usize,
         )
             .prop_map(move |(trits, activations, first_tile, gap)| {

@@ -17,13 +17,13 @@ struct Loss {
 }
 
 impl Scheduler {
-    /// Who yields to a running sequence: a parked one, as it makes no use of
-    /// its blocks; else one that does not rank before it, and at the last the
-    /// sequence itself. Taking from whoever ranks before could starve it.
-    pub(super) fn victim(&self, id: SequenceId) -> Rank {
-        let from = self[id].rank;
-        let running = || self.running.iter().filter(move |rank| *rank >= from);
-        let victim = self.parked_victim().or_else(|| self.cheapest(running()));
+    /// Who yields to the first of these, which are in the order of the step: a
+    /// parked one, as it makes no use of its blocks; else one of these, and at
+    /// the last the first itself. Taking from whoever comes before could starve
+    /// it.
+    pub(super) fn victim(&self, behind: &[Rank]) -> Rank {
+        let running = behind.iter().copied();
+        let victim = self.parked_victim().or_else(|| self.cheapest(running));
         victim.expect("the sequence itself is running")
     }
 
@@ -32,13 +32,15 @@ impl Scheduler {
         self.cheapest(self.parked.iter())
     }
 
-    /// Of the lowest priority the one that is recomputed soonest. Who shares
-    /// all it has yields nothing, and comes last among its equals.
+    /// Of the tenant that had the most service, and of its lowest priority, the
+    /// one that is recomputed soonest. Who shares all it has yields nothing, and
+    /// comes last among its equals.
     fn cheapest(&self, of: impl Iterator<Item = Rank>) -> Option<Rank> {
         of.min_by_key(|rank| {
             let loss = self.loss(rank.id);
             let yields_nothing = loss.blocks == 0;
             (
+                Reverse(self.fairness.turn(rank.tenant)),
                 rank.priority(),
                 yields_nothing,
                 loss.tokens,

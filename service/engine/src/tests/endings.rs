@@ -1,8 +1,8 @@
 //! How sequences end, and what is said about it.
 
-use super::fake::{END, Fault};
+use super::fake::{END, FakeVocabulary, Fault};
 use super::sim::{ROOMY, Sim, TINY, request};
-use crate::{Event, FinishReason, Limits, Request, SubmitError, Time, Timings, Usage};
+use crate::{Event, FinishReason, Limits, Request, SubmitError, Time, Timings, Usage, Vocabulary};
 
 fn secs(seconds: f64) -> Time {
     Time::from_secs_f64(seconds)
@@ -146,7 +146,78 @@ fn a_deadline_ends_waiting_running_and_parked_sequences_alike() {
 }
 
 #[test]
-fn a_failed_step_ends_its_batch_and_nothing_else() {
+fn a_sequence_that_cannot_be_run_ends_alone_and_its_batch_mates_notice_nothing() {
+    let prompt = |first, len| Request {
+        prompt: [vec![first], vec![1; len]].concat(),
+        ..request(1, 6)
+    };
+    let alone = |first, len| {
+        let mut sim = Sim::new(ROOMY);
+        let id = sim.submit("alone", prompt(first, len));
+        sim.run();
+        sim.tokens(id)
+    };
+    let mut sim = Sim::new(Limits {
+        max_num_seqs: 7,
+        ..ROOMY
+    });
+    // The culprits stand in both halves, and what runs has gaps of all kinds.
+    let ids = [2, 7, 3, 4, 7, 5, 6].map(|first| sim.submit("x", prompt(first, first as usize)));
+    sim.steps(3);
+    sim.model.fault = Fault::Beginning(7);
+    let report = sim.step();
+    assert_eq!(report.scheduled.len(), 7);
+    assert_eq!(report.finished.len(), 2);
+    // 3 and 4; of those 1 and 2, 2 and 2; of the 2 with a culprit 1 and 1.
+    assert_eq!(report.num_reruns, 10);
+    for (id, first) in ids.into_iter().zip([2, 7, 3, 4, 7, 5, 6]) {
+        match first {
+            7 => assert!(matches!(reason(sim.end(id)), FinishReason::Failed { .. })),
+            _ => {
+                sim.run();
+                assert_eq!(sim.tokens(id), alone(first, first as usize));
+            }
+        }
+    }
+    assert_eq!(sim.engine.num_free_blocks(), 64);
+}
+
+/// Falls over when it is asked for the bytes of a token.
+struct Fragile(u32);
+
+impl Vocabulary for Fragile {
+    fn token_bytes(&self, token: u32) -> &[u8] {
+        assert_ne!(token, self.0, "fragile");
+        FakeVocabulary.token_bytes(token)
+    }
+
+    fn size(&self) -> usize {
+        FakeVocabulary.size()
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        FakeVocabulary.is_end(token)
+    }
+}
+
+#[test]
+fn a_panic_over_one_sequences_token_ends_that_sequence_only() {
+    // The fake's second token for the one, and none of the other's.
+    let mut sim = Sim::with_vocabulary(ROOMY, Fragile(9));
+    let a = sim.submit("a", request(4, 9));
+    let b = sim.submit("b", request(3, 2));
+    sim.run();
+    assert_eq!(sim.tokens(a).len(), 1);
+    match reason(sim.end(a)) {
+        FinishReason::Failed { message } => assert!(message.contains("fragile"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(reason(sim.end(b)), &FinishReason::Length);
+    assert_eq!(sim.engine.num_free_blocks(), 64);
+}
+
+#[test]
+fn a_step_that_fails_for_everyone_ends_its_batch_and_nothing_else() {
     let mut sim = Sim::new(Limits {
         max_num_seqs: 2,
         ..ROOMY

@@ -68,6 +68,8 @@ pub(super) enum Fault {
     None,
     /// The step fails.
     Step,
+    /// Steps fail that have a sequence which begins with this token.
+    Beginning(u32),
     /// The first row of logits, if there is one, holds NaN.
     NanInFirstRow,
     /// There are no logits.
@@ -81,7 +83,7 @@ pub(super) struct FakeModel {
     pages: Vec<Option<u32>>,
     logits: Logits,
     pub(super) fault: Fault,
-    /// What it was last asked to run.
+    /// The batch of the last step, whole where parts of it were run again.
     pub(super) last: Batch,
 }
 
@@ -143,7 +145,9 @@ fn some_of(row: &[f32], batch: &Batch, span: &Span) -> Option<Vec<TokenLogit>> {
 impl Executor for FakeModel {
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         self.check_spans(batch);
-        self.last.clone_from(batch);
+        if self.last.spans.is_empty() {
+            self.last.clone_from(batch);
+        }
         let mut rows = Vec::new();
         for span in &batch.spans {
             let table = batch.table_of(span);
@@ -160,12 +164,22 @@ impl Executor for FakeModel {
                 rows.push((span, logits_after((0..end).map(read))));
             }
         }
+        let begins_with = |token| {
+            let first = |span| batch.table_of(span)[0].0 as usize * self.block_size;
+            let mut firsts = batch.spans.iter().map(|span| self.pages[first(span)]);
+            firsts.any(|first| first == Some(token))
+        };
+        let fails = match self.fault {
+            Fault::Step => true,
+            Fault::Beginning(token) => begins_with(token),
+            _ => false,
+        };
         match self.fault {
-            Fault::None => {}
-            Fault::Step => {
+            _ if fails => {
                 let message = "the fake was told to fail".to_owned();
                 return Err(ExecutorError { message });
             }
+            Fault::None | Fault::Step | Fault::Beginning(_) => {}
             Fault::NanInFirstRow => rows.iter_mut().take(1).for_each(|row| row.1[0] = f32::NAN),
             Fault::NoLogits => rows.clear(),
         }

@@ -121,8 +121,9 @@ fn nobody_waits_for_one_that_ranks_behind() {
     // It does use what the other has computed so far.
     insta::assert_snapshot!(sim.run(), @r"
     1  low+4  free 59
-    2  low+4  free 59
-    3  low+1 high+1 low. high.  free 64
+    2  high+4  free 56
+    3  high+1 low+3 high.  free 59
+    4  low+2 low.  free 64
     ");
 }
 

@@ -7,43 +7,30 @@ use std::collections::BTreeMap;
 use super::fake::{Fault, REPETITIVE};
 use super::oracle::{Answer, answer};
 use super::pages::Pages;
+use super::random::{Random, over_seeds};
 use super::sim::Sim;
 use crate::lifecycle::State;
 use crate::{
-    Event, FinishReason, Limits, Request, Sampling, SequenceId, StepReport, Stopping, SubmitError,
-    Time,
+    Event, FinishReason, Limits, Request, Sampling, SequenceId, Share, StepReport, Stopping,
+    SubmitError, Time,
 };
 
-const NUM_SCHEDULES: u64 = 3000;
+const NUM_SCHEDULES: u64 = 10_000;
+
+const SHARES: [Share; 3] = [share(0, 1), share(1, 1), share(5, 3)];
+
+const fn share(tenant: u32, weight: u32) -> Share {
+    Share { tenant, weight }
+}
 
 #[test]
 fn every_answer_is_as_if_alone_and_no_block_is_lost() {
-    let seeds = match std::env::var("TERNION_SIM_SEED") {
-        Ok(seed) => {
-            let seed = seed.parse().expect("TERNION_SIM_SEED is a number");
-            seed..seed + 1
-        }
-        Err(_) => 0..NUM_SCHEDULES,
-    };
-    let mut seen = Seen::default();
-    for seed in seeds.clone() {
-        let announce = Announce(seed);
-        Schedule::new(seed).run(&mut seen);
-        drop(announce);
-    }
-    if seeds.end - seeds.start == NUM_SCHEDULES {
+    let seen = over_seeds(NUM_SCHEDULES, |seed, seen: &mut Seen| {
+        Schedule::new(seed).run(seen)
+    });
+    let all = |one: Seen, other| one.and(other);
+    if let Some(seen) = seen.map(|seen| seen.into_iter().fold(Seen::default(), all)) {
         seen.check();
-    }
-}
-
-/// Says how to run the schedule again, if it fails.
-struct Announce(u64);
-
-impl Drop for Announce {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("run it again with TERNION_SIM_SEED={}", self.0);
-        }
     }
 }
 
@@ -61,10 +48,33 @@ struct Seen {
     evicted: usize,
     shared: usize,
     refusals: usize,
+    hopeless: usize,
+    reruns: usize,
+    culprits: usize,
     endings: BTreeMap<String, usize>,
 }
 
 impl Seen {
+    fn and(mut self, other: Seen) -> Seen {
+        self.preemptions += other.preemptions;
+        self.parked_preemptions += other.parked_preemptions;
+        self.chunks += other.chunks;
+        self.accepted += other.accepted;
+        self.rejected += other.rejected;
+        self.cached += other.cached;
+        self.resumed += other.resumed;
+        self.evicted += other.evicted;
+        self.shared += other.shared;
+        self.refusals += other.refusals;
+        self.hopeless += other.hopeless;
+        self.reruns += other.reruns;
+        self.culprits += other.culprits;
+        for (kind, count) in other.endings {
+            *self.endings.entry(kind).or_default() += count;
+        }
+        self
+    }
+
     fn check(&self) {
         assert!(self.preemptions > 1000, "{self:?}");
         assert!(self.parked_preemptions > 1000, "{self:?}");
@@ -76,32 +86,11 @@ impl Seen {
         assert!(self.evicted > 1000, "{self:?}");
         assert!(self.shared > 1000, "{self:?}");
         assert!(self.refusals > 100, "{self:?}");
+        assert!(self.hopeless > 100, "{self:?}");
+        assert!(self.culprits > 100, "{self:?}");
+        assert!(self.reruns > 2 * self.culprits, "{self:?}");
         assert_eq!(self.endings.len(), 7, "{self:?}");
         assert!(self.endings.values().all(|count| *count > 100), "{self:?}");
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        // xorshift64*, by Vigna.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
-    }
-
-    fn within(&mut self, range: std::ops::RangeInclusive<usize>) -> usize {
-        range.start() + self.below((range.end() - range.start() + 1) as u64) as usize
-    }
-
-    fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize].clone()
     }
 }
 
@@ -130,15 +119,17 @@ struct Schedule {
 
 impl Schedule {
     fn new(seed: u64) -> Schedule {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random::new(seed);
         let max_num_seqs = random.within(1..=5);
         let limits = Limits {
             num_blocks: random.within(4..=14),
             block_size: random.within(1..=4),
             max_num_seqs,
             max_num_batched_tokens: max_num_seqs + random.within(0..=8),
+            step_budget: random.pick(&[None, Some(Time::from_millis(300)), Some(Time::MAX)]),
             max_draft_tokens: random.pick(&[0, 1, 4]),
             max_queued: random.within(1..=8),
+            max_queued_tokens: random.pick(&[8, 30, usize::MAX]),
             max_model_len: 24,
         };
         let beginnings = [(); 2].map(|()| (0..12).map(|_| random.below(12) as u32).collect());
@@ -189,10 +180,14 @@ impl Schedule {
             }
             self.sim.engine.check();
         }
+        // The clock may stand still, and a step may be held up.
+        let millis = self.random.pick(&[0, 1, 20, 100, 100, 100, 490]);
+        self.sim.takes = Time::from_millis(millis);
         self.sim.model.fault = match self.random.below(200) {
             0 => Fault::Step,
             1 => Fault::NoLogits,
             2..5 => Fault::NanInFirstRow,
+            5..12 => Fault::Beginning(self.random.below(12) as u32),
             _ => Fault::None,
         };
     }
@@ -220,6 +215,21 @@ impl Schedule {
                 assert_eq!(queued, limit);
                 assert_eq!(limit, self.limits.max_num_seqs + self.limits.max_queued);
                 seen.refusals += 1;
+            }
+            Err(SubmitError::TokensQueued {
+                queued,
+                asked,
+                limit,
+            }) => {
+                assert_eq!(queued, self.queued_tokens());
+                assert_eq!(limit, self.limits.max_queued_tokens);
+                assert!(queued > 0 && queued + asked > limit);
+                seen.refusals += 1;
+            }
+            Err(SubmitError::DeadlineUnreachable { expected, left }) => {
+                assert_eq!(Some(self.sim.now() + left), request.deadline);
+                assert!(expected > left);
+                seen.hopeless += 1;
             }
             Err(SubmitError::NeverFits { blocks, pool }) => {
                 assert!(blocks > pool);
@@ -273,6 +283,7 @@ impl Schedule {
             prompt,
             sampling,
             stopping,
+            share: random.pick(&SHARES),
             priority: random.pick(&[-1, 0, 0, 0, 2]),
             salt: random.pick(&[None, Some(1), Some(1), Some(2)]),
             deadline: match random.percent(15) {
@@ -286,6 +297,15 @@ impl Schedule {
     fn set_credit(&mut self, id: SequenceId, credit: usize) {
         self.watched.get_mut(&id).unwrap().credit = credit;
         self.sim.engine.set_credit(id, credit);
+    }
+
+    /// Of those that were accepted and not started.
+    fn queued_tokens(&self) -> usize {
+        let waits = |watched: &&Watched| {
+            !watched.started && !watched.finished && watched.cancelled.is_none()
+        };
+        let waiting = self.watched.values().filter(waits);
+        waiting.map(|watched| watched.request.prompt.len()).sum()
     }
 
     /// Neither cancelled nor told to have ended.
@@ -332,6 +352,7 @@ impl Schedule {
             }
         }
         assert_eq!(report.finished, ended);
+        assert_eq!(self.sim.engine.num_queued_tokens(), self.queued_tokens());
         for (id, watched) in &self.watched {
             let expired = watched
                 .request
@@ -372,6 +393,7 @@ impl Schedule {
         assert_eq!(sum, report.num_tokens);
         seen.chunks += report.scheduled.len() - report.num_sampled;
         seen.accepted += report.num_accepted;
+        seen.reruns += report.num_reruns;
         seen.cached += report.num_cached;
         seen.resumed += report.num_resumed;
         seen.evicted += report.num_evicted;
@@ -392,7 +414,7 @@ impl Schedule {
 
     fn check_event(&mut self, event: Event, seen: &mut Seen) -> Option<(SequenceId, FinishReason)> {
         let now = self.sim.now();
-        let after_batch = now + Time::from_millis(250);
+        let after_batch = now + self.sim.takes;
         match event {
             Event::Started { id, at } => {
                 let watched = self.watched.get_mut(&id).unwrap();
@@ -436,7 +458,14 @@ impl Schedule {
                         now
                     }
                     FinishReason::Failed { .. } => {
-                        assert_ne!(self.sim.model.fault, Fault::None);
+                        match self.sim.model.fault {
+                            Fault::None => panic!("{id:?} failed without a reason"),
+                            Fault::Beginning(token) => {
+                                assert_eq!(watched.request.prompt[0], token, "not its own fault");
+                                seen.culprits += 1;
+                            }
+                            _ => {}
+                        }
                         after_batch
                     }
                     natural => {

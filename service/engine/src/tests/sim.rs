@@ -5,15 +5,20 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::fake::{FakeModel, FakeVocabulary};
-use crate::{Engine, Event, Limits, Request, Sampling, SequenceId, StepReport, Stopping, Time};
+use crate::{
+    Engine, Event, Limits, Request, Sampling, SequenceId, Share, StepReport, Stopping, Time,
+    Vocabulary,
+};
 
 pub(super) const TINY: Limits = Limits {
     num_blocks: 4,
     block_size: 2,
     max_num_seqs: 4,
     max_num_batched_tokens: 16,
+    step_budget: Some(Time::from_secs(3600)),
     max_draft_tokens: 0,
     max_queued: 8,
+    max_queued_tokens: usize::MAX,
     max_model_len: 32,
 };
 
@@ -32,6 +37,7 @@ pub(super) fn request(prompt_len: usize, max_tokens: usize) -> Request {
             ignore_eos: true,
             ..Stopping::default()
         },
+        share: Share::default(),
         priority: 0,
         salt: None,
         deadline: None,
@@ -43,19 +49,26 @@ pub(super) struct Sim {
     pub(super) engine: Engine,
     pub(super) model: FakeModel,
     pub(super) events: Vec<Event>,
-    /// Seconds; a step begins at a whole one and takes 0.25.
+    /// Seconds; a step begins at a whole one.
     pub(super) step: u64,
+    /// How long one takes.
+    pub(super) takes: Time,
     names: HashMap<SequenceId, &'static str>,
     trace: String,
 }
 
 impl Sim {
     pub(super) fn new(limits: Limits) -> Sim {
+        Sim::with_vocabulary(limits, FakeVocabulary)
+    }
+
+    pub(super) fn with_vocabulary(limits: Limits, vocabulary: impl Vocabulary + 'static) -> Sim {
         Sim {
-            engine: Engine::new(limits, Arc::new(FakeVocabulary)),
+            engine: Engine::new(limits, Arc::new(vocabulary)),
             model: FakeModel::new(limits.num_blocks, limits.block_size),
             events: Vec::new(),
             step: 0,
+            takes: Time::from_millis(250),
             names: HashMap::new(),
             trace: String::new(),
         }
@@ -78,10 +91,10 @@ impl Sim {
 
     pub(super) fn step(&mut self) -> StepReport {
         self.step += 1;
-        let mut times = [0, 250]
-            .map(|ms| self.now() + Time::from_millis(ms))
-            .into_iter();
-        let now = || times.next().expect("a step asks for the time twice");
+        let (begin, end) = (self.now(), self.now() + self.takes);
+        let mut times = std::iter::once(begin).chain(std::iter::repeat(end));
+        let now = || times.next().expect("it has no end");
+        self.model.last.clear();
         let report = self.engine.step(now, &mut self.model, &mut self.events);
         let report = report.clone();
         self.engine.check();

@@ -119,6 +119,8 @@ impl Speed {
     fn step_tokens(&self, wish: &Wish, streams: usize) -> usize {
         let rest = wish.step_seconds() - self.step_seconds(streams).unwrap_or(0.0);
         let prompt = (rest * self.prompt_tokens_per_second) as usize;
+        // Longer chunks make a prompt no faster.
+        let prompt = prompt.min(super::PROMPT_STEP);
         streams + prompt.max(wish.share_of_prompt(streams)).max(1)
     }
 }

@@ -17,6 +17,8 @@ from ternion._request import (
     count_tokens_request,
     detokenize_request,
     generate_request,
+    named,
+    resume_request,
     tokenize_request,
 )
 from ternion._retry import Attempts
@@ -116,18 +118,28 @@ class Client:
         ``request_id`` is what logs, traces and ``list_requests`` call it; the
         other arguments are those of ``GenerateArguments``.
         """
-        request = generate_request(arguments, request_id=request_id)
+        request = named(generate_request(arguments, request_id=request_id))
 
-        def open_call(
-            time_left: float | None,
+        def call(
+            message: GenerateRequest, time_left: float | None
         ) -> grpc.aio.UnaryStreamCall[GenerateRequest, GenerateResponse]:
             return self._open(
                 lambda: self._inference.Generate(
-                    request, timeout=time_left, metadata=self._endpoint.metadata
+                    message, timeout=time_left, metadata=self._endpoint.metadata
                 )
             )
 
-        return Events(open_call, self._attempts(timeout), self._is_closed)
+        def resume(
+            last_seq: int | None, time_left: float | None
+        ) -> grpc.aio.UnaryStreamCall[GenerateRequest, GenerateResponse]:
+            return call(resume_request(request, last_seq), time_left)
+
+        return Events(
+            lambda time_left: call(request, time_left),
+            self._attempts(timeout),
+            self._is_closed,
+            resume if request.resumable else None,
+        )
 
     def chat(
         self,

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from ternion._event import Event, event_in
 from ternion._retry import Attempts
 from ternion._status import from_rpc
-from ternion.errors import Cancelled
+from ternion.errors import Cancelled, TransportError
 from ternion.v1.inference_pb2 import Delta, Finished, GenerateRequest, GenerateResponse
 
 _Call = grpc.aio.UnaryStreamCall[GenerateRequest, GenerateResponse]
@@ -34,8 +34,10 @@ class Events(AsyncIterator[Event]):
         open_call: Callable[[float | None], _Call],
         attempts: Attempts,
         client_closed: Callable[[], bool],
+        resume: Callable[[int | None, float | None], _Call] | None = None,
     ) -> None:
         self._open_call = open_call
+        self._resume = resume
         self._attempts = attempts
         self._client_closed = client_closed
         self._loop = asyncio.get_running_loop()
@@ -44,6 +46,8 @@ class Events(AsyncIterator[Event]):
         self._call = open_call(attempts.time_left())
         self.finished: Finished | None = None
         """How the request ended, once that has been read."""
+        self.last_seq: int | None = None
+        """Place of the last event among those of the request."""
 
     async def __anext__(self) -> Event:
         while not self._closed:
@@ -55,19 +59,22 @@ class Events(AsyncIterator[Event]):
                 if response is None:
                     break
                 self._begun = True
+                self.last_seq = response.seq
+                self._attempts.begin_anew()
                 event = event_in(response)
                 if isinstance(event, Finished):
                     self.finished = event
                 if event is not None:
                     return event
                 continue
-            pause = None if self._begun else self._attempts.pause(error)
+            broke = self._resume is not None and isinstance(error, TransportError)
+            pause = None if self._begun and not broke else self._attempts.pause(error)
             if pause is None:
                 self._closed = True
                 raise error
             await asyncio.sleep(pause)
             if not self._closed:
-                self._call = self._open_call(self._attempts.time_left())
+                self._call = self._open_again(self._attempts.time_left())
         raise StopAsyncIteration
 
     def texts(self) -> AsyncIterator[str]:
@@ -97,6 +104,11 @@ class Events(AsyncIterator[Event]):
         # collector comes by, which may then run in another thread.
         if hasattr(self, "_call") and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._call.cancel)
+
+    def _open_again(self, time_left: float | None) -> _Call:
+        if self._begun and self._resume is not None:
+            return self._resume(self.last_seq, time_left)
+        return self._open_call(time_left)
 
     async def _read(self) -> GenerateResponse | None:
         try:

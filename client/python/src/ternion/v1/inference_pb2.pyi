@@ -64,6 +64,9 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of a served model. Empty: the only one."""
     text: _builtins.str
@@ -77,7 +80,9 @@ class GenerateRequest(_message.Message):
     wants one and the text doesn't have it. Default true.
     """
     priority: _builtins.int
-    """Higher runs first when requests wait. Default 0, from -100 to 100."""
+    """Among the requests of a tenant, higher runs first when they wait. Default
+    0, from -100 to 100.
+    """
     logprobs: _builtins.int
     """Log-probabilities with each token: 0 for the chosen token only, up to 20
     for that many alternatives too. Absent: none.
@@ -85,6 +90,20 @@ class GenerateRequest(_message.Message):
     request_id: _builtins.str
     """Id under which logs, traces and the audit trail name the request. Empty:
     the server draws one. In a Session the frame's id is used.
+    """
+    idempotency_key: _builtins.str
+    """At most 128 bytes of the client's choice. A request under a key that the
+    tenant has used for another one, which runs or has ended no longer ago
+    than the server's grace, is that one: nothing is generated twice, and its
+    frames come from the first. It must be the same in all other fields, the
+    request id aside; those that differ are named (INVALID_ARGUMENT). Makes a
+    request resumable.
+    """
+    resumable: _builtins.bool
+    """When its stream breaks, the request is not cancelled but waits for a
+    Resume as long as the server's grace. Its id, which it needs, is unique
+    among all resumable requests of the tenant that have not ended. Dropping
+    the stream is no way to cancel it: Cancel is.
     """
     @_builtins.property
     def chat(self) -> Global___ChatInput:
@@ -98,6 +117,14 @@ class GenerateRequest(_message.Message):
     def sampling(self) -> Global___Sampling: ...
     @_builtins.property
     def stopping(self) -> Global___Stopping: ...
+    @_builtins.property
+    def resume(self) -> Global___Resume:
+        """Instead of a new request: the frames that are missing of one that is there.
+        Of the other fields only the request id may be set. At any time a request
+        has one reader: one that there was before is told ABORTED, reason
+        TAKEN_OVER.
+        """
+
     def __init__(
         self,
         *,
@@ -112,10 +139,13 @@ class GenerateRequest(_message.Message):
         priority: _builtins.int | None = ...,
         logprobs: _builtins.int | None = ...,
         request_id: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        resumable: _builtins.bool = ...,
+        resume: Global___Resume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_add_bos", b"_add_bos", "_logprobs", b"_logprobs", "_parse_special", b"_parse_special", "_priority", b"_priority", "add_bos", b"add_bos", "chat", b"chat", "input", b"input", "logprobs", b"logprobs", "parse_special", b"parse_special", "priority", b"priority", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_add_bos", b"_add_bos", "_logprobs", b"_logprobs", "_parse_special", b"_parse_special", "_priority", b"_priority", "add_bos", b"add_bos", "chat", b"chat", "input", b"input", "logprobs", b"logprobs", "parse_special", b"parse_special", "priority", b"priority", "resume", b"resume", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_bos", b"_add_bos", "_logprobs", b"_logprobs", "_parse_special", b"_parse_special", "_priority", b"_priority", "add_bos", b"add_bos", "chat", b"chat", "input", b"input", "logprobs", b"logprobs", "model", b"model", "parse_special", b"parse_special", "priority", b"priority", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_bos", b"_add_bos", "_logprobs", b"_logprobs", "_parse_special", b"_parse_special", "_priority", b"_priority", "add_bos", b"add_bos", "chat", b"chat", "idempotency_key", b"idempotency_key", "input", b"input", "logprobs", b"logprobs", "model", b"model", "parse_special", b"parse_special", "priority", b"priority", "request_id", b"request_id", "resumable", b"resumable", "resume", b"resume", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__add_bos: _TypeAlias = _typing.Literal["add_bos"]  # noqa: Y015
     _WhichOneofArgType__add_bos: _TypeAlias = _typing.Literal["_add_bos", b"_add_bos"]  # noqa: Y015
@@ -139,6 +169,38 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class Resume(_message.Message):
+    """A request that the tenant made resumable, by Generate or in a Session, and
+    that runs or has ended no longer ago than the server's grace; else NOT_FOUND.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    LAST_SEQ_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    last_seq: _builtins.int
+    """seq of the last frame received. Absent: none was. What follows it comes,
+    each frame as it was, under its own seq; OUT_OF_RANGE, reason
+    FRAMES_FORGOTTEN, if the server does not keep as much.
+    """
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        last_seq: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_seq", b"_last_seq", "last_seq", b"last_seq"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seq", b"_last_seq", "last_seq", b"last_seq", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last_seq: _TypeAlias = _typing.Literal["last_seq"]  # noqa: Y015
+    _WhichOneofArgType__last_seq: _TypeAlias = _typing.Literal["_last_seq", b"_last_seq"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_seq) -> _WhichOneofReturnType__last_seq | None: ...
+
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
 class ChatInput(_message.Message):
@@ -515,26 +577,36 @@ Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
 
 @_typing.final
 class Queued(_message.Message):
-    """The request was accepted."""
+    """The request was accepted. While it waits it is told again when it has moved,
+    at most once a second.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     AHEAD_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     ahead: _builtins.int
-    """Requests that were waiting when this one came."""
+    """Requests that will be started before this one, if no others come."""
+    wait_seconds: _builtins.float
+    """Seconds until it is started, estimated by how long steps and answers took
+    so far. Absent while too little is known of them.
+    """
     def __init__(
         self,
         *,
         prompt_tokens: _builtins.int = ...,
         ahead: _builtins.int = ...,
+        wait_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds", "ahead", b"ahead", "prompt_tokens", b"prompt_tokens", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__wait_seconds: _TypeAlias = _typing.Literal["wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__wait_seconds: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_seconds) -> _WhichOneofReturnType__wait_seconds | None: ...
 
 Global___Queued: _TypeAlias = Queued  # noqa: Y015
 

@@ -68,7 +68,12 @@ class InferenceServiceServicer:
         """Many requests on one stream, each under an id of the client's choice.
         Every Start ends in exactly one Finished or Failed frame with its id; a
         request that fails does not end the stream. When the client half-closes,
-        its running requests go on; when the stream breaks, they are cancelled.
+        its running requests go on; when the stream breaks, they are cancelled,
+        unless they are resumable.
+
+        A client that takes nothing while frames wait for it gets its requests
+        parked, and after a time of the server's choice ended: RESOURCE_EXHAUSTED,
+        reason READER_TOO_SLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

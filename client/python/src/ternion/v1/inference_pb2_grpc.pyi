@@ -35,7 +35,12 @@ class InferenceServiceStub:
     """Many requests on one stream, each under an id of the client's choice.
     Every Start ends in exactly one Finished or Failed frame with its id; a
     request that fails does not end the stream. When the client half-closes,
-    its running requests go on; when the stream breaks, they are cancelled.
+    its running requests go on; when the stream breaks, they are cancelled,
+    unless they are resumable.
+
+    A client that takes nothing while frames wait for it gets its requests
+    parked, and after a time of the server's choice ended: RESOURCE_EXHAUSTED,
+    reason READER_TOO_SLOW.
     """
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """One request. An error is the call's status; a deadline that passes while
@@ -56,7 +61,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Many requests on one stream, each under an id of the client's choice.
     Every Start ends in exactly one Finished or Failed frame with its id; a
     request that fails does not end the stream. When the client half-closes,
-    its running requests go on; when the stream breaks, they are cancelled.
+    its running requests go on; when the stream breaks, they are cancelled,
+    unless they are resumable.
+
+    A client that takes nothing while frames wait for it gets its requests
+    parked, and after a time of the server's choice ended: RESOURCE_EXHAUSTED,
+    reason READER_TOO_SLOW.
     """
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """One request. An error is the call's status; a deadline that passes while
@@ -80,7 +90,12 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Many requests on one stream, each under an id of the client's choice.
         Every Start ends in exactly one Finished or Failed frame with its id; a
         request that fails does not end the stream. When the client half-closes,
-        its running requests go on; when the stream breaks, they are cancelled.
+        its running requests go on; when the stream breaks, they are cancelled,
+        unless they are resumable.
+
+        A client that takes nothing while frames wait for it gets its requests
+        parked, and after a time of the server's choice ended: RESOURCE_EXHAUSTED,
+        reason READER_TOO_SLOW.
         """
 
     @_abc_1.abstractmethod

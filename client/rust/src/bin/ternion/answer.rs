@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use ternion_client::proto::{FinishReason, Finished};
-use ternion_client::{Client, Event, Generate, Session, SessionEvent};
+use ternion_client::{Client, Error, Event, Generate, Session, SessionEvent};
 use tokio::signal::ctrl_c;
 
 use crate::failure::Failure;
@@ -35,12 +35,13 @@ pub(crate) async fn stream(
         session = client.session() => session?,
         _ = ctrl_c() => return Err(Failure::Interrupted),
     };
+    let resumable = request.request.resumable;
     session.start(&id, request).await?;
     let mut output = Output::new(show);
     let mut interrupted = false;
     loop {
         let event = tokio::select! {
-            event = next(&mut session) => event?,
+            event = next(&mut session, resumable) => event?,
             _ = ctrl_c() => {
                 if interrupted {
                     return Err(Failure::Interrupted);
@@ -59,21 +60,29 @@ pub(crate) async fn stream(
             };
         }
     }
-    Err(Failure::Server(ternion_client::Error::Transport {
+    Err(Failure::Server(Error::Transport {
         source: "the server ended the stream before the request".into(),
     }))
 }
 
-async fn next(session: &mut Session) -> Result<Option<Event>, Failure> {
-    match session.next().await {
-        Some(Ok(SessionEvent::Event { event, .. })) => Ok(Some(event)),
-        Some(Ok(SessionEvent::Failed { error, .. }) | Err(error)) => Err(error.into()),
-        Some(Ok(_)) | None => Ok(None),
+async fn next(session: &mut Session, resumable: bool) -> Result<Option<Event>, Failure> {
+    loop {
+        match session.next().await {
+            Some(Ok(SessionEvent::Event { event, .. })) => return Ok(Some(event)),
+            Some(Err(error @ Error::Transport { .. })) if resumable => {
+                // What broke it says more than that it can't be had again.
+                if session.reconnect().await.is_err() {
+                    return Err(error.into());
+                }
+            }
+            Some(Ok(SessionEvent::Failed { error, .. }) | Err(error)) => return Err(error.into()),
+            Some(Ok(_)) | None => return Ok(None),
+        }
     }
 }
 
 /// Unique enough to find in a log.
-fn drawn_id() -> String {
+pub(crate) fn drawn_id() -> String {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
@@ -115,9 +124,13 @@ impl Output {
     fn show_text(&mut self, event: &Event) -> Result<(), Failure> {
         match event {
             Event::Queued(queued) => {
-                let tokens = queued.prompt_tokens;
+                let (tokens, ahead) = (queued.prompt_tokens, queued.ahead);
+                let wait = match queued.wait_seconds {
+                    Some(seconds) if seconds >= 1.0 => format!(", about {seconds:.0} s"),
+                    _ => String::new(),
+                };
                 self.waiting
-                    .set_message(format!("{tokens} prompt tokens, {} ahead", queued.ahead));
+                    .set_message(format!("{tokens} prompt tokens, {ahead} ahead{wait}"));
                 Ok(())
             }
             Event::Started(_) => {

@@ -6,6 +6,7 @@ use ternion_client::{Client, Generate as Request, system, user};
 use crate::answer::{self, Show};
 use crate::failure::Failure;
 use crate::request::RequestOptions;
+use crate::samples;
 
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
@@ -26,9 +27,28 @@ pub(crate) struct Generate {
     #[arg(long)]
     no_bos: bool,
 
+    /// Answers to give to the same prompt, which is computed once. The first
+    /// has the seed, each other one that of the one before plus 1.
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=64)
+    )]
+    pub(crate) samples: u32,
+
     /// Name of this request in the server's logs and traces.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+
+    /// Ask again with the same key instead of generating twice.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+
+    /// End when the connection breaks, instead of going on with another one.
+    #[arg(long)]
+    no_resume: bool,
 
     #[command(flatten)]
     options: RequestOptions,
@@ -80,6 +100,8 @@ impl Generate {
         request.request.parse_special = self.no_special.then_some(false);
         request.request.add_bos = self.no_bos.then_some(false);
         request.request.request_id = self.request_id.clone().unwrap_or_default();
+        request.request.idempotency_key = self.idempotency_key.clone().unwrap_or_default();
+        request.request.resumable = !self.no_resume;
         Ok(request)
     }
 }
@@ -94,7 +116,15 @@ fn read(path: &Path) -> Result<String, Failure> {
     })
 }
 
-pub(crate) async fn run(client: &Client, request: Request, json: bool) -> Result<(), Failure> {
+pub(crate) async fn run(
+    client: &Client,
+    request: Request,
+    count: u32,
+    json: bool,
+) -> Result<(), Failure> {
+    if count > 1 {
+        return samples::run(client, request, count, json).await;
+    }
     let show = if json { Show::Json } else { Show::Text };
     answer::stream(client, request, show).await?;
     Ok(())

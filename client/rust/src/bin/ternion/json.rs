@@ -15,6 +15,8 @@ pub(crate) enum Line {
     Queued {
         prompt_tokens: u32,
         ahead: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        wait_seconds: Option<f64>,
     },
     Started {
         request_id: String,
@@ -91,6 +93,7 @@ impl From<&Event> for Line {
             Event::Queued(queued) => Line::Queued {
                 prompt_tokens: queued.prompt_tokens,
                 ahead: queued.ahead,
+                wait_seconds: queued.wait_seconds,
             },
             Event::Started(started) => Line::Started {
                 request_id: started.request_id.clone(),

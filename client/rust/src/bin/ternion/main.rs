@@ -10,6 +10,7 @@ mod json;
 mod load;
 mod models;
 mod request;
+mod samples;
 mod stdout;
 mod tokenize;
 
@@ -110,7 +111,8 @@ async fn run(command: Command) -> Result<(), Failure> {
     match action {
         Action::Generate(generate) => {
             let request = generate.request()?;
-            generate::run(&connect().await?, request, json).await
+            let client = connect().await?;
+            generate::run(&client, request, generate.samples, json).await
         }
         Action::Chat(chat) => chat::run(&connect().await?, *chat, json).await,
         Action::Models => models::run(&connect().await?, json).await,

@@ -28,8 +28,8 @@ pub(super) fn sum_of_eight(x: __m256) -> f32 {
 }
 
 // SAFETY, for all blocks of this implementation: `self` is proof of the
-// instructions, and the arrays have the sixteen elements that are loaded or
-// stored, eight of them from the eighth; none of the loads and stores needs
+// instructions, and the arrays have the sixteen elements or pairs that are loaded
+// or stored, eight of them from the eighth; none of the loads and stores needs
 // alignment.
 #[expect(
     clippy::undocumented_unsafe_blocks,
@@ -37,6 +37,8 @@ pub(super) fn sum_of_eight(x: __m256) -> f32 {
 )]
 impl Lanes for Avx2 {
     type V = [__m256; 2];
+    type Sums = [__m256i; 2];
+    type Pairs = [__m256i; 2];
 
     const ROWS: usize = 6;
     const WIDE: bool = false;
@@ -63,16 +65,6 @@ impl Lanes for Avx2 {
                 _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())),
                 _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(8).cast())),
             ]
-        }
-    }
-
-    #[inline(always)]
-    fn load_i8(self, x: &[i8; TILE]) -> Self::V {
-        unsafe {
-            let eight = |at: *const i8| {
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())))
-            };
-            [eight(x.as_ptr()), eight(x.as_ptr().add(8))]
         }
     }
 
@@ -179,7 +171,73 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn round_to_i16(self, x: Self::V, to: &mut [i16; TILE]) {
+        unsafe {
+            let halves = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+            // Packing keeps each half of the registers to itself.
+            let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(halves);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), in_order);
+        }
+    }
+
+    #[inline(always)]
+    fn no_sums(self) -> Self::Sums {
+        unsafe { [_mm256_setzero_si256(); 2] }
+    }
+
+    #[inline(always)]
+    fn load_sums(self, sums: &[i32; TILE]) -> Self::Sums {
+        unsafe {
+            [
+                _mm256_loadu_si256(sums.as_ptr().cast()),
+                _mm256_loadu_si256(sums.as_ptr().add(8).cast()),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: Self::Sums, to: &mut [i32; TILE]) {
+        unsafe {
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), sums[0]);
+            _mm256_storeu_si256(to.as_mut_ptr().add(8).cast(), sums[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums {
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn widen_pairs(self, x: &[[i8; 2]; TILE]) -> Self::Pairs {
+        unsafe {
+            let eight = |at: *const [i8; 2]| _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast()));
+            [eight(x.as_ptr()), eight(x.as_ptr().add(8))]
+        }
+    }
+
+    #[inline(always)]
+    fn splat_pair(self, x: i32) -> Self::Pairs {
+        unsafe { [_mm256_set1_epi32(x); 2] }
+    }
+
+    #[inline(always)]
+    fn add_products(self, sums: Self::Sums, a: Self::Pairs, b: Self::Pairs) -> Self::Sums {
+        unsafe {
+            [
+                _mm256_add_epi32(sums[0], _mm256_madd_epi16(a[0], b[0])),
+                _mm256_add_epi32(sums[1], _mm256_madd_epi16(a[1], b[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn to_floats(self, sums: Self::Sums) -> Self::V {
+        unsafe { [_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])] }
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
+        super::fetch::line(at);
     }
 }

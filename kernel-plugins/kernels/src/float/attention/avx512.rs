@@ -1,5 +1,6 @@
 //! [`Lanes`] in one register.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use half::f16;
@@ -7,13 +8,15 @@ use half::f16;
 use super::TILE;
 use super::lanes::Lanes;
 
-/// The CPU has AVX-512 F and what comes before it.
+/// The CPU has AVX-512 F and BW and what comes before them; and VNNI or not.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512<const VNNI: bool>(());
 
-impl Avx512 {
-    pub(super) fn new() -> Option<Avx512> {
+impl<const VNNI: bool> Avx512<VNNI> {
+    pub(super) fn new() -> Option<Self> {
         (std::is_x86_feature_detected!("avx512f")
+            && std::is_x86_feature_detected!("avx512bw")
+            && (!VNNI || std::is_x86_feature_detected!("avx512vnni"))
             && std::is_x86_feature_detected!("avx2")
             && std::is_x86_feature_detected!("fma")
             && std::is_x86_feature_detected!("f16c"))
@@ -21,15 +24,36 @@ impl Avx512 {
     }
 }
 
+/// In assembly, as the compiler takes the intrinsic apart into a multiplication
+/// and an addition, and there are as many of them as the CPU can do.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dpwssd(mut sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the function has the feature; the instruction reads and writes
+    // nothing but the registers that are named.
+    unsafe {
+        asm!(
+            "vpdpwssd {sums}, {a}, {b}",
+            sums = inout(zmm_reg) sums,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
 // SAFETY, for all blocks of this implementation: `self` is proof of the
-// instructions, and the arrays have the sixteen elements that are loaded or
-// stored; none of the loads and stores needs alignment.
+// instructions, and the arrays have the sixteen elements or pairs that are loaded
+// or stored; none of the loads and stores needs alignment.
 #[expect(
     clippy::undocumented_unsafe_blocks,
     reason = "one argument for all of them, above"
 )]
-impl Lanes for Avx512 {
+impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     type V = __m512;
+    type Sums = __m512i;
+    type Pairs = __m512i;
 
     const ROWS: usize = 12;
     const WIDE: bool = true;
@@ -47,11 +71,6 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn load_f16(self, x: &[f16; TILE]) -> Self::V {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
-    }
-
-    #[inline(always)]
-    fn load_i8(self, x: &[i8; TILE]) -> Self::V {
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
     }
 
     #[inline(always)]
@@ -125,7 +144,61 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn round_to_i16(self, x: Self::V, to: &mut [i16; TILE]) {
+        unsafe {
+            let integers = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), integers);
+        }
+    }
+
+    #[inline(always)]
+    fn no_sums(self) -> Self::Sums {
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn load_sums(self, sums: &[i32; TILE]) -> Self::Sums {
+        unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: Self::Sums, to: &mut [i32; TILE]) {
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), sums) }
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums {
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn widen_pairs(self, x: &[[i8; 2]; TILE]) -> Self::Pairs {
+        unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn splat_pair(self, x: i32) -> Self::Pairs {
+        unsafe { _mm512_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    fn add_products(self, sums: Self::Sums, a: Self::Pairs, b: Self::Pairs) -> Self::Sums {
+        unsafe {
+            if VNNI {
+                dpwssd(sums, a, b)
+            } else {
+                _mm512_add_epi32(sums, _mm512_madd_epi16(a, b))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn to_floats(self, sums: Self::Sums) -> Self::V {
+        unsafe { _mm512_cvtepi32_ps(sums) }
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
+        super::fetch::line(at);
     }
 }

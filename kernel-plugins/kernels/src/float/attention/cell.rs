@@ -24,10 +24,3 @@ impl Cell for f16 {
         lanes.load_f16(cells)
     }
 }
-
-impl Cell for i8 {
-    #[inline(always)]
-    fn load<L: Lanes>(lanes: L, cells: &[i8; TILE]) -> L::V {
-        lanes.load_i8(cells)
-    }
-}

@@ -16,6 +16,10 @@ use super::TILE;
 pub(super) trait Lanes: Copy {
     /// Sixteen floats.
     type V: Copy;
+    /// Sixteen integers of 32 bits.
+    type Sums: Copy;
+    /// Sixteen pairs of integers of 16 bits.
+    type Pairs: Copy;
 
     /// Rows of queries that one register tile has where there are many.
     const ROWS: usize;
@@ -26,7 +30,6 @@ pub(super) trait Lanes: Copy {
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; TILE]) -> Self::V;
     fn load_f16(self, x: &[f16; TILE]) -> Self::V;
-    fn load_i8(self, x: &[i8; TILE]) -> Self::V;
     fn store(self, x: Self::V, to: &mut [f32; TILE]);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
@@ -48,6 +51,19 @@ pub(super) trait Lanes: Copy {
     /// All lanes, added pairwise: `l` and `l + 8`, then `l` and `l + 4`, and so
     /// on.
     fn sum(self, x: Self::V) -> f32;
+    /// To the nearest integers, ties to even, which an i16 holds.
+    fn round_to_i16(self, x: Self::V, to: &mut [i16; TILE]);
+    fn no_sums(self) -> Self::Sums;
+    fn load_sums(self, sums: &[i32; TILE]) -> Self::Sums;
+    fn store_sums(self, sums: Self::Sums, to: &mut [i32; TILE]);
+    fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
+    fn widen_pairs(self, x: &[[i8; 2]; TILE]) -> Self::Pairs;
+    /// The lower half of the bits is the first of the pair.
+    fn splat_pair(self, x: i32) -> Self::Pairs;
+    /// Adds the products of both of each pair.
+    fn add_products(self, sums: Self::Sums, a: Self::Pairs, b: Self::Pairs) -> Self::Sums;
+    /// The nearest floats, ties to even.
+    fn to_floats(self, sums: Self::Sums) -> Self::V;
     /// A hint that this will be read.
     fn prefetch<T>(self, at: &T);
 }

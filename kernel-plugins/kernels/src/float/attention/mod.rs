@@ -3,25 +3,36 @@
 //! **The order.** A sequence is cut at every [`SEGMENT`] positions, wherever
 //! pages end and whoever computes. In a segment the score of a position is
 //! `(low + high) * factor`, where `low` and `high` are chains of fused
-//! multiply-adds over the first and second half of the elements; a scale of the
-//! key comes before the factor. Exponentials are relative to the segment's
-//! largest score; position `p` adds to lane `p % 16` of their sum, and the lanes
-//! are added pairwise. Values are added by fused multiply-adds in order of
-//! position; a scale of the value is multiplied into its weight. Segments are
-//! then joined one by one in order ([`Attention::merge`]): the larger of the
+//! multiply-adds over the first and second half of the elements. Exponentials
+//! are relative to the segment's largest score; position `p` adds to lane
+//! `p % 16` of their sum, and the lanes are added pairwise. Values are added by
+//! fused multiply-adds in order of position. Segments are then joined one by one in order ([`Attention::merge`]): the larger of the
 //! largest scores is kept, and sums and values are scaled to it. So what a query
 //! gets depends on what it sees and on nothing else, and segments of one query
 //! may go to different workers.
 //!
+//! **Integers.** Where keys and values are int8, a query is rounded to 16 bits
+//! relative to its largest element, and the score is `dot * key scale * (step *
+//! factor)` with an exact `dot`. The exponentials of a segment times the values'
+//! scales are rounded to 16 bits relative to the largest, and values are added
+//! exactly. Everything else is as for floats.
+//!
 //! **The layout.** Keys lie in tiles of [`TILE`] positions, `[dim][TILE]`, so
 //! that a vector holds the same element of sixteen keys and scores need no
-//! horizontal sums; values lie `[position][dim]`, so that neither do they.
+//! horizontal sums; values lie `[position][dim]`, so that neither do they. Of
+//! int8 two products are added at once: keys lie `[dim / 2][TILE][2]`, values
+//! `[TILE / 2][dim][2]`, so that what is added are neighbours.
 
 mod aligned;
 mod cell;
+mod fetch;
+mod integer;
 mod lanes;
 mod portable;
 mod segment;
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -35,6 +46,7 @@ use half::f16;
 
 pub use aligned::Aligned;
 use cell::Cell;
+pub use fetch::fetch;
 use portable::Portable;
 
 /// Positions of a tile.
@@ -55,11 +67,11 @@ pub const fn value_len(dim: usize) -> usize {
 /// sees may be anything.
 #[derive(Debug, Clone, Copy)]
 pub struct Tile<'a, T> {
-    /// `[dim][TILE]`.
+    /// `[dim][TILE]`; of int8 `[dim / 2][TILE][2]`.
     pub keys: &'a [T],
-    /// `[TILE][value_len(dim)]`.
+    /// `[TILE][value_len(dim)]`; of int8 `[TILE / 2][value_len(dim)][2]`.
     pub values: &'a [T],
-    /// Where elements are integers.
+    /// Those of int8.
     pub scales: Option<Scales<'a>>,
 }
 
@@ -83,6 +95,16 @@ pub enum Tiles<'a> {
     I8(&'a [Tile<'a, i8>]),
 }
 
+/// How scores and values are summed up. Whoever has set queries for the one
+/// can't attend to tiles of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// As floats: where keys and values are such.
+    Float,
+    /// As integers: where they are int8.
+    Integer,
+}
+
 /// A way to compute attention. All give the same results.
 #[derive(Debug, Clone, Copy)]
 pub struct Variant(Isa);
@@ -95,7 +117,11 @@ enum Isa {
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
+    Avx512(avx512::Avx512<false>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(avx512::Avx512<true>),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon),
 }
 
 impl Variant {
@@ -105,8 +131,11 @@ impl Variant {
         let wider = [
             avx2::Avx2::new().map(Isa::Avx2),
             avx512::Avx512::new().map(Isa::Avx512),
+            avx512::Avx512::new().map(Isa::Avx512Vnni),
         ];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let wider = [neon::Neon::new().map(Isa::Neon)];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let wider: [Option<Isa>; 0] = [];
         std::iter::once(Isa::Portable(Portable))
             .chain(wider.into_iter().flatten())
@@ -121,6 +150,10 @@ impl Variant {
             Isa::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni(_) => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon(_) => "neon",
         }
     }
 }
@@ -131,11 +164,13 @@ pub struct Attention {
     isa: Isa,
     dim: usize,
     scratch: Scratch,
+    /// For [`Arithmetic::Integer`].
+    rounded: Option<integer::Rounded>,
 }
 
 #[derive(Debug)]
 struct Scratch {
-    /// Packed.
+    /// Packed, for [`Arithmetic::Float`].
     queries: Vec<f32>,
     /// `[rows][SEGMENT]`.
     scores: Aligned,
@@ -158,6 +193,27 @@ struct Segment<'a, T> {
     /// Positions of the segment that each row sees.
     counts: &'a [usize],
     factor: f32,
+}
+
+impl<'a, T> Segment<'a, T> {
+    fn new(dim: usize, tiles: &'a [Tile<'a, T>], counts: &'a [usize], factor: f32) -> Self {
+        for tile in tiles {
+            assert_eq!(tile.keys.len(), dim * TILE, "keys of a tile");
+            assert_eq!(tile.values.len(), value_len(dim) * TILE, "values of a tile");
+        }
+        assert!(tiles.len() <= SEGMENT_TILES, "{} tiles", tiles.len());
+        assert!(
+            counts.iter().all(|count| *count <= tiles.len() * TILE),
+            "{} tiles for {counts:?}",
+            tiles.len(),
+        );
+        Segment {
+            dim,
+            tiles,
+            counts,
+            factor,
+        }
+    }
 }
 
 /// What rows have from one or more segments.
@@ -213,28 +269,34 @@ impl Row<'_> {
 macro_rules! on {
     ($isa:expr, $function:ident, $($argument:expr),*) => {
         match $isa {
-            Isa::Portable(l) => segment::$function(l, $($argument),*),
+            Isa::Portable(l) => compiled::portable::$function(l, $($argument),*),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the value is proof of the instructions.
-            Isa::Avx2(l) => unsafe { wide::avx2::$function(l, $($argument),*) },
+            Isa::Avx2(l) => unsafe { compiled::avx2::$function(l, $($argument),*) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the value is proof of the instructions.
-            Isa::Avx512(l) => unsafe { wide::avx512::$function(l, $($argument),*) },
+            Isa::Avx512(l) => unsafe { compiled::avx512::$function(l, $($argument),*) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the value is proof of the instructions.
+            Isa::Avx512Vnni(l) => unsafe { compiled::avx512_vnni::$function(l, $($argument),*) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: the value is proof of the instructions.
+            Isa::Neon(l) => unsafe { compiled::neon::$function(l, $($argument),*) },
         }
     };
 }
 
 /// The generic functions, compiled for instruction sets.
-#[cfg(target_arch = "x86_64")]
-mod wide {
+mod compiled {
     macro_rules! compiled_for {
-        ($module:ident, $features:literal) => {
+        ($module:ident $(, $features:literal)?) => {
             pub(super) mod $module {
                 use super::super::cell::Cell;
+                use super::super::integer::{self, Rounded};
                 use super::super::lanes::Lanes;
                 use super::super::{Partial, Row, Scratch, Segment, segment};
 
-                #[target_feature(enable = $features)]
+                $(#[target_feature(enable = $features)])?
                 pub(in super::super) fn attend<L: Lanes, T: Cell>(
                     l: L,
                     segment: &Segment<'_, T>,
@@ -244,7 +306,18 @@ mod wide {
                     segment::attend(l, segment, scratch, out);
                 }
 
-                #[target_feature(enable = $features)]
+                $(#[target_feature(enable = $features)])?
+                pub(in super::super) fn attend_to_integers<L: Lanes>(
+                    l: L,
+                    segment: &Segment<'_, i8>,
+                    scores: &mut [f32],
+                    rounded: &mut Rounded,
+                    out: &mut Partial<'_>,
+                ) {
+                    integer::attend(l, segment, scores, rounded, out);
+                }
+
+                $(#[target_feature(enable = $features)])?
                 pub(in super::super) fn pack<L: Lanes>(
                     l: L,
                     dim: usize,
@@ -254,7 +327,17 @@ mod wide {
                     segment::pack(l, dim, queries, packed);
                 }
 
-                #[target_feature(enable = $features)]
+                $(#[target_feature(enable = $features)])?
+                pub(in super::super) fn round<L: Lanes>(
+                    l: L,
+                    dim: usize,
+                    queries: &[f32],
+                    rounded: &mut Rounded,
+                ) {
+                    integer::pack(l, dim, queries, rounded);
+                }
+
+                $(#[target_feature(enable = $features)])?
                 pub(in super::super) fn merge<L: Lanes>(
                     l: L,
                     into: (&mut f32, &mut f32, &mut [f32]),
@@ -265,8 +348,15 @@ mod wide {
             }
         };
     }
+    compiled_for!(portable);
+    #[cfg(target_arch = "x86_64")]
     compiled_for!(avx2, "avx2,fma,f16c");
-    compiled_for!(avx512, "avx512f,avx2,fma,f16c");
+    #[cfg(target_arch = "x86_64")]
+    compiled_for!(avx512, "avx512f,avx512bw,avx2,fma,f16c");
+    #[cfg(target_arch = "x86_64")]
+    compiled_for!(avx512_vnni, "avx512f,avx512bw,avx512vnni,avx2,fma,f16c");
+    #[cfg(target_arch = "aarch64")]
+    compiled_for!(neon, "neon");
 }
 
 impl Attention {
@@ -275,10 +365,10 @@ impl Attention {
     /// # Panics
     ///
     /// If `dim` is odd: rotary embeddings pair elements.
-    pub fn new(dim: usize, max_rows: usize) -> Attention {
+    pub fn new(arithmetic: Arithmetic, dim: usize, max_rows: usize) -> Attention {
         let variants = Variant::available();
         let fastest = variants.last().expect("the portable one at least");
-        Attention::with(fastest, dim, max_rows)
+        Attention::with(fastest, arithmetic, dim, max_rows)
     }
 
     /// [`new`](Attention::new) in a certain way.
@@ -286,17 +376,26 @@ impl Attention {
     /// # Panics
     ///
     /// If `dim` is odd.
-    pub fn with(Variant(isa): Variant, dim: usize, max_rows: usize) -> Attention {
+    pub fn with(
+        Variant(isa): Variant,
+        arithmetic: Arithmetic,
+        dim: usize,
+        max_rows: usize,
+    ) -> Attention {
         assert!(dim.is_multiple_of(2), "heads of {dim} elements");
+        let integer = arithmetic == Arithmetic::Integer;
+        let floats = if integer { 0 } else { max_rows * dim };
+        let converted = segment::CONVERTED_TILES * TILE * value_len(dim);
         Attention {
             isa,
             dim,
             scratch: Scratch {
-                queries: vec![0.0; max_rows * dim],
+                queries: vec![0.0; floats],
                 scores: Aligned::new(max_rows * SEGMENT),
-                converted: Aligned::new(segment::CONVERTED_TILES * TILE * value_len(dim)),
+                converted: Aligned::new(if integer { 0 } else { converted }),
                 joined: Aligned::new(value_len(dim)),
             },
+            rounded: integer.then(|| integer::Rounded::new(dim, max_rows)),
         }
     }
 
@@ -307,8 +406,12 @@ impl Attention {
     /// If there are more rows than this was made for, or they are not whole.
     pub fn set_queries(&mut self, queries: &[f32]) {
         assert!(queries.len().is_multiple_of(self.dim), "not whole rows");
-        let packed = &mut self.scratch.queries[..queries.len()];
-        on!(self.isa, pack, self.dim, queries, packed);
+        if let Some(rounded) = &mut self.rounded {
+            on!(self.isa, round, self.dim, queries, rounded);
+        } else {
+            let packed = &mut self.scratch.queries[..queries.len()];
+            on!(self.isa, pack, self.dim, queries, packed);
+        }
     }
 
     /// What the queries get from one segment, of which row `r` sees the first
@@ -317,43 +420,42 @@ impl Attention {
     ///
     /// # Panics
     ///
-    /// If tiles don't have their sizes or are too few for a count, or `out` is
-    /// too short.
+    /// If tiles are for another arithmetic, don't have their sizes or scales, or
+    /// are too few for a count, or `out` is too short.
     pub fn attend(&mut self, tiles: Tiles<'_>, counts: &[usize], factor: f32, out: &mut [f32]) {
+        let mut out = Partial::of(out, counts.len(), self.dim);
         match tiles {
-            Tiles::F32(tiles) => self.attend_to(tiles, counts, factor, out),
-            Tiles::F16(tiles) => self.attend_to(tiles, counts, factor, out),
-            Tiles::I8(tiles) => self.attend_to(tiles, counts, factor, out),
+            Tiles::F32(tiles) => self.attend_to_floats(tiles, counts, factor, &mut out),
+            Tiles::F16(tiles) => self.attend_to_floats(tiles, counts, factor, &mut out),
+            Tiles::I8(tiles) => self.attend_to_integers(tiles, counts, factor, &mut out),
         }
     }
 
-    fn attend_to<T: Cell>(
+    fn attend_to_floats<T: Cell>(
         &mut self,
         tiles: &[Tile<'_, T>],
         counts: &[usize],
         factor: f32,
-        out: &mut [f32],
+        out: &mut Partial<'_>,
     ) {
-        let dim = self.dim;
-        for tile in tiles {
-            assert_eq!(tile.keys.len(), dim * TILE, "keys of a tile");
-            assert_eq!(tile.values.len(), value_len(dim) * TILE, "values of a tile");
-        }
-        assert!(tiles.len() <= SEGMENT_TILES, "{} tiles", tiles.len());
-        assert!(
-            counts.iter().all(|count| *count <= tiles.len() * TILE),
-            "{} tiles for {counts:?}",
-            tiles.len(),
-        );
-        let mut out = Partial::of(out, counts.len(), dim);
-        let segment = Segment {
-            dim,
-            tiles,
-            counts,
-            factor,
-        };
+        assert!(self.rounded.is_none(), "queries are integers");
+        let segment = Segment::new(self.dim, tiles, counts, factor);
         let scratch = &mut self.scratch;
-        on!(self.isa, attend, &segment, scratch, &mut out);
+        on!(self.isa, attend, &segment, scratch, out);
+    }
+
+    fn attend_to_integers(
+        &mut self,
+        tiles: &[Tile<'_, i8>],
+        counts: &[usize],
+        factor: f32,
+        out: &mut Partial<'_>,
+    ) {
+        let rounded = self.rounded.as_mut().expect("queries are floats");
+        assert!(tiles.iter().all(|tile| tile.scales.is_some()), "no scales");
+        let segment = Segment::new(self.dim, tiles, counts, factor);
+        let scores = &mut self.scratch.scores;
+        on!(self.isa, attend_to_integers, &segment, scores, rounded, out);
     }
 
     /// Adds what `rows` rows have from a later segment to what they have from

@@ -13,6 +13,8 @@ pub(super) struct Portable;
 
 impl Lanes for Portable {
     type V = [f32; TILE];
+    type Sums = [i32; TILE];
+    type Pairs = [[i16; 2]; TILE];
 
     const ROWS: usize = 4;
     const WIDE: bool = false;
@@ -30,11 +32,6 @@ impl Lanes for Portable {
     #[inline(always)]
     fn load_f16(self, x: &[f16; TILE]) -> Self::V {
         x.map(f16::to_f32)
-    }
-
-    #[inline(always)]
-    fn load_i8(self, x: &[i8; TILE]) -> Self::V {
-        x.map(f32::from)
     }
 
     #[inline(always)]
@@ -103,6 +100,52 @@ impl Lanes for Portable {
             half /= 2;
         }
         x[0]
+    }
+
+    #[inline(always)]
+    fn round_to_i16(self, x: Self::V, to: &mut [i16; TILE]) {
+        *to = x.map(|x| x.round_ties_even() as i16);
+    }
+
+    #[inline(always)]
+    fn no_sums(self) -> Self::Sums {
+        [0; TILE]
+    }
+
+    #[inline(always)]
+    fn load_sums(self, sums: &[i32; TILE]) -> Self::Sums {
+        *sums
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: Self::Sums, to: &mut [i32; TILE]) {
+        *to = sums;
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums {
+        from_fn(|l| a[l] + b[l])
+    }
+
+    #[inline(always)]
+    fn widen_pairs(self, x: &[[i8; 2]; TILE]) -> Self::Pairs {
+        x.map(|pair| pair.map(i16::from))
+    }
+
+    #[inline(always)]
+    fn splat_pair(self, x: i32) -> Self::Pairs {
+        [[x as i16, (x >> 16) as i16]; TILE]
+    }
+
+    #[inline(always)]
+    fn add_products(self, sums: Self::Sums, a: Self::Pairs, b: Self::Pairs) -> Self::Sums {
+        let product = |a: i16, b: i16| i32::from(a) * i32::from(b);
+        from_fn(|l| sums[l] + product(a[l][0], b[l][0]) + product(a[l][1], b[l][1]))
+    }
+
+    #[inline(always)]
+    fn to_floats(self, sums: Self::Sums) -> Self::V {
+        sums.map(|sum| sum as f32)
     }
 
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! The algorithm, for any instruction set and any kind of cell.
+//! The algorithm for floats, for any instruction set and any kind of cell.
 //!
 //! Few rows, as in generation, are bound by memory: keys and values are
 //! converted as they are read, for up to four rows at once. Many rows, as in a
@@ -18,7 +18,7 @@ type Vector<T = f32> = [T; TILE];
 pub(super) const FEW_ROWS: usize = 8;
 
 /// Rows of a register tile where there are few, or few are left.
-const SMALL_BLOCK: usize = 4;
+pub(super) const SMALL_BLOCK: usize = 4;
 
 /// Tiles that are converted at a time: with keys of 128 elements 16 KiB, half
 /// of the smallest first-level cache.
@@ -28,13 +28,11 @@ pub(super) const CONVERTED_TILES: usize = 2;
 /// where there are few rows: the CPU's own prefetching ends with each page of
 /// addresses, and pages of the cache may lie anywhere. About 8 KiB, but never
 /// less than the next two tiles, which are worked on together.
-const fn tiles_ahead<T>() -> usize {
-    if size_of::<T>() == 1 { 4 } else { 2 }
-}
+const TILES_AHEAD: usize = 2;
 
 /// Vectors of a cache line.
-const fn vectors_of_line<T>() -> usize {
-    let vectors = 64 / size_of::<Vector<T>>();
+pub(super) const fn vectors_of_line<V>() -> usize {
+    let vectors = 64 / size_of::<V>();
     if vectors == 0 { 1 } else { vectors }
 }
 
@@ -71,10 +69,11 @@ macro_rules! with_rows {
         }
     };
 }
+pub(super) use with_rows;
 
 /// Rows of the block that begins at `row`.
 #[inline(always)]
-fn rows_of_block<L: Lanes>(rows: usize, row: usize) -> usize {
+pub(super) fn rows_of_block<L: Lanes>(rows: usize, row: usize) -> usize {
     let rest = rows - row;
     if rows > FEW_ROWS && rest >= L::ROWS {
         L::ROWS
@@ -121,7 +120,7 @@ pub(super) fn attend<L: Lanes, T: Cell>(
     let rows = scratch.scores.as_chunks_mut::<TILE>().0;
     let rows = rows.chunks_exact_mut(SEGMENT_TILES);
     for (row, (scores, count)) in rows.zip(segment.counts).enumerate() {
-        (out.largest[row], out.sum[row]) = exponentials(l, segment.tiles, scores, *count);
+        (out.largest[row], out.sum[row]) = exponentials(l, scores, *count);
     }
     out.values.fill(0.0);
     if few {
@@ -134,8 +133,8 @@ pub(super) fn attend<L: Lanes, T: Cell>(
 #[inline(always)]
 fn scores_of_few<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &mut Scratch) {
     let (rows, dim, tiles) = (segment.counts.len(), segment.dim, segment.tiles);
-    for tile in tiles.iter().take(tiles_ahead::<T>()) {
-        fetch_all(l, tile.keys.as_chunks().0);
+    for tile in tiles.iter().take(TILES_AHEAD) {
+        fetch_all(l, tile.keys.as_chunks::<TILE>().0);
     }
     let mut row = 0;
     while row < rows {
@@ -157,7 +156,7 @@ fn scores_of_few<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &mu
 /// the first values.
 #[inline(always)]
 fn ahead_of_keys<'a, T>(tiles: &[Tile<'a, T>], index: usize) -> &'a [Vector<T>] {
-    let ahead = index + tiles_ahead::<T>();
+    let ahead = index + TILES_AHEAD;
     match keys_of(tiles, ahead) {
         [] => tiles[ahead % tiles.len()].values.as_chunks().0,
         keys => keys,
@@ -217,34 +216,30 @@ fn score_pair<L: Lanes, K: Cell, T: Cell, const R: usize>(
     let (first, second) = (keys[0], keys[1]);
     if L::WIDE && !second.is_empty() {
         let dots = dots(l, keys, ahead, queries);
-        put_scores::<L, T, 2, R>(l, dots, segment, index, scores);
+        put_scores(l, dots, segment.factor, index, scores);
         return;
     }
     let dots_of_first = dots(l, [first], [ahead[0]], queries);
-    put_scores::<L, T, 1, R>(l, dots_of_first, segment, index, scores);
+    put_scores(l, dots_of_first, segment.factor, index, scores);
     if !L::WIDE && !second.is_empty() {
         let dots_of_second = dots(l, [second], [ahead[1]], queries);
-        put_scores::<L, T, 1, R>(l, dots_of_second, segment, index + 1, scores);
+        put_scores(l, dots_of_second, segment.factor, index + 1, scores);
     }
 }
 
 #[inline(always)]
-fn put_scores<L: Lanes, T: Cell, const C: usize, const R: usize>(
+fn put_scores<L: Lanes, const C: usize, const R: usize>(
     l: L,
     dots: [[L::V; C]; R],
-    segment: &Segment<'_, T>,
+    factor: f32,
     index: usize,
     scores: &mut [Vector],
 ) {
-    let factor = l.splat(segment.factor);
+    let factor = l.splat(factor);
     for r in 0..R {
         for c in 0..C {
-            let mut score = dots[r][c];
-            if let Some(scales) = segment.tiles[index + c].scales {
-                score = l.mul(score, l.load(scales.keys));
-            }
             let to = &mut scores[r * SEGMENT_TILES + index + c];
-            l.store(l.mul(score, factor), to);
+            l.store(l.mul(dots[r][c], factor), to);
         }
     }
 }
@@ -268,7 +263,7 @@ fn dots<L: Lanes, T: Cell, const C: usize, const R: usize>(
         // Both chains at once: one alone waits for its own additions.
         for i in 0..half {
             for ahead in &ahead {
-                fetch(l, ahead, i * vectors_of_line::<T>());
+                fetch(l, ahead, i * vectors_of_line::<Vector<T>>());
             }
             step(l, i, &low_keys, &low_queries[i], &mut low);
             step(l, i, &high_keys, &high_queries[i], &mut high);
@@ -276,7 +271,7 @@ fn dots<L: Lanes, T: Cell, const C: usize, const R: usize>(
     } else {
         for (i, queries) in low_queries.iter().enumerate() {
             for ahead in &ahead {
-                fetch(l, ahead, i * vectors_of_line::<T>());
+                fetch(l, ahead, i * vectors_of_line::<Vector<T>>());
             }
             step(l, i, &low_keys, queries, &mut low);
         }
@@ -294,15 +289,15 @@ fn dots<L: Lanes, T: Cell, const C: usize, const R: usize>(
 
 /// Fetches all there is.
 #[inline(always)]
-fn fetch_all<L: Lanes, T>(l: L, ahead: &[Vector<T>]) {
-    for vector in ahead.iter().step_by(vectors_of_line::<T>()) {
+pub(super) fn fetch_all<L: Lanes, V>(l: L, ahead: &[V]) {
+    for vector in ahead.iter().step_by(vectors_of_line::<V>()) {
         l.prefetch(vector);
     }
 }
 
 /// Fetches the line where a vector is, if there is one.
 #[inline(always)]
-fn fetch<L: Lanes, T>(l: L, ahead: &[Vector<T>], vector: usize) {
+pub(super) fn fetch<L: Lanes, V>(l: L, ahead: &[V], vector: usize) {
     if let Some(vector) = ahead.get(vector) {
         l.prefetch(vector);
     }
@@ -329,17 +324,11 @@ fn step<L: Lanes, T: Cell, const C: usize, const R: usize>(
     }
 }
 
-/// Replaces the first `count` scores by what the values are to be multiplied
-/// with: their exponentials, relative to the largest of them, times the values'
-/// scales where there are such. Returns that largest score and the sum of the
-/// exponentials, each lane of which is added in order of position.
+/// Replaces the first `count` scores by their exponentials, relative to the
+/// largest of them. Returns that largest score and the sum of the exponentials,
+/// each lane of which is added in order of position.
 #[inline(always)]
-fn exponentials<L: Lanes, T: Cell>(
-    l: L,
-    tiles: &[Tile<'_, T>],
-    scores: &mut [Vector],
-    count: usize,
-) -> (f32, f32) {
+pub(super) fn exponentials<L: Lanes>(l: L, scores: &mut [Vector], count: usize) -> (f32, f32) {
     let lowest = l.splat(f32::NEG_INFINITY);
     let scores = &mut scores[..count.div_ceil(TILE)];
     if let Some(last) = scores.last_mut() {
@@ -352,12 +341,9 @@ fn exponentials<L: Lanes, T: Cell>(
     }
     let largest = l.largest(largest);
     let mut sum = l.splat(0.0);
-    for (scores, tile) in scores.iter_mut().zip(tiles) {
-        let mut weights = exp_of_negative(l, l.sub(l.load(scores), l.splat(largest)));
+    for scores in scores {
+        let weights = exp_of_negative(l, l.sub(l.load(scores), l.splat(largest)));
         sum = l.add(sum, weights);
-        if let Some(scales) = tile.scales {
-            weights = l.mul(weights, l.load(scales.values));
-        }
         l.store(weights, scores);
     }
     (largest, l.sum(sum))
@@ -394,7 +380,7 @@ fn values_of_few<L: Lanes, T: Cell>(
         with_rows!(L, block, R => {
             for (index, tile) in segment.tiles.iter().enumerate() {
                 let values = tile.values.as_chunks().0;
-                let ahead = segment.tiles.get(index + tiles_ahead::<T>());
+                let ahead = segment.tiles.get(index + TILES_AHEAD);
                 let ahead = ahead.map_or(&[][..], |tile| tile.values.as_chunks().0);
                 let scores = scratch.scores();
                 add_values::<L, T, T, R>(l, values, ahead, segment, scores, row, index, 1, out);
@@ -520,7 +506,7 @@ fn weigh_columns<L: Lanes, T: Cell, const R: usize, const C: usize>(
     }
     for (position, value) in values.chunks_exact(vectors).enumerate() {
         let value: &[Vector<T>; C] = value[column..].first_chunk().expect("C vectors are left");
-        for c in (0..C).step_by(vectors_of_line::<T>()) {
+        for c in (0..C).step_by(vectors_of_line::<Vector<T>>()) {
             fetch(l, ahead, position * vectors + column + c);
         }
         let mut v = [l.splat(0.0); C];
@@ -561,12 +547,13 @@ pub(super) fn merge<L: Lanes>(
         return;
     }
     let before = *largest;
-    *largest = if before > later.largest {
-        before
+    // The exponential of 0 is 1.
+    let (keep, add) = if before > later.largest {
+        (1.0, exp(later.largest - before))
     } else {
-        later.largest
+        *largest = later.largest;
+        (exp(before - later.largest), 1.0)
     };
-    let (keep, add) = (exp(before - *largest), exp(later.largest - *largest));
     *sum = add.mul_add(later.sum, keep * *sum);
     let (keep, add) = (l.splat(keep), l.splat(add));
     let values = values.as_chunks_mut().0;

@@ -48,24 +48,29 @@ impl Kept {
         self.key_scales.len()
     }
 
-    /// In tiles.
-    fn keys<T>(&self, cell: impl Fn(f32) -> T) -> Vec<T> {
+    /// In tiles, of which `together` elements are neighbours.
+    fn keys<T>(&self, together: usize, cell: impl Fn(f32) -> T) -> Vec<T> {
         let mut keys = Vec::new();
         for tile in self.keys.chunks(TILE * self.dim) {
-            for element in 0..self.dim {
-                keys.extend((0..TILE).map(|slot| cell(tile[slot * self.dim + element])));
+            for first in (0..self.dim).step_by(together) {
+                for slot in 0..TILE {
+                    let elements = &tile[slot * self.dim + first..][..together];
+                    keys.extend(elements.iter().map(|x| cell(*x)));
+                }
             }
         }
         keys
     }
 
-    /// Rows of whole vectors, the rest of which is never read.
-    fn values<T>(&self, cell: impl Fn(f32) -> T) -> Vec<T> {
-        let pad = value_len(self.dim) - self.dim;
+    /// Rows of whole vectors, the rest of which is never read. The same elements
+    /// of `together` positions are neighbours.
+    fn values<T>(&self, together: usize, cell: impl Fn(f32) -> T) -> Vec<T> {
         let mut values = Vec::new();
-        for value in self.values.chunks(self.dim) {
-            values.extend(value.iter().map(|x| cell(*x)));
-            values.extend((0..pad).map(|_| cell(1.0)));
+        for some in self.values.chunks(together * self.dim) {
+            for element in 0..value_len(self.dim) {
+                let elements = some.chunks(self.dim).map(|value| value.get(element));
+                values.extend(elements.map(|x| cell(*x.unwrap_or(&1.0))));
+            }
         }
         values
     }
@@ -78,6 +83,15 @@ enum Cells {
     I8,
 }
 
+impl Cells {
+    fn arithmetic(self) -> Arithmetic {
+        match self {
+            Cells::F32 | Cells::F16 => Arithmetic::Float,
+            Cells::I8 => Arithmetic::Integer,
+        }
+    }
+}
+
 /// What each row gets: whole segments on the way, in order.
 fn attention(
     variant: Variant,
@@ -88,13 +102,13 @@ fn attention(
 ) -> Vec<f32> {
     let dim = kept.dim;
     let rows = seen.len();
-    let mut attention = Attention::with(variant, dim, rows);
+    let mut attention = Attention::with(variant, cells.arithmetic(), dim, rows);
     attention.set_queries(queries);
     let mut all = vec![f32::NAN; partial_len(rows, dim)];
     let mut later = all.clone();
-    let (f32_keys, f32_values) = (kept.keys(|x| x), kept.values(|x| x));
-    let (f16_keys, f16_values) = (kept.keys(f16::from_f32), kept.values(f16::from_f32));
-    let (i8_keys, i8_values) = (kept.keys(|x| x as i8), kept.values(|x| x as i8));
+    let (f32_keys, f32_values) = (kept.keys(1, |x| x), kept.values(1, |x| x));
+    let (f16_keys, f16_values) = (kept.keys(1, f16::from_f32), kept.values(1, f16::from_f32));
+    let (i8_keys, i8_values) = (kept.keys(2, |x| x as i8), kept.values(2, |x| x as i8));
     for segment in 0..kept.positions().div_ceil(SEGMENT) {
         let counts: Vec<_> = seen
             .iter()
@@ -149,33 +163,52 @@ fn slices<'a, T>(
 }
 
 /// One row in the promised order, written as slowly as possible.
-fn in_order(kept: &Kept, query: &[f32], seen: usize) -> Vec<f32> {
+fn in_order(kept: &Kept, cells: Cells, query: &[f32], seen: usize) -> Vec<f32> {
     let dim = kept.dim;
+    let factor = 1.0 / (dim as f32).sqrt();
     let chain = |key: &[f32], elements: std::ops::Range<usize>| {
         elements.fold(0.0_f32, |sum, i| query[i].mul_add(key[i], sum))
+    };
+    let (integers, step) = rounded(query, 32767.0);
+    let score = |p: usize| {
+        let key = &kept.keys[p * dim..][..dim];
+        match cells.arithmetic() {
+            Arithmetic::Float => (chain(key, 0..dim / 2) + chain(key, dim / 2..dim)) * factor,
+            Arithmetic::Integer => {
+                sum_of_products(&integers, key) * kept.key_scales[p] * (step * factor)
+            }
+        }
     };
     let mut all: Option<(f32, f32, Vec<f32>)> = None;
     for begin in (0..seen).step_by(SEGMENT) {
         let positions = begin..seen.min(begin + SEGMENT);
-        let scores: Vec<f32> = positions
-            .clone()
-            .map(|p| {
-                let key = &kept.keys[p * dim..][..dim];
-                let dot = chain(key, 0..dim / 2) + chain(key, dim / 2..dim);
-                dot * kept.key_scales[p] * (1.0 / (dim as f32).sqrt())
-            })
-            .collect();
+        let scores: Vec<f32> = positions.clone().map(score).collect();
         let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weights: Vec<f32> = scores.iter().map(|score| exp(score - largest)).collect();
         let mut lanes = vec![0.0_f32; TILE];
-        let mut values = vec![0.0_f32; dim];
-        for (p, score) in positions.zip(&scores) {
-            let weight = exp(score - largest);
+        for (p, weight) in positions.clone().zip(&weights) {
             lanes[p % TILE] += weight;
-            let weight = weight * kept.value_scales[p];
-            for (sum, value) in values.iter_mut().zip(&kept.values[p * dim..]) {
-                *sum = weight.mul_add(*value, *sum);
-            }
         }
+        let values: Vec<f32> = match cells.arithmetic() {
+            Arithmetic::Float => (0..dim)
+                .map(|i| {
+                    let values = positions.clone().map(|p| kept.values[p * dim + i]);
+                    let weighted = weights.iter().zip(values);
+                    weighted.fold(0.0, |sum, (w, v)| w.mul_add(v, sum))
+                })
+                .collect(),
+            Arithmetic::Integer => {
+                let scales = &kept.value_scales[positions.clone()];
+                let weights: Vec<_> = weights.iter().zip(scales).map(|(w, s)| w * s).collect();
+                let (weights, unit) = rounded(&weights, 32767.0);
+                (0..dim)
+                    .map(|i| {
+                        let values = positions.clone().map(|p| kept.values[p * dim + i]);
+                        sum_of_products(&weights, &values.collect::<Vec<_>>()) * unit
+                    })
+                    .collect()
+            }
+        };
         while lanes.len() > 1 {
             let upper = lanes.split_off(lanes.len() / 2);
             for (low, high) in lanes.iter_mut().zip(upper) {
@@ -195,6 +228,17 @@ fn in_order(kept: &Kept, query: &[f32], seen: usize) -> Vec<f32> {
     }
     let (_, sum, values) = all.expect("something is seen");
     values.into_iter().map(|value| value / sum).collect()
+}
+
+/// Integers of which the largest is `levels`, and what they are multiplied with.
+fn rounded(floats: &[f32], levels: f32) -> (Vec<i64>, f32) {
+    let largest = floats.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+    let integer = |x: &f32| (x * (levels / largest)).round_ties_even() as i64;
+    (floats.iter().map(integer).collect(), largest / levels)
+}
+
+fn sum_of_products(a: &[i64], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * *b as i64).sum::<i64>() as f32
 }
 
 /// One row in f64.
@@ -240,7 +284,7 @@ fn every_variant_has_the_promised_order() {
             for variant in Variant::available() {
                 let got = attention(variant, &kept, cells, &queries, &seen);
                 for (row, seen) in seen.iter().enumerate() {
-                    let want = in_order(&kept, &queries[row * dim..][..dim], *seen);
+                    let want = in_order(&kept, cells, &queries[row * dim..][..dim], *seen);
                     let got = &got[row * dim..][..dim];
                     let same = got
                         .iter()
@@ -266,10 +310,16 @@ fn attention_is_close_to_the_real_one() {
             let got = attention(variant, &kept, cells, &queries, &seen);
             for (row, seen) in seen.iter().enumerate() {
                 let want = exact(&kept, &queries[row * dim..][..dim], *seen);
+                // Of int8 elements are up to 4, and queries and weights are
+                // rounded.
+                let bound = match cells.arithmetic() {
+                    Arithmetic::Float => 5e-6,
+                    Arithmetic::Integer => 1e-3,
+                };
                 for (got, want) in got[row * dim..].iter().zip(want) {
                     let error = (f64::from(*got) - want).abs();
                     assert!(
-                        error < 5e-6 * (1.0 + want.abs()),
+                        error < bound * (1.0 + want.abs()),
                         "{cells:?}, {dim}, row {row}: {got} is not {want}"
                     );
                 }
@@ -281,14 +331,47 @@ fn attention_is_close_to_the_real_one() {
 #[test]
 fn what_nobody_sees_may_be_anything() {
     let seen = [3, 3, 4, 4];
-    let mut kept = Kept::new(32, 16, Cells::F32);
     let queries = noise(seen.len() * 32, 9);
-    let variant = || Variant::available().last().expect("one at least");
-    let want = attention(variant(), &kept, Cells::F32, &queries, &seen);
-    kept.keys[4 * 32..].fill(f32::NAN);
-    kept.values[4 * 32..].fill(f32::INFINITY);
-    let got = attention(variant(), &kept, Cells::F32, &queries, &seen);
-    assert_eq!(got, want);
+    for variant in Variant::available() {
+        for cells in [Cells::F32, Cells::I8] {
+            let mut kept = Kept::new(32, 16, cells);
+            let want = attention(variant, &kept, cells, &queries, &seen);
+            kept.keys[4 * 32..].fill(f32::NAN);
+            kept.values[4 * 32..].fill(f32::INFINITY);
+            kept.key_scales[4..].fill(f32::INFINITY);
+            kept.value_scales[4..].fill(f32::NAN);
+            let got = attention(variant, &kept, cells, &queries, &seen);
+            assert_eq!(got, want, "{variant:?}, {cells:?}");
+        }
+    }
+}
+
+#[test]
+fn nothing_at_all_is_zero() {
+    for variant in Variant::available() {
+        let mut kept = Kept::new(32, 20, Cells::I8);
+        kept.key_scales.fill(0.0);
+        kept.value_scales.fill(0.0);
+        let got = attention(variant, &kept, Cells::I8, &[0.0; 32], &[20]);
+        assert_eq!(got, [0.0; 32], "{variant:?}");
+    }
+}
+
+#[test]
+fn sums_of_the_largest_integers_fit() {
+    // All products of a score and of a value have the same sign. Beyond 512
+    // elements queries have fewer levels.
+    for dim in [256, 512, 1024] {
+        let mut kept = Kept::new(dim, SEGMENT, Cells::I8);
+        kept.keys.fill(-128.0);
+        kept.values.fill(-128.0);
+        kept.key_scales.fill(1e-3);
+        kept.value_scales.fill(0.5);
+        for variant in Variant::available() {
+            let got = attention(variant, &kept, Cells::I8, &vec![-1.0; dim], &[SEGMENT]);
+            assert_eq!(got, vec![-64.0; dim], "{variant:?}");
+        }
+    }
 }
 
 #[test]
@@ -306,6 +389,10 @@ fn exponentials_of_all_variants_are_the_same() {
                 Isa::Avx2(l) => l.store(exp_of_negative(l, l.load(&x)), &mut got),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512(l) => l.store(exp_of_negative(l, l.load(&x)), &mut got),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Vnni(l) => l.store(exp_of_negative(l, l.load(&x)), &mut got),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon(l) => l.store(exp_of_negative(l, l.load(&x)), &mut got),
             }
             assert_eq!(got.map(f32::to_bits), want, "{variant:?}, {x:?}");
         }

@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -22,6 +24,8 @@ enum Kind {
     AvxVnni(vnni::avx::Vnni),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Dotprod(neon::Dotprod),
     Portable,
 }
 
@@ -34,7 +38,9 @@ impl Variant {
             vnni::avx::Vnni::new().map(Kind::AvxVnni),
             avx2::Avx2::new().map(Kind::Avx2),
         ];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let fast = [neon::Dotprod::new().map(Kind::Dotprod)];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let fast: [Option<Kind>; 0] = [];
         fast.into_iter()
             .flatten()
@@ -63,6 +69,8 @@ impl Variant {
             Kind::AvxVnni(_) => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(_) => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Dotprod(_) => "neon-dotprod",
             Kind::Portable => "portable",
         }
     }
@@ -98,6 +106,8 @@ impl Variant {
                 Kind::AvxVnni(vnni) => vnni.tile(&tile, activations, &mut sums),
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx2(avx2) => avx2.tile(&tile, activations, &mut sums),
+                #[cfg(target_arch = "aarch64")]
+                Kind::Dotprod(dotprod) => dotprod.tile(&tile, activations, &mut sums),
                 Kind::Portable => portable::tile(&tile, activations, &mut sums),
             }
         }

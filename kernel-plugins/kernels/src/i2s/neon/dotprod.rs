@@ -4,9 +4,10 @@ use core::arch::aarch64::{
     int32x4_t, uint8x16_t, vaddq_s32, vandq_u8, vdupq_n_s32, vshrq_n_s32, vshrq_n_u8,
 };
 
-use super::super::layout::{ROW_TILE, STEP_FIELDS, Step, Tile};
+use super::super::layout::{ROW_TILE, STEP_FIELDS, Step, steps};
 use super::super::{Output, Product};
 use super::STEP_VECTORS;
+use crate::layout::Tile;
 use crate::output::Rows;
 use crate::panel::Group;
 use crate::panel::neon::{
@@ -41,7 +42,7 @@ fn dot(tile: &Tile<'_>, token: &[[u8; VECTOR]], offset: i32) -> [i32; ROW_TILE] 
     let masks = [0x03, 0x0c, 0x30].map(|mask| splat(mask));
     let zero = vdupq_n_s32(0);
     let mut total = [vdupq_n_s32(offset); STEP_VECTORS];
-    let chunks = tile.steps.chunks(JOINED_STEPS);
+    let chunks = steps(tile.bytes).chunks(JOINED_STEPS);
     for (steps, token) in chunks.zip(token.chunks(JOINED_STEPS)) {
         let mut ones = [zero; STEP_VECTORS];
         let mut fours = [zero; STEP_VECTORS];
@@ -79,12 +80,12 @@ pub(super) fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
         for group in product.groups() {
             for first in (0..group.num_tokens).step_by(TILE_TOKENS) {
                 match group.num_tokens - first {
-                    1 => add_tokens::<1>(tile.steps, &group, first, rows, out),
-                    2 => add_tokens::<2>(tile.steps, &group, first, rows, out),
-                    3 => add_tokens::<3>(tile.steps, &group, first, rows, out),
-                    4 => add_tokens::<4>(tile.steps, &group, first, rows, out),
-                    5 => add_tokens::<5>(tile.steps, &group, first, rows, out),
-                    _ => add_tokens::<TILE_TOKENS>(tile.steps, &group, first, rows, out),
+                    1 => add_tokens::<1>(steps(tile.bytes), &group, first, rows, out),
+                    2 => add_tokens::<2>(steps(tile.bytes), &group, first, rows, out),
+                    3 => add_tokens::<3>(steps(tile.bytes), &group, first, rows, out),
+                    4 => add_tokens::<4>(steps(tile.bytes), &group, first, rows, out),
+                    5 => add_tokens::<5>(steps(tile.bytes), &group, first, rows, out),
+                    _ => add_tokens::<TILE_TOKENS>(steps(tile.bytes), &group, first, rows, out),
                 }
             }
         }

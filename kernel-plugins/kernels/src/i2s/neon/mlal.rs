@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::{uint8x16_t, vaddq_s16, vandq_u8, vshrq_n_s16, vshrq_n_u8};
 
-use super::super::layout::{STEP_FIELDS, Step};
+use super::super::layout::{STEP_FIELDS, Step, steps};
 use super::super::{Output, Product};
 use crate::panel::neon::mlal::{PRODUCTS, Sums, multiply_add, widen, zero};
 use crate::panel::neon::{
@@ -19,7 +19,7 @@ const CHUNK_STEPS: usize = PRODUCTS / STEP_FIELDS;
 pub(super) fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
     for tile in product.tiles() {
         let rows = product.begin(&tile, out);
-        for (chunk, steps) in tile.steps.chunks(CHUNK_STEPS).enumerate() {
+        for (chunk, steps) in steps(tile.bytes).chunks(CHUNK_STEPS).enumerate() {
             for group in product.groups() {
                 for lane in 0..group.num_tokens {
                     let words = words_from(&group, chunk * PRODUCTS, lane);
