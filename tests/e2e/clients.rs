@@ -215,7 +215,7 @@ fn last_holds(seen: &Value, expected: &Value) -> Result<(), String> {
 
 /// What was seen, without what depends on time.
 fn lasting(scenario: &Value, seen: &Value) -> Value {
-    let mut seen = single_precision(seen);
+    let mut seen = comparable(seen);
     for path in scenario["ignore"].as_array().into_iter().flatten() {
         let (event, field) = path
             .as_str()
@@ -232,15 +232,19 @@ fn lasting(scenario: &Value, seen: &Value) -> Value {
     seen
 }
 
+/// How long a request may wait, and what of its prompt others have left computed.
+const ACCIDENTAL: [&str; 2] = ["wait_seconds", "cached_tokens"];
+
 /// Languages write a float with more or fewer digits, and 1 for 1.0. No whole
 /// number here is too large for one.
-fn single_precision(value: &Value) -> Value {
+fn comparable(value: &Value) -> Value {
     match value {
         Value::Object(fields) => fields
             .iter()
-            .map(|(name, value)| (name.clone(), single_precision(value)))
+            .filter(|(name, _)| !ACCIDENTAL.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), comparable(value)))
             .collect(),
-        Value::Array(items) => items.iter().map(single_precision).collect(),
+        Value::Array(items) => items.iter().map(comparable).collect(),
         Value::Number(number) => json!(number.as_f64().map(|number| number as f32)),
         other => other.clone(),
     }

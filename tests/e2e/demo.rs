@@ -274,7 +274,9 @@ fn exit_codes_tell_what_to_do_next() {
     let late = run(&server, &late);
     assert_eq!(late.code, Some(5), "{late:?}");
     let last = late.json_lines().pop().expect("an ending");
-    assert_eq!(last["finish_reason"], "deadline_exceeded");
+    // Cut off in the middle, or not begun since the server knows its own speed.
+    let cut_off = last["finish_reason"] == "deadline_exceeded";
+    assert!(cut_off || last["code"] == "DEADLINE_EXCEEDED", "{last}");
 
     assert_eq!(run(&server, &["generate"]).code, Some(2));
     let nowhere = ["models", "--endpoint", "http://127.0.0.1:1"];

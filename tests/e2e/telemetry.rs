@@ -42,8 +42,9 @@ fn id(byte: u8, bytes: usize) -> String {
     format!("{byte:02x}").repeat(bytes)
 }
 
-fn long() -> Generate {
-    greedy(&[1016, 591, 580], MANY_TOKENS)
+/// No two share what they compute.
+fn long(byte: u8) -> Generate {
+    greedy(&[1016, 591, byte.into()], MANY_TOKENS)
 }
 
 type Frames = Streaming<GenerateResponse>;
@@ -97,7 +98,7 @@ async fn send_all(server: &Server) {
 
     let mut running = Vec::new();
     for byte in LONG {
-        let frames = inference.generate(traced(long(), byte)).await;
+        let frames = inference.generate(traced(long(byte), byte)).await;
         let mut frames = frames.expect("a good request").into_inner();
         until_first_delta(&mut frames).await;
         running.push(tokio::spawn(read(frames)));
@@ -113,7 +114,7 @@ async fn send_all(server: &Server) {
         assert_eq!(reason, Some(FinishReason::Length));
     }
 
-    let abandoned = inference.generate(traced(long(), ABANDONED)).await;
+    let abandoned = inference.generate(traced(long(ABANDONED), ABANDONED)).await;
     let mut abandoned = abandoned.expect("a good request").into_inner();
     until_first_delta(&mut abandoned).await;
     drop(abandoned);
@@ -225,7 +226,7 @@ async fn cancel_one(server: &Server) {
         frame: Some(frame),
     };
     let start = Start {
-        request: Some(long().request),
+        request: Some(long(CANCELLED).request),
         timeout_ms: None,
     };
     send.send(frame(To::Start(start)))
@@ -233,7 +234,7 @@ async fn cancel_one(server: &Server) {
         .expect("it is open");
     let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
     let mut call = Request::new(requests);
-    *call.metadata_mut() = traced(long(), CANCELLED).metadata().clone();
+    *call.metadata_mut() = traced(long(CANCELLED), CANCELLED).metadata().clone();
     let session = inference(server).await.session(call).await;
     let mut session = session.expect("a session opens").into_inner();
     let mut cancelled = false;

@@ -34,7 +34,7 @@ use crate::{
 
 /// Commands that may wait for the end of a step. Wakes are dropped when it is
 /// full, since whatever fills it wakes as well; submissions are refused.
-const MAX_COMMANDS: usize = 1024;
+const MAX_COMMANDS: usize = 8192;
 
 /// How often it is looked where those are that wait.
 const POSITIONS_EVERY: Time = Time::from_millis(500);

@@ -45,6 +45,14 @@ pub(crate) struct Counting {
     logits: Logits,
 }
 
+/// The token that follows another one. None leads to those that fail.
+pub(crate) fn next(token: u32, vocab: usize) -> u32 {
+    match token + 1 {
+        next if (next as usize) < vocab => next,
+        _ => GOES_ON,
+    }
+}
+
 impl Counting {
     pub(crate) fn new(vocab: usize) -> Counting {
         let logits = Logits::default();
@@ -67,7 +75,7 @@ impl Executor for Counting {
                 let row;
                 (row, whole) = whole.split_at_mut(self.vocab);
                 row.fill(0.0);
-                row[(*token as usize + 1) % self.vocab] = 1.0;
+                row[next(*token, self.vocab) as usize] = 1.0;
             }
         }
         (0..batch.num_logits()).for_each(|_| self.logits.push_whole());

@@ -13,7 +13,7 @@ mod parking;
 
 use loom::{
     sync::{
-        Arc,
+        Arc, Notify,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
@@ -25,12 +25,16 @@ struct Ends {
     /// Places of the channel that are free.
     free: AtomicUsize,
     woken: AtomicBool,
+    wakes: Notify,
 }
 
 impl Ends {
     fn make_room(&self) {
         self.free.fetch_add(1, Ordering::Release);
-        let wake = || self.woken.store(true, Ordering::Release);
+        let wake = || {
+            self.woken.store(true, Ordering::Release);
+            self.wakes.notify();
+        };
         self.parking.made_room(wake);
     }
 
@@ -47,6 +51,7 @@ fn an_engine_without_room_is_woken_by_whoever_makes_some() {
             parking: Parking::new(),
             free: AtomicUsize::new(0),
             woken: AtomicBool::new(false),
+            wakes: Notify::new(),
         });
         let reader = ends.clone();
         let reader = thread::spawn(move || {
@@ -67,16 +72,13 @@ fn a_wake_is_for_every_time_that_the_engine_parks() {
             parking: Parking::new(),
             free: AtomicUsize::new(0),
             woken: AtomicBool::new(false),
+            wakes: Notify::new(),
         });
         let reader = ends.clone();
         let reader = thread::spawn(move || reader.make_room());
         // It looks, sleeps if it has to, takes what there is, looks again.
-        let mut saw = ends.look();
-        while !saw {
-            while !ends.woken.swap(false, Ordering::AcqRel) {
-                thread::yield_now();
-            }
-            saw = ends.look();
+        while !ends.look() {
+            ends.wakes.wait();
         }
         ends.free.fetch_sub(1, Ordering::AcqRel);
         ends.woken.store(false, Ordering::Release);

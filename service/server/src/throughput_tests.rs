@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 
 use super::*;
 use crate::{
-    fake_model::{RETENTION, served_within},
+    fake_model::{self, GOES_ON, RETENTION, served_within},
     setting_list::SETTINGS,
     settings::Sources,
 };
@@ -80,7 +80,7 @@ impl Bench {
             let mut streams = JoinSet::new();
             for n in 0..num_streams {
                 let channel = self.channels[n % NUM_CONNECTIONS].clone();
-                streams.spawn(stream(channel, n as u32 % 900, max_tokens));
+                streams.spawn(stream(channel, GOES_ON + n as u32 % 900, max_tokens));
             }
             streams.join_all().await
         });
@@ -148,7 +148,7 @@ async fn stream(channel: Channel, first: u32, max_tokens: u32) -> (u64, u64) {
         match response.frame.expect("no frame is empty") {
             v1::generate_response::Frame::Delta(delta) => {
                 for token in delta.token_ids {
-                    next = (next + 1) % 1024;
+                    next = fake_model::next(next, 1024);
                     assert_eq!(token, next);
                 }
             }
