@@ -126,7 +126,7 @@ fn request(i: u32) -> Generate {
     };
     let mut request = Generate::text(text).sampling(sampling).stopping(Stopping {
         max_tokens: Some(8 + i % 16),
-        ignore_eos: Some(i % 2 == 0),
+        ignore_eos: Some(i.is_multiple_of(2)),
         ..Stopping::default()
     });
     request.request.logprobs = (i % 4 == 1).then_some(2);

@@ -19,9 +19,9 @@ use tonic::{Code, Request, Status, Streaming};
 type Inference = InferenceServiceClient<Channel>;
 
 /// Some seconds of work.
-const MANY_TOKENS: u32 = 700;
+const MANY_TOKENS: u32 = 1000;
 /// Two requests of that many tokens don't fit.
-const FEW_PAGES: &str = "48";
+const FEW_PAGES: &str = "66";
 
 async fn inference(server: &Server) -> Inference {
     InferenceServiceClient::connect(server.endpoint().to_owned())
@@ -83,15 +83,11 @@ const FAILED: u8 = 0xf7;
 const CANCELLED: u8 = 0x18;
 const UNSAMPLED: u8 = 0x29;
 
-/// One request that ends well, one that never begins, two that take each
-/// other's pages, one whose deadline passes in the queue behind them, one
-/// whose client hangs up.
+/// One request that never begins, two that take each other's pages, one whose
+/// deadline passes in the queue behind them, one that ends well, one whose
+/// client hangs up.
 async fn send_all(server: &Server) {
     let mut inference = inference(server).await;
-    let finished = inference.generate(traced(greedy(&[1016, 591], 5), FINISHED));
-    let finished = finished.await.expect("a good request").into_inner();
-    assert_eq!(read(finished).await.0, Some(FinishReason::Length));
-
     let refused = inference.generate(traced(Generate::token_ids([]), REFUSED));
     let refused = refused.await.expect_err("no tokens");
     assert_eq!(refused.code(), Code::InvalidArgument);
@@ -103,8 +99,9 @@ async fn send_all(server: &Server) {
         until_first_delta(&mut frames).await;
         running.push(tokio::spawn(read(frames)));
     }
-    let mut queued = traced(greedy(&[1016], 5), QUEUED);
-    queued.set_timeout(Duration::from_millis(100));
+    // Too long to be let in between, and taken since nobody knows yet how long answers are.
+    let mut queued = traced(greedy(&[1016; 100], 5), QUEUED);
+    queued.set_timeout(Duration::from_millis(50));
     let queued = inference.generate(queued).await;
     let (reason, status) = read(queued.expect("it may wait").into_inner()).await;
     assert_eq!(reason, Some(FinishReason::DeadlineExceeded));
@@ -113,6 +110,10 @@ async fn send_all(server: &Server) {
         let (reason, _) = read.await.expect("it is read");
         assert_eq!(reason, Some(FinishReason::Length));
     }
+
+    let finished = inference.generate(traced(greedy(&[1016, 591], 5), FINISHED));
+    let finished = finished.await.expect("a good request").into_inner();
+    assert_eq!(read(finished).await.0, Some(FinishReason::Length));
 
     let abandoned = inference.generate(traced(long(ABANDONED), ABANDONED)).await;
     let mut abandoned = abandoned.expect("a good request").into_inner();
@@ -548,7 +549,7 @@ async fn vllm_names_are_there_on_demand() {
 
 #[tokio::test]
 async fn prometheus_scrapes_it() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--kernel", "i2s"]);
     let prometheus = Prometheus::start(server.operations()).await;
     let client = server.client().await;
     ternion_tests::answer(&client, greedy(&[1016, 591], 5)).await;
@@ -571,8 +572,12 @@ async fn prometheus_scrapes_it() {
     assert!(prometheus.value(slowest, |_| true).await > 0.0);
 
     let mut session = client.session().await.expect("a session opens");
-    let long = greedy(&[1016, 591, 580], 1000);
-    session.start("long", long).await.expect("it is open");
+    // Together they take longer than from one scrape to the next, however fast the machine.
+    for n in 0..100 {
+        let long = greedy(&[1016, 591, n], 1000);
+        let id = format!("long {n}");
+        session.start(id, long).await.expect("it is open");
+    }
     while let Some(event) = session.next().await {
         if let SessionEvent::Event {
             event: Event::Started(_),
@@ -583,7 +588,7 @@ async fn prometheus_scrapes_it() {
         }
     }
     let running = format!("max_over_time(ternion_requests_running{model}[1m])");
-    prometheus.value(&running, is(1.0)).await;
+    prometheus.value(&running, |running| running > 0.0).await;
     let used = "max_over_time(ternion_kv_usage_ratio[1m])";
     prometheus.value(used, |used| used > 0.0).await;
 }

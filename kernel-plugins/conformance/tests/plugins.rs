@@ -6,7 +6,6 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ternion_kernel_abi as abi;
 use ternion_kernel_conformance::{Fault, full, quick};
 use ternion_kernel_export::{Plugin, Table};
 use ternion_kernel_host::{
