@@ -58,7 +58,7 @@ async fn who_waits_is_told_how_far_it_has_come() {
     finish(first).await;
 
     // Some seconds of work, so that the last one is told of it on the way.
-    let many = 40;
+    let many = 20;
     let mut running = Vec::new();
     for _ in 0..many {
         running.push(tokio::spawn(finish(start(&client, MANY_TOKENS).await)));
