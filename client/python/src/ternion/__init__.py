@@ -9,7 +9,8 @@
 ``ternion.aio`` is the same for asyncio. Three things to know:
 
 - Events are the messages of the protocol: ``Queued``, again while the request
-  waits and has moved, ``Started``, any number of ``Delta``, ``Finished``. Leaving the loop over them cancels the request.
+  waits and has moved, ``Started``, any number of ``Delta``, ``Finished``.
+  Leaving the loop over them cancels the request.
 - Errors are sorted by what a caller does next, not by status code: change the
   request, come back later, or give up. All are a ``TernionError``.
 - Arguments that are absent or ``None`` take the model's or the server's default.
