@@ -84,6 +84,8 @@ def test_a_field_that_the_protocol_gains_is_missed_here() -> None:
         "sampling",
         "stopping",
         "request_id",
+        # The client's own, when it comes back.
+        "resume",
     }
 
 
