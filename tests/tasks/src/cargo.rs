@@ -17,6 +17,10 @@ pub const SHIPPED: [&str; 5] = [
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(workspace());
+    // There nothing is built a second time, and what a second time needs costs minutes.
+    if std::env::var_os("CI").is_some() {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
     command
 }
 

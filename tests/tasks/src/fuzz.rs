@@ -11,7 +11,7 @@ use crate::cargo::{cargo, workspace};
 use crate::outcome::{Outcome, run, works};
 use crate::tools::debian_packages;
 
-const DEFAULT_SECONDS: &str = "15";
+const DEFAULT_SECONDS: &str = "10";
 
 /// Of one input. A server answers thousands of requests in that time.
 const MAX_SECONDS_PER_INPUT: u32 = 5;
