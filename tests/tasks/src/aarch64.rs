@@ -60,7 +60,11 @@ pub fn aarch64() -> Outcome {
     let mut model = cross("test");
     model.args(packages(&["ternion-model", "ternion-compute"]));
     // Minutes under the emulator. The kernels' own tests have long contexts here, too.
-    model.args(["--", "--skip", "long_contexts_and_page_sizes_change_nothing"]);
+    model.args([
+        "--",
+        "--skip",
+        "long_contexts_and_page_sizes_change_nothing",
+    ]);
     // These are programs of this machine that run those of the other one.
     let mut programs = cargo();
     programs.args(["test", "--locked", "--package=ternion-tests"]);
