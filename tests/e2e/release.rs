@@ -281,9 +281,9 @@ async fn a_killed_client_is_noticed() {
 
 #[tokio::test]
 async fn a_deadline_ends_a_call_with_its_usage() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--max-draft-tokens", "0"]);
     let client = server.client().await;
-    let request = long_request().timeout(Duration::from_millis(50));
+    let request = long_request().timeout(Duration::from_millis(30));
     let mut answer = Answer::default();
     let mut events = client.generate(request).await.expect("a good request");
     let error = answer.read(&mut events).await.expect_err("it takes longer");
@@ -297,10 +297,10 @@ async fn a_deadline_ends_a_call_with_its_usage() {
 
 #[tokio::test]
 async fn a_deadline_ends_one_request_of_a_session() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--max-draft-tokens", "0"]);
     let client = server.client().await;
     let mut session = client.session().await.expect("a session opens");
-    let request = long_request().timeout(Duration::from_millis(50));
+    let request = long_request().timeout(Duration::from_millis(30));
     session.start("a", request).await.expect("it is open");
     let mut answer = Answer::default();
     while answer.finished.is_none() {

@@ -23,6 +23,9 @@ LONG: ternion.GenerateArguments = {
     "ignore_eos": True,
 }
 
+# Seconds in which nothing that is LONG ends, and anything begins.
+HASTE = 0.02
+
 START_TIMEOUT = 60.0
 
 # How long anything may take that takes a server a moment: others may want the machine, too.
@@ -145,3 +148,11 @@ def cut_short(client: ternion.Client) -> Iterator[None]:
     yield
     assert idle(client)
     assert client.load().steps - before < 900
+
+
+def ending(last: ternion.Event | ternion.Failed) -> str:
+    """The reason's name. A slow machine may not accept a request before its time is over."""
+    if isinstance(last, ternion.Failed) and isinstance(last.error, ternion.DeadlineExceeded):
+        return "FINISH_REASON_DEADLINE_EXCEEDED"
+    assert isinstance(last, ternion.Finished)
+    return ternion.FinishReason.Name(last.reason)

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from server import JAPAN, LONG, TOKYO, Server, become_true, cut_short, idle
+from server import HASTE, JAPAN, LONG, TOKYO, Server, become_true, cut_short, ending, idle
 
 import ternion
 import ternion.aio
@@ -201,7 +201,7 @@ async def test_reading_slowly_loses_nothing(
 
 async def test_a_deadline_ends_a_request(aio: ternion.aio.Client, client: ternion.Client) -> None:
     with pytest.raises(ternion.DeadlineExceeded):
-        await listed(aio.generate(**LONG, timeout=0.05))
+        await listed(aio.generate(**LONG, timeout=HASTE))
     assert await off_the_loop(lambda: idle(client))
 
 
@@ -240,7 +240,7 @@ class TestSession:
             await session.start("good", messages=[ternion.user(JAPAN)], temperature=0)
             await session.start("bad", text="x", min_p=2)
             await session.start("cancelled", **LONG)
-            await session.start("late", **LONG, timeout=0.1)
+            await session.start("late", **LONG, timeout=HASTE)
             told: dict[str, list[ternion.Event | ternion.Failed]] = {}
             async for request_id, event in session:
                 told.setdefault(request_id, []).append(event)
@@ -256,9 +256,7 @@ class TestSession:
         assert failed.error.fields == ("sampling.min_p",)
         reasons = {}
         for request_id in ("good", "cancelled", "late"):
-            last = told[request_id][-1]
-            assert isinstance(last, ternion.Finished)
-            reasons[request_id] = ternion.FinishReason.Name(last.reason)
+            reasons[request_id] = ending(told[request_id][-1])
         assert reasons == {
             "good": "FINISH_REASON_STOP",
             "cancelled": "FINISH_REASON_CANCELLED",
