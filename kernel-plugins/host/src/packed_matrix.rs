@@ -129,6 +129,14 @@ impl PackedMatrix {
         self.as_bytes().len()
     }
 
+    /// What the kernel reads for the rows from `row` on, as nearly as can be told
+    /// of a layout that is the kernel's own business: rows of a matrix lie one
+    /// after the other and take the same memory. Good for a hint.
+    pub fn from_row(&self, row: usize) -> &[u8] {
+        let bytes = self.as_bytes();
+        &bytes[bytes.len() / self.rows.max(1) * row.min(self.rows)..]
+    }
+
     /// The kernel that packed it.
     pub fn kernel(&self) -> &Kernel {
         &self.kernel

@@ -32,6 +32,12 @@ use std::time::{Duration, Instant};
 /// on two cores took 27 ms a token instead of less than one.
 const PATIENCE: Duration = Duration::from_micros(50);
 
+/// Bytes that a worker fetches at most while it waits: a part of its
+/// second-level cache, and what memory gives one core in some ten microseconds.
+const AHEAD: usize = 384 << 10;
+/// Of which so many between two looks whether the next region is there.
+const AHEAD_STEP: usize = 8 * 64;
+
 /// Turns between two looks at the clock. How long a turn takes differs much
 /// between CPUs, so that turns alone don't tell.
 const TURNS: u32 = 256;
@@ -49,8 +55,9 @@ type Region<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 struct Shared {
     call: Line<Call>,
-    /// Next chunk to hand out of each worker's share.
-    next: Vec<Line<AtomicUsize>>,
+    shares: Vec<Line<Share>>,
+    /// What each worker but the caller is to fetch while it waits.
+    ahead: Vec<Line<Ahead>>,
     patience: Duration,
     asleep: Vec<AtomicBool>,
     panicked: AtomicBool,
@@ -70,6 +77,22 @@ impl<T> Deref for Line<T> {
     }
 }
 
+/// What is left of a worker's chunks. Written by the caller between regions.
+#[derive(Default)]
+struct Share {
+    /// The next to hand out; beyond the end when all are.
+    next: AtomicUsize,
+    end: AtomicUsize,
+}
+
+/// Memory that a worker reads soon: no more than an address and a length, as
+/// nothing but a hint is made of them.
+#[derive(Default)]
+struct Ahead {
+    begin: AtomicUsize,
+    len: AtomicUsize,
+}
+
 /// What goes between caller and workers, once each way: in one line, which is
 /// faster than one for each direction.
 struct Call {
@@ -84,7 +107,6 @@ struct Call {
 #[derive(Clone, Copy)]
 struct Job {
     region: *const Region<'static>,
-    num_chunks: usize,
 }
 
 // SAFETY: `job` is the only field that is not Sync by itself. It is written
@@ -121,7 +143,8 @@ impl Team {
                 job: UnsafeCell::new(None),
                 busy: AtomicUsize::new(0),
             }),
-            next: (0..size).map(|_| Line(AtomicUsize::new(0))).collect(),
+            shares: (0..size).map(|_| Line(Share::default())).collect(),
+            ahead: (1..size).map(|_| Line(Ahead::default())).collect(),
             patience: patience(size),
             asleep: (1..size).map(|_| AtomicBool::new(false)).collect(),
             panicked: AtomicBool::new(false),
@@ -159,6 +182,17 @@ impl Team {
     /// If a call panicked (after all others have returned), or if called from
     /// inside a region.
     pub fn run(&self, num_chunks: usize, region: &Region<'_>) {
+        let size = self.size();
+        self.run_divided(
+            num_chunks,
+            |worker| (worker + 1) * num_chunks / size,
+            region,
+        );
+    }
+
+    /// Likewise, where a worker's share ends before the chunk that `ends` says:
+    /// ascending from worker to worker, the last one's is `num_chunks`.
+    fn run_divided(&self, num_chunks: usize, ends: impl Fn(usize) -> usize, region: &Region<'_>) {
         if num_chunks == 0 {
             return;
         }
@@ -179,14 +213,16 @@ impl Team {
             unsafe { std::mem::transmute::<*const Region<'_>, *const Region<'static>>(region) };
         let job = Job {
             region: region_for_workers,
-            num_chunks,
         };
         // SAFETY: `busy` is 0, so no worker reads the job; `region` is locked,
         // so no other caller writes it.
         unsafe { *shared.call.job.get() = Some(job) };
-        for (worker, next) in shared.next.iter().enumerate() {
-            let first = shared.share(worker, num_chunks).start;
-            next.store(first, Ordering::Relaxed);
+        let mut first = 0;
+        for (worker, share) in shared.shares.iter().enumerate() {
+            let end = ends(worker);
+            share.next.store(first, Ordering::Relaxed);
+            share.end.store(end, Ordering::Relaxed);
+            first = end;
         }
         shared
             .call
@@ -197,7 +233,7 @@ impl Team {
             wake(asleep, worker.thread());
         }
 
-        let own = catch_unwind(AssertUnwindSafe(|| shared.chunks(0, num_chunks, region)));
+        let own = catch_unwind(AssertUnwindSafe(|| shared.chunks(0, region)));
         let all_left = || shared.call.busy.load(Ordering::Acquire) == 0;
         if !spin_until(shared.patience, all_left) {
             // Whoever is still in there may be waiting for this core.
@@ -290,7 +326,10 @@ impl Team {
         }
         let num_rows = out.len() / stride;
         let base = Shareable(out.as_mut_ptr());
-        self.run(ranges.len(), &|worker, chunk| {
+        // Shares of as many columns, not of as many ranges.
+        let size = self.size();
+        let ends = |worker| share_end(ranges, worker, size);
+        self.run_divided(ranges.len(), ends, &|worker, chunk| {
             let columns = Columns {
                 base: base.pointer(),
                 num_rows,
@@ -300,6 +339,25 @@ impl Team {
             };
             f(worker, chunk, columns);
         });
+    }
+}
+
+impl Team {
+    /// Says what a later region begins with: its `ranges` as for
+    /// [`columns`](Team::columns), and what is read for one of them and those
+    /// that follow it. While workers wait for the caller, between this region
+    /// and that, they bring the first of it to their caches.
+    pub fn expect<'m>(&self, ranges: &[Range<usize>], read: impl Fn(usize) -> &'m [u8]) {
+        let size = self.size();
+        for (worker, ahead) in (1..).zip(&self.shared.ahead) {
+            let first = share_end(ranges, worker - 1, size);
+            if first < ranges.len() {
+                let memory = read(first);
+                let len = memory.len().min(AHEAD);
+                ahead.begin.store(memory.as_ptr().addr(), Ordering::Relaxed);
+                ahead.len.store(len, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -313,6 +371,13 @@ impl Drop for Team {
             let _ = worker.join();
         }
     }
+}
+
+/// Behind the last range of a worker's share.
+fn share_end(ranges: &[Range<usize>], worker: usize, size: usize) -> usize {
+    let all = ranges.last().map_or(0, |last| last.end);
+    let end = (worker + 1) * all / size;
+    ranges.partition_point(|range| range.end <= end)
 }
 
 /// No patience where there are more workers than the CPUs that this process may
@@ -364,7 +429,7 @@ impl Shared {
             // worker decrements `busy`, below.
             let region = unsafe { &*job.region };
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                self.chunks(worker, job.num_chunks, region);
+                self.chunks(worker, region);
             }));
             if outcome.is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
@@ -373,17 +438,34 @@ impl Shared {
         }
     }
 
-    fn chunks(&self, worker: usize, num_chunks: usize, region: &Region<'_>) {
-        let size = self.next.len();
+    fn chunks(&self, worker: usize, region: &Region<'_>) {
+        let size = self.shares.len();
         for owner in (worker..size).chain(0..worker) {
-            let end = self.share(owner, num_chunks).end;
+            let share = &self.shares[owner];
+            let end = share.end.load(Ordering::Relaxed);
             loop {
-                let chunk = self.next[owner].fetch_add(1, Ordering::Relaxed);
+                let chunk = share.next.fetch_add(1, Ordering::Relaxed);
                 if chunk >= end {
                     break;
                 }
                 region(worker, chunk);
             }
+        }
+    }
+
+    /// Fetches until all is there or there is something to do; what is left may
+    /// be fetched after that.
+    fn fetch_ahead(&self, ahead: &Ahead, something_to_do: impl Fn() -> bool) {
+        loop {
+            let len = ahead.len.load(Ordering::Relaxed);
+            if len == 0 || something_to_do() {
+                return;
+            }
+            let begin = ahead.begin.load(Ordering::Relaxed);
+            let step = len.min(AHEAD_STEP);
+            fetch(begin..begin + step);
+            ahead.begin.store(begin + step, Ordering::Relaxed);
+            ahead.len.store(len - step, Ordering::Relaxed);
         }
     }
 
@@ -393,17 +475,10 @@ impl Shared {
         self.panicked.load(Ordering::Relaxed) && self.panicked.swap(false, Ordering::Relaxed)
     }
 
-    /// A worker's own chunks.
-    fn share(&self, worker: usize, num_chunks: usize) -> Range<usize> {
-        let size = self.next.len();
-        let (least, rest) = (num_chunks / size, num_chunks % size);
-        let first = worker * least + worker.min(rest);
-        first..first + least + usize::from(worker < rest)
-    }
-
     /// Returns the new epoch once it is no longer `seen`.
     fn wait_for_region(&self, worker: usize, seen: u32) -> u32 {
         let changed = || self.call.epoch.load(Ordering::Acquire) != seen;
+        self.fetch_ahead(&self.ahead[worker - 1], changed);
         if spin_until(self.patience, changed) {
             return self.call.epoch.load(Ordering::Acquire);
         }
@@ -420,6 +495,30 @@ impl Shared {
             }
             std::thread::park();
         }
+    }
+}
+
+/// Asks for the cache lines at some addresses, whether or not there is anything.
+fn fetch(addresses: Range<usize>) {
+    for at in addresses.step_by(64) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every CPU of this kind has the instruction, which never
+        // faults and reads nothing as far as the program can tell.
+        unsafe {
+            use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(core::ptr::without_provenance(at));
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: likewise.
+        unsafe {
+            core::arch::asm!(
+                "prfm pldl2keep, [{at}]",
+                at = in(reg) at,
+                options(nostack, preserves_flags, readonly),
+            );
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = at;
     }
 }
 
@@ -619,6 +718,37 @@ mod tests {
             };
             assert_eq!(*element as usize, row * 100 + column + 1000 * chunk);
         }
+    }
+
+    #[test]
+    fn a_worker_that_waits_fetches_what_it_reads_next() {
+        let team = Team::new(3);
+        let memory = vec![0_u8; 3 * 2 * AHEAD];
+        let ranges = [0..1, 1..4, 4..5, 5..6];
+        let asked = Mutex::new(Vec::new());
+        team.expect(&ranges, |chunk| {
+            asked.lock().expect("nobody panics").push(chunk);
+            &memory[chunk * AHEAD..]
+        });
+        // Shares of two columns each: the second begins in the second range.
+        assert_eq!(asked.into_inner().expect("nobody panics"), [1, 2]);
+        team.run(3, &|_, _| {});
+        for ahead in &team.shared.ahead {
+            while ahead.len.load(Ordering::Relaxed) > 0 {
+                std::thread::yield_now();
+            }
+        }
+        let begins = |worker: usize| team.shared.ahead[worker].begin.load(Ordering::Relaxed);
+        assert_eq!(begins(0), memory.as_ptr().addr() + 2 * AHEAD);
+        assert_eq!(begins(1), memory.as_ptr().addr() + 3 * AHEAD);
+    }
+
+    #[test]
+    fn shares_have_as_many_columns() {
+        let ranges = [0..4, 4..6, 6..7, 7..8, 8..12, 12..14, 14..15, 15..16];
+        assert_eq!([0, 1].map(|worker| share_end(&ranges, worker, 2)), [4, 8]);
+        assert_eq!([0, 1, 2].map(|worker| share_end(&ranges, worker, 3)), [1, 4, 8]);
+        assert_eq!(share_end(&[], 0, 2), 0);
     }
 
     #[test]

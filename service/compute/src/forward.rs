@@ -178,6 +178,7 @@ impl CpuExecutor {
 
         for (index, layer) in model.layers.iter().enumerate() {
             step.quantise(Input::Residual, layer.norm(Norm::Attention), &layer.qkv)?;
+            layer.o.expect(step.team);
             step.linear(&layer.qkv)?;
             step.rotate(&self.rope, a);
             step.store(&mut self.cache, batch, index, a);
@@ -193,11 +194,16 @@ impl CpuExecutor {
                 &mut step.s.mixed,
             );
             step.quantise(Input::Attention, layer.norm(Norm::AttentionSub), &layer.o)?;
+            layer.gate_up.expect(step.team);
             step.linear_into_residual(&layer.o)?;
 
             step.quantise(Input::Residual, layer.norm(Norm::Ffn), &layer.gate_up)?;
+            layer.down.expect(step.team);
             step.linear(&layer.gate_up)?;
             step.quantise(Input::Gated, layer.norm(Norm::FfnSub), &layer.down)?;
+            if let Some(next) = model.layers.get(index + 1) {
+                next.qkv.expect(step.team);
+            }
             step.linear_into_residual(&layer.down)?;
         }
         step.logits(batch);

@@ -64,6 +64,8 @@ pub(crate) enum Write {
 /// tenth of its speed on two threads, as every chunk begins with a wait for
 /// memory.
 const MAX_CHUNK_ROWS: usize = 320;
+/// Bytes of weights in a chunk at least, or thereabouts.
+const MIN_CHUNK_BYTES: usize = 48 << 10;
 
 impl LinearGroup {
     pub(crate) fn new(
@@ -74,20 +76,16 @@ impl LinearGroup {
     ) -> LinearGroup {
         let width: usize = linears.iter().map(|linear| linear.weights.rows()).sum();
         let tile = kernel.row_tile();
-        // About four chunks a worker, so that one that loses its core for a
-        // moment doesn't hold up the others.
-        let step = (width / (4 * team_size))
-            .clamp(tile, MAX_CHUNK_ROWS.max(tile))
-            .next_multiple_of(tile);
+        let bytes: usize = linears.iter().map(|linear| linear.weights.bytes()).sum();
+        let least = MIN_CHUNK_BYTES * width / bytes.max(1);
         let mut chunks = Vec::new();
         let mut columns = Vec::new();
         let mut offset = 0;
         for (index, linear) in linears.iter().enumerate() {
             let rows = linear.weights.rows();
-            for first in (0..rows).step_by(step) {
-                let end = rows.min(first + step);
-                chunks.push((index, first..end));
-                columns.push(offset + first..offset + end);
+            for rows in divide(offset..offset + rows, (width, team_size), tile, least) {
+                chunks.push((index, rows.start - offset..rows.end - offset));
+                columns.push(rows);
             }
             offset += rows;
         }
@@ -134,6 +132,15 @@ impl LinearGroup {
             .iter()
             .map(|linear| linear.weights.bytes())
             .sum()
+    }
+
+    /// Says that this will be computed soon: the team may fetch weights while it
+    /// waits.
+    pub(crate) fn expect(&self, team: &Team) {
+        team.expect(&self.columns, |chunk| {
+            let (index, rows) = &self.chunks[chunk];
+            self.linears[*index].weights.from_row(rows.start)
+        });
     }
 
     /// Computes `out`, `[batch, width]`.
@@ -219,6 +226,35 @@ impl LinearGroup {
     }
 }
 
+/// Cuts some of `width` rows, which a matrix has, into chunks of whole tiles.
+/// Each worker's share of all rows begins with large ones, as it is through
+/// them soonest, and ends with small ones: nobody waits long for the last.
+fn divide(
+    rows: Range<usize>,
+    (width, team_size): (usize, usize),
+    tile: usize,
+    least: usize,
+) -> Vec<Range<usize>> {
+    let (least, most) = (least.next_multiple_of(tile), MAX_CHUNK_ROWS.max(tile));
+    let mut chunks = Vec::new();
+    let mut first = rows.start;
+    for worker in 1..=team_size {
+        // A matrix begins with a tile, a share need not.
+        let share_end = worker * width / team_size;
+        let end = share_end.clamp(first, rows.end);
+        let end = rows
+            .end
+            .min(rows.start + (end - rows.start).next_multiple_of(tile));
+        while first < end {
+            let half = (end - first).div_ceil(2).next_multiple_of(tile);
+            let next = end.min(first + half.clamp(least, most.max(least)));
+            chunks.push(first..next);
+            first = next;
+        }
+    }
+    chunks
+}
+
 /// The first error of a region.
 #[derive(Default)]
 pub(crate) struct Failure(Mutex<Option<KernelError>>);
@@ -285,5 +321,44 @@ impl Sums {
             self.0.resize(len, 0);
         }
         &mut self.0[..len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_begin_with_large_chunks_and_end_with_small_ones() {
+        let chunks = divide(0..2560, (2560, 2), 32, 64);
+        let half = [320, 320, 320, 160, 96, 64];
+        let sizes: Vec<_> = chunks.iter().map(ExactSizeIterator::len).collect();
+        assert_eq!(sizes, [half, half].concat());
+    }
+
+    #[test]
+    fn chunks_are_whole_tiles_and_all_rows() {
+        for (matrices, team_size) in [
+            (vec![2560, 640, 640], 2),
+            (vec![6912, 6912], 7),
+            (vec![40], 3),
+            (vec![1, 33, 64], 16),
+            (vec![32; 5], 1),
+        ] {
+            let width = matrices.iter().sum();
+            let mut offset = 0;
+            for rows in matrices {
+                let mut end = offset;
+                for chunk in divide(offset..offset + rows, (width, team_size), 32, 50) {
+                    assert_eq!(chunk.start, end);
+                    assert!(!chunk.is_empty() && chunk.len() <= MAX_CHUNK_ROWS);
+                    let is_whole = chunk.len().is_multiple_of(32) || chunk.end == offset + rows;
+                    assert!(is_whole, "{chunk:?} of {offset} and {rows}");
+                    end = chunk.end;
+                }
+                offset += rows;
+                assert_eq!(end, offset);
+            }
+        }
     }
 }
