@@ -521,7 +521,6 @@ fn weigh<L: Lanes, V: Cell, T: Cell, const R: usize>(
 
 /// [`weigh`] for `C` vectors of a value, which with their sums fit registers.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "an inner loop, inlined")]
 fn weigh_columns<L: Lanes, V: Cell, T: Cell, const R: usize, const C: usize>(
     l: L,
     values: &[Vector<V>],
