@@ -291,9 +291,7 @@ impl Worker {
         let rows = run.len * heads.group();
         let mut views = views.enumerate().peekable();
         while let Some((index, view)) = views.next() {
-            if let Some(next) = views.peek().map(|(_, view)| *view).or(next) {
-                cache.fetch(next);
-            }
+            let next = views.peek().map(|(_, view)| *view).or(next);
             self.counts.clear();
             self.counts.extend((0..rows).map(|row| {
                 let seen = run.position + row / heads.group() + 1;
@@ -305,8 +303,8 @@ impl Worker {
             } else {
                 &mut *self.later
             };
-            cache.tiles(view, &mut self.gathered, |tiles| {
-                attention.attend(tiles, counts, factor, out);
+            cache.tiles(view, next, &mut self.gathered, |tiles, next| {
+                attention.attend(tiles, next, counts, factor, out);
             });
             if index > 0 {
                 self.attention.merge(rows, result, &self.later);

@@ -3,7 +3,7 @@
 use ternion_kernels::float::{quantise, quantise_torch, rms_norm, rms_norm_ggml, rms_norm_torch};
 use ternion_model::Reference;
 
-use crate::kv_cache::KvPrecision;
+use crate::kv_precision::KvPrecision;
 
 /// Whose float arithmetic a model is run in. The integer products are the
 /// same; activations that lie close to a rounding boundary fall to the side

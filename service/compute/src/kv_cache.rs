@@ -1,9 +1,7 @@
 //! Paged memory for keys and values.
 
-use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::str::FromStr;
 
 use bytemuck::Pod;
 use half::f16;
@@ -11,9 +9,11 @@ use half::slice::HalfFloatSliceExt;
 use ternion_engine::BlockId;
 use ternion_kernel_host::{Arena, Toucher};
 use ternion_kernels::float::attention::{
-    Arithmetic, SEGMENT, SEGMENT_TILES, Scales, TILE, Tile, Tiles, fetch, value_len,
+    SEGMENT, SEGMENT_TILES, Scales, TILE, TILES_AHEAD, Tile, Tiles, value_len,
 };
 use ternion_kernels::team::Team;
+
+use crate::kv_precision::KvPrecision;
 
 /// Size of a KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,74 +24,6 @@ pub struct KvConfig {
     pub block_size: usize,
     /// How keys and values are kept.
     pub precision: KvPrecision,
-}
-
-/// How keys and values are kept between steps. It is part of a model's
-/// arithmetic: implementations that round them give other logits than those
-/// that don't.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KvPrecision {
-    /// What attention reads is exactly what the layer computed, as in
-    /// transformers in f32.
-    F32,
-    /// Rounded to f16, as in bitnet.cpp.
-    F16,
-    /// Integers from -127 to 127, with a scale for each head and token.
-    Int8,
-}
-
-impl KvPrecision {
-    /// Names that [`from_str`](KvPrecision::from_str) knows.
-    pub const NAMES: &'static [&'static str] = &["f32", "f16", "int8"];
-
-    fn cell_bytes(self) -> usize {
-        match self {
-            KvPrecision::F32 => 4,
-            KvPrecision::F16 => 2,
-            KvPrecision::Int8 => 1,
-        }
-    }
-
-    /// How attention sums up what is kept so.
-    pub(crate) fn arithmetic(self) -> Arithmetic {
-        match self {
-            KvPrecision::F32 | KvPrecision::F16 => Arithmetic::Float,
-            KvPrecision::Int8 => Arithmetic::Integer,
-        }
-    }
-
-    fn scale_bytes(self) -> usize {
-        match self {
-            KvPrecision::F32 | KvPrecision::F16 => 0,
-            KvPrecision::Int8 => 2 * size_of::<f32>(),
-        }
-    }
-}
-
-impl fmt::Display for KvPrecision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            KvPrecision::F32 => "f32",
-            KvPrecision::F16 => "f16",
-            KvPrecision::Int8 => "int8",
-        })
-    }
-}
-
-impl FromStr for KvPrecision {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<KvPrecision, String> {
-        match name {
-            "f32" => Ok(KvPrecision::F32),
-            "f16" => Ok(KvPrecision::F16),
-            "int8" => Ok(KvPrecision::Int8),
-            _ => Err(format!(
-                "{name:?} is none of {}",
-                KvPrecision::NAMES.join(", ")
-            )),
-        }
-    }
 }
 
 /// Keys and values of every layer, in pages of `block_size` tokens.
@@ -312,10 +244,6 @@ pub(crate) struct Gathered(Vec<u32>);
 /// After so many tokens made up contexts repeat themselves.
 const NOISE_TOKENS: usize = 61;
 
-/// Bytes of keys that are fetched before their turn: as far ahead as the kernel
-/// itself looks.
-const FETCHED: usize = 8 << 10;
-
 /// Below so many tokens the caller writes them itself: waking a worker takes
 /// longer.
 const FEW_TOKENS: usize = 8;
@@ -411,21 +339,6 @@ impl KvCache {
         }
     }
 
-    /// Brings to the caches what attention to these positions begins with.
-    pub(crate) fn fetch(&self, view: View<'_>) {
-        if self.layout.tile() == TILE {
-            let pages = self.pages_of(view);
-            let tile = TILE * self.layout.dim * self.layout.precision.cell_bytes();
-            let tiles = (0..view.len).step_by(TILE).take(FETCHED.div_ceil(tile));
-            for position in tiles {
-                let position = view.segment * SEGMENT + position;
-                let (page, slot) = self.layout.page(pages, view.table, position);
-                fetch(&page[slot / TILE * tile..][..tile]);
-                fetch(&page[self.layout.scales()]);
-            }
-        }
-    }
-
     /// All pages of the head in view.
     fn pages_of(&self, view: View<'_>) -> &[u8] {
         let layout = self.layout;
@@ -433,44 +346,64 @@ impl KvCache {
         &self.memory[first..][..layout.head_bytes()]
     }
 
-    /// Calls `f` with the tiles of the positions in view.
+    /// Calls `f` with the tiles of the positions in view, and with the first of
+    /// what is in view `next` where they need not be gathered.
     pub(crate) fn tiles<R>(
         &self,
         view: View<'_>,
+        next: Option<View<'_>>,
         gathered: &mut Gathered,
-        f: impl FnOnce(Tiles<'_>) -> R,
+        f: impl FnOnce(Tiles<'_>, Option<Tiles<'_>>) -> R,
     ) -> R {
+        let next = next.filter(|_| self.layout.tile() == TILE);
         match self.layout.precision {
-            KvPrecision::F32 => f(Tiles::F32(self.tiles_of(view, gathered, &mut no_tiles()))),
-            KvPrecision::F16 => f(Tiles::F16(self.tiles_of(view, gathered, &mut no_tiles()))),
-            KvPrecision::Int8 => f(Tiles::I8(self.tiles_of(view, gathered, &mut no_tiles()))),
+            KvPrecision::F32 => self.tiles_of(view, next, gathered, |tiles, next| {
+                f(Tiles::F32(tiles), next.map(Tiles::F32))
+            }),
+            KvPrecision::F16 => self.tiles_of(view, next, gathered, |tiles, next| {
+                f(Tiles::F16(tiles), next.map(Tiles::F16))
+            }),
+            KvPrecision::Int8 => self.tiles_of(view, next, gathered, |tiles, next| {
+                f(Tiles::I8(tiles), next.map(Tiles::I8))
+            }),
         }
     }
 
-    fn tiles_of<'a, T: Cell>(
-        &'a self,
+    fn tiles_of<T: Cell, R>(
+        &self,
         view: View<'_>,
-        gathered: &'a mut Gathered,
-        tiles: &'a mut [Tile<'a, T>; SEGMENT_TILES],
-    ) -> &'a [Tile<'a, T>] {
+        next: Option<View<'_>>,
+        gathered: &mut Gathered,
+        f: impl FnOnce(&[Tile<'_, T>], Option<&[Tile<'_, T>]>) -> R,
+    ) -> R {
         let layout = self.layout;
         let pages = self.pages_of(view);
-        let tiles = &mut tiles[..view.len.div_ceil(TILE)];
-        let (layout, pages, table, first) = if layout.tile() == TILE {
-            (layout, pages, view.table, view.segment * SEGMENT)
+        let mut tiles = no_tiles::<T, SEGMENT_TILES>();
+        let mut first_of_next = no_tiles::<T, TILES_AHEAD>();
+        let tiles = if layout.tile() == TILE {
+            layout.tiles_from(
+                pages,
+                view.table,
+                view.segment * SEGMENT,
+                view.len,
+                &mut tiles,
+            )
         } else {
             let (layout, page) = layout.gather::<T>(pages, view, gathered);
-            (layout, page, &[BlockId(0)][..], 0)
+            layout.tiles_from(page, &[BlockId(0)], 0, view.len, &mut tiles)
         };
-        for (index, tile) in tiles.iter_mut().enumerate() {
-            *tile = layout.tile_at(pages, table, first + index * TILE);
-        }
-        tiles
+        let next = next.map(|next| {
+            let len = next.len.min(TILES_AHEAD * TILE);
+            let first = next.segment * SEGMENT;
+            let pages = self.pages_of(next);
+            layout.tiles_from(pages, next.table, first, len, &mut first_of_next)
+        });
+        f(tiles, next)
     }
 }
 
-/// Room for a segment's.
-fn no_tiles<'a, T>() -> [Tile<'a, T>; SEGMENT_TILES] {
+/// Room for some.
+fn no_tiles<'a, T, const N: usize>() -> [Tile<'a, T>; N] {
     std::array::from_fn(|_| Tile {
         keys: &[],
         values: &[],
@@ -518,6 +451,22 @@ impl Layout {
             copy::<T>((self, page, from), (to, gathered, slot));
         }
         (to, gathered)
+    }
+
+    /// The tiles of `len` positions from `first` on, which begins one.
+    fn tiles_from<'a, 'b, T: Cell>(
+        self,
+        pages: &'a [u8],
+        table: &[BlockId],
+        first: usize,
+        len: usize,
+        tiles: &'b mut [Tile<'a, T>],
+    ) -> &'b [Tile<'a, T>] {
+        let tiles = &mut tiles[..len.div_ceil(TILE)];
+        for (index, tile) in tiles.iter_mut().enumerate() {
+            *tile = self.tile_at(pages, table, first + index * TILE);
+        }
+        tiles
     }
 
     /// The tile from `position` on, which begins one in its page.
@@ -593,11 +542,16 @@ mod tests {
 
     /// Key and value of each position in view, element by element.
     fn read(cache: &KvCache, view: View<'_>) -> Vec<(Vec<f32>, Vec<f32>)> {
-        cache.tiles(view, &mut Gathered::default(), |tiles| match tiles {
-            Tiles::F32(tiles) => all(tiles, view.len, cache.layout.dim, |x| x),
-            Tiles::F16(tiles) => all(tiles, view.len, cache.layout.dim, f16::to_f32),
-            Tiles::I8(tiles) => all(tiles, view.len, cache.layout.dim, f32::from),
-        })
+        cache.tiles(
+            view,
+            None,
+            &mut Gathered::default(),
+            |tiles, _| match tiles {
+                Tiles::F32(tiles) => all(tiles, view.len, cache.layout.dim, |x| x),
+                Tiles::F16(tiles) => all(tiles, view.len, cache.layout.dim, f16::to_f32),
+                Tiles::I8(tiles) => all(tiles, view.len, cache.layout.dim, f32::from),
+            },
+        )
     }
 
     fn all<T: Cell>(

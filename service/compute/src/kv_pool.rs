@@ -105,7 +105,7 @@ impl KvTouch {
 mod tests {
     use super::*;
     use crate::architecture_of;
-    use crate::kv_cache::KvPrecision;
+    use crate::kv_precision::KvPrecision;
 
     #[test]
     fn a_touched_pool_is_as_large_as_its_pages() {

@@ -1,15 +1,5 @@
 //! Hints of what will be read.
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// Brings some memory to the caches while other work goes on.
-pub fn fetch(memory: &[u8]) {
-    for at in memory.iter().step_by(LINE) {
-        line(at);
-    }
-}
-
 /// Brings the line where something begins.
 #[inline(always)]
 pub(super) fn line<T>(at: &T) {

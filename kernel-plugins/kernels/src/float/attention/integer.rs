@@ -32,7 +32,7 @@ fn query_levels(dim: usize) -> f32 {
 const NOTHING: f32 = 1e-30;
 
 /// As for floats, about 8 KiB ahead.
-const TILES_AHEAD: usize = 4;
+pub(super) const TILES_AHEAD: usize = 4;
 
 /// Queries, weights and sums of some rows.
 #[derive(Debug)]
@@ -145,17 +145,15 @@ pub(super) fn attend<L: Lanes>(
         l.prefetch(scales(tile).keys);
         l.prefetch(scales(tile).values);
     }
-    if few {
-        for tile in segment.tiles.iter().take(TILES_AHEAD) {
-            fetch_all(l, vectors(tile.keys));
-        }
+    for tile in segment.tiles.iter().take(TILES_AHEAD) {
+        fetch_all(l, vectors(tile.keys));
     }
     for index in (0..segment.tiles.len()).step_by(2) {
         let mut row = 0;
         while row < rows {
             let block = rows_of_block::<L>(rows, row);
             let scores = &mut scores[row * SEGMENT_TILES..];
-            with_rows!(L, block, R => score_pair::<L, R>(l, segment, index, few, row, rounded, scores));
+            with_rows!(L, block, R => score_pair::<L, R>(l, segment, index, row, rounded, scores));
             row += block;
         }
     }
@@ -189,24 +187,12 @@ fn keys_of<'a>(tiles: &[Tile<'a, i8>], index: usize) -> &'a [Pairs] {
     tiles.get(index).map_or(&[], |tile| vectors(tile.keys))
 }
 
-/// What to fetch while the keys of a tile are read. After the last keys come
-/// the first values.
-#[inline(always)]
-fn ahead_of_keys<'a>(tiles: &[Tile<'a, i8>], index: usize) -> &'a [Pairs] {
-    let ahead = index + TILES_AHEAD;
-    match tiles.get(ahead) {
-        Some(tile) => vectors(tile.keys),
-        None => vectors(tiles[ahead % tiles.len()].values),
-    }
-}
-
 /// Scores of `R` rows over the tile `index` and, if there is one, the next.
 #[inline(always)]
 fn score_pair<L: Lanes, const R: usize>(
     l: L,
     segment: &Segment<'_, i8>,
     index: usize,
-    fetching: bool,
     row: usize,
     rounded: &Rounded,
     scores: &mut [[f32; TILE]],
@@ -214,12 +200,10 @@ fn score_pair<L: Lanes, const R: usize>(
     let (tiles, dim) = (segment.tiles, segment.dim);
     let queries = &rounded.queries[row * dim / 2..(row + R) * dim / 2];
     let queries = queries.as_chunks::<R>().0;
-    let ahead = |index| {
-        if fetching {
-            ahead_of_keys(tiles, index)
-        } else {
-            &[]
-        }
+    // For all rows.
+    let ahead = |index| match row {
+        0 => vectors(segment.ahead_of_keys(index, TILES_AHEAD)),
+        _ => &[],
     };
     let steps = &rounded.steps[row..row + R];
     if L::WIDE && index + 1 < tiles.len() {
@@ -354,21 +338,15 @@ fn round_weights<L: Lanes>(
 }
 
 /// Sums of the weighted values. Where there are few rows, a tile is read from
-/// memory for all of them; where there are many, sums stay in registers from
-/// the first tile to the last.
+/// memory for all of them; where there are many, sums stay in registers for some
+/// tiles, while as many are fetched.
 #[inline(always)]
 fn values<L: Lanes>(l: L, segment: &Segment<'_, i8>, few: bool, rounded: &mut Rounded) {
     let (rows, tiles) = (segment.counts.len(), segment.tiles);
     rounded.sums[..rows * value_len(segment.dim)].fill(0);
-    let at_once = if few { 1 } else { SEGMENT_TILES };
+    let at_once = if few { 1 } else { TILES_AHEAD };
     for first in (0..tiles.len()).step_by(at_once) {
         let some = &tiles[first..tiles.len().min(first + at_once)];
-        let ahead = if few {
-            tiles.get(first + TILES_AHEAD)
-        } else {
-            None
-        };
-        let ahead = ahead.map_or(&[][..], |tile| vectors(tile.values));
         let mut row = 0;
         while row < rows {
             let block = rows_of_block::<L>(rows, row);
@@ -377,6 +355,11 @@ fn values<L: Lanes>(l: L, segment: &Segment<'_, i8>, few: bool, rounded: &mut Ro
             let len = value_len(segment.dim);
             let sums = &mut rounded.sums[row * len..(row + block) * len];
             let sums = sums.as_chunks_mut().0;
+            // For all rows.
+            let ahead = |index| match row {
+                0 => vectors(segment.ahead_of_values(first + index, TILES_AHEAD)),
+                _ => &[],
+            };
             with_rows!(L, block, R => weigh::<L, R>(l, some, ahead, len / TILE, weights, sums));
             row += block;
         }
@@ -385,10 +368,10 @@ fn values<L: Lanes>(l: L, segment: &Segment<'_, i8>, few: bool, rounded: &mut Ro
 
 /// `sums[r] += weights[r][p] * values[p]`. `sums` is `[R][vectors]`.
 #[inline(always)]
-fn weigh<L: Lanes, const R: usize>(
+fn weigh<'a, L: Lanes, const R: usize>(
     l: L,
     tiles: &[Tile<'_, i8>],
-    ahead: &[Pairs],
+    ahead: impl Fn(usize) -> &'a [Pairs] + Copy,
     vectors: usize,
     weights: &[i32],
     sums: &mut [[i32; TILE]],
@@ -414,10 +397,10 @@ fn weigh<L: Lanes, const R: usize>(
 
 /// [`weigh`] for `C` vectors of a value, which with their sums fit registers.
 #[inline(always)]
-fn weigh_columns<L: Lanes, const R: usize, const C: usize>(
+fn weigh_columns<'a, L: Lanes, const R: usize, const C: usize>(
     l: L,
     tiles: &[Tile<'_, i8>],
-    ahead: &[Pairs],
+    ahead: impl Fn(usize) -> &'a [Pairs],
     num_vectors: usize,
     weights: &[i32],
     column: usize,
@@ -435,6 +418,7 @@ fn weigh_columns<L: Lanes, const R: usize, const C: usize>(
             of_row.first_chunk().expect("a tile's")
         });
         let values = vectors(tile.values);
+        let ahead = ahead(index);
         for pair in 0..TILE / 2 {
             for c in (0..C).step_by(vectors_of_line::<Pairs>()) {
                 fetch(l, ahead, pair * num_vectors + column + c);

@@ -46,7 +46,6 @@ use half::f16;
 
 pub use aligned::Aligned;
 use cell::Cell;
-pub use fetch::fetch;
 use portable::Portable;
 
 /// Positions of a tile.
@@ -54,6 +53,10 @@ pub const TILE: usize = 16;
 
 /// Tiles of a segment.
 pub const SEGMENT_TILES: usize = 16;
+
+/// Tiles of what comes next that are fetched before their turn, at most.
+pub const TILES_AHEAD: usize = 4;
+const _: () = assert!(segment::TILES_AHEAD <= TILES_AHEAD && integer::TILES_AHEAD <= TILES_AHEAD);
 
 /// Positions of a segment.
 pub const SEGMENT: usize = SEGMENT_TILES * TILE;
@@ -190,13 +193,20 @@ impl Scratch {
 struct Segment<'a, T> {
     dim: usize,
     tiles: &'a [Tile<'a, T>],
+    /// What is likely to be read after them.
+    next: &'a [Tile<'a, T>],
     /// Positions of the segment that each row sees.
     counts: &'a [usize],
     factor: f32,
 }
 
 impl<'a, T> Segment<'a, T> {
-    fn new(dim: usize, tiles: &'a [Tile<'a, T>], counts: &'a [usize], factor: f32) -> Self {
+    fn new(
+        dim: usize,
+        [tiles, next]: [&'a [Tile<'a, T>]; 2],
+        counts: &'a [usize],
+        factor: f32,
+    ) -> Self {
         for tile in tiles {
             assert_eq!(tile.keys.len(), dim * TILE, "keys of a tile");
             assert_eq!(tile.values.len(), value_len(dim) * TILE, "values of a tile");
@@ -210,8 +220,34 @@ impl<'a, T> Segment<'a, T> {
         Segment {
             dim,
             tiles,
+            next,
             counts,
             factor,
+        }
+    }
+
+    /// What to fetch while the keys of a tile are read: the keys of one that is
+    /// `by` later, and after the last keys the first values.
+    #[inline(always)]
+    fn ahead_of_keys(&self, index: usize, by: usize) -> &'a [T] {
+        let ahead = index + by;
+        match self.tiles.get(ahead) {
+            Some(tile) => tile.keys,
+            None => self.tiles[ahead % self.tiles.len()].values,
+        }
+    }
+
+    /// What to fetch while the values of a tile are read: those of one that is
+    /// `by` later, and after the last values the next keys.
+    #[inline(always)]
+    fn ahead_of_values(&self, index: usize, by: usize) -> &'a [T] {
+        let ahead = index + by;
+        match self.tiles.get(ahead) {
+            Some(tile) => tile.values,
+            None => {
+                let next = self.next.get(ahead - self.tiles.len());
+                next.map_or(&[], |tile| tile.keys)
+            }
         }
     }
 }
@@ -416,24 +452,50 @@ impl Attention {
 
     /// What the queries get from one segment, of which row `r` sees the first
     /// `counts[r]` positions; scores are multiplied by `factor`. `out` is of
-    /// [`partial_len`].
+    /// [`partial_len`]. If `next` is what comes after, its first
+    /// [`TILES_AHEAD`] keys are fetched from memory meanwhile.
     ///
     /// # Panics
     ///
     /// If tiles are for another arithmetic, don't have their sizes or scales, or
     /// are too few for a count, or `out` is too short.
-    pub fn attend(&mut self, tiles: Tiles<'_>, counts: &[usize], factor: f32, out: &mut [f32]) {
+    pub fn attend(
+        &mut self,
+        tiles: Tiles<'_>,
+        next: Option<Tiles<'_>>,
+        counts: &[usize],
+        factor: f32,
+        out: &mut [f32],
+    ) {
         let mut out = Partial::of(out, counts.len(), self.dim);
         match tiles {
-            Tiles::F32(tiles) => self.attend_to_floats(tiles, counts, factor, &mut out),
-            Tiles::F16(tiles) => self.attend_to_floats(tiles, counts, factor, &mut out),
-            Tiles::I8(tiles) => self.attend_to_integers(tiles, counts, factor, &mut out),
+            Tiles::F32(tiles) => {
+                let next = match next {
+                    Some(Tiles::F32(next)) => next,
+                    _ => &[],
+                };
+                self.attend_to_floats([tiles, next], counts, factor, &mut out);
+            }
+            Tiles::F16(tiles) => {
+                let next = match next {
+                    Some(Tiles::F16(next)) => next,
+                    _ => &[],
+                };
+                self.attend_to_floats([tiles, next], counts, factor, &mut out);
+            }
+            Tiles::I8(tiles) => {
+                let next = match next {
+                    Some(Tiles::I8(next)) => next,
+                    _ => &[],
+                };
+                self.attend_to_integers([tiles, next], counts, factor, &mut out);
+            }
         }
     }
 
     fn attend_to_floats<T: Cell>(
         &mut self,
-        tiles: &[Tile<'_, T>],
+        tiles: [&[Tile<'_, T>]; 2],
         counts: &[usize],
         factor: f32,
         out: &mut Partial<'_>,
@@ -446,13 +508,17 @@ impl Attention {
 
     fn attend_to_integers(
         &mut self,
-        tiles: &[Tile<'_, i8>],
+        tiles: [&[Tile<'_, i8>]; 2],
         counts: &[usize],
         factor: f32,
         out: &mut Partial<'_>,
     ) {
         let rounded = self.rounded.as_mut().expect("queries are floats");
-        assert!(tiles.iter().all(|tile| tile.scales.is_some()), "no scales");
+        let of_tiles = tiles[0];
+        assert!(
+            of_tiles.iter().all(|tile| tile.scales.is_some()),
+            "no scales"
+        );
         let segment = Segment::new(self.dim, tiles, counts, factor);
         let scores = &mut self.scratch.scores;
         on!(self.isa, attend_to_integers, &segment, scores, rounded, out);

@@ -4,7 +4,8 @@
 //! converted as they are read, for up to four rows at once. Many rows, as in a
 //! prompt, are bound by multiplying: two tiles are converted to floats once and
 //! stay in the first-level cache while all rows pass over them. Both do the same
-//! operations for a row in the same order.
+//! operations for a row in the same order. While the first rows pass over a tile,
+//! a later one is fetched from memory, for all rows.
 
 use super::cell::Cell;
 use super::lanes::Lanes;
@@ -25,10 +26,10 @@ pub(super) const SMALL_BLOCK: usize = 4;
 pub(super) const CONVERTED_TILES: usize = 2;
 
 /// Tiles between what is worked on and what is fetched from memory meanwhile,
-/// where there are few rows: the CPU's own prefetching ends with each page of
+/// which the CPU can't foresee: its own prefetching ends with each page of
 /// addresses, and pages of the cache may lie anywhere. About 8 KiB, but never
 /// less than the next two tiles, which are worked on together.
-const TILES_AHEAD: usize = 2;
+pub(super) const TILES_AHEAD: usize = 3;
 
 /// Vectors of a cache line.
 pub(super) const fn vectors_of_line<V>() -> usize {
@@ -130,36 +131,57 @@ pub(super) fn attend<L: Lanes, T: Cell>(
     }
 }
 
+/// Tiles of keys that nobody may have fetched yet.
 #[inline(always)]
-fn scores_of_few<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &mut Scratch) {
-    let (rows, dim, tiles) = (segment.counts.len(), segment.dim, segment.tiles);
-    for tile in tiles.iter().take(TILES_AHEAD) {
+fn fetch_first<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>) {
+    for tile in segment.tiles.iter().take(TILES_AHEAD) {
         fetch_all(l, tile.keys.as_chunks::<TILE>().0);
-    }
-    let mut row = 0;
-    while row < rows {
-        let block = rows_of_block::<L>(rows, row);
-        let queries = &scratch.queries[row * dim..(row + block) * dim];
-        let scores = &mut scratch.scores.as_chunks_mut().0[row * SEGMENT_TILES..];
-        with_rows!(L, block, R => {
-            for index in (0..tiles.len()).step_by(2) {
-                let keys = [index, index + 1].map(|index| keys_of(tiles, index));
-                let ahead = [index, index + 1].map(|index| ahead_of_keys(tiles, index));
-                score_pair::<L, T, T, R>(l, keys, ahead, queries, segment, index, scores);
-            }
-        });
-        row += block;
     }
 }
 
-/// What to fetch while the keys of a tile are read. After the last keys come
-/// the first values.
+/// What the rows from `row` on fetch while they read the keys of two tiles.
 #[inline(always)]
-fn ahead_of_keys<'a, T>(tiles: &[Tile<'a, T>], index: usize) -> &'a [Vector<T>] {
-    let ahead = index + TILES_AHEAD;
-    match keys_of(tiles, ahead) {
-        [] => tiles[ahead % tiles.len()].values.as_chunks().0,
-        keys => keys,
+fn ahead_of_keys<'a, T>(
+    segment: &Segment<'a, T>,
+    row: usize,
+    index: usize,
+) -> [&'a [Vector<T>]; 2] {
+    [index, index + 1].map(|index| match row {
+        0 => segment.ahead_of_keys(index, TILES_AHEAD).as_chunks().0,
+        _ => &[],
+    })
+}
+
+/// Likewise of values.
+#[inline(always)]
+fn ahead_of_values<'a, T>(
+    segment: &Segment<'a, T>,
+    row: usize,
+    index: usize,
+) -> [&'a [Vector<T>]; 2] {
+    [index, index + 1].map(|index| match row {
+        0 => segment.ahead_of_values(index, TILES_AHEAD).as_chunks().0,
+        _ => &[],
+    })
+}
+
+#[inline(always)]
+fn scores_of_few<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &mut Scratch) {
+    let (rows, dim, tiles) = (segment.counts.len(), segment.dim, segment.tiles);
+    fetch_first(l, segment);
+    for index in (0..tiles.len()).step_by(2) {
+        let keys = [index, index + 1].map(|index| keys_of(tiles, index));
+        let mut row = 0;
+        while row < rows {
+            let block = rows_of_block::<L>(rows, row);
+            let queries = &scratch.queries[row * dim..(row + block) * dim];
+            let scores = &mut scratch.scores.as_chunks_mut().0[row * SEGMENT_TILES..];
+            let ahead = ahead_of_keys(segment, row, index);
+            with_rows!(L, block, R => {
+                score_pair::<L, T, T, R>(l, keys, ahead, queries, segment, index, scores);
+            });
+            row += block;
+        }
     }
 }
 
@@ -175,6 +197,7 @@ fn keys_of<'a, T>(tiles: &[Tile<'a, T>], index: usize) -> &'a [Vector<T>] {
 #[inline(always)]
 fn scores_of_many<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &mut Scratch) {
     let (rows, dim) = (segment.counts.len(), segment.dim);
+    fetch_first(l, segment);
     for (index, tiles) in segment.tiles.chunks(CONVERTED_TILES).enumerate() {
         let index = CONVERTED_TILES * index;
         let converted = scratch.converted.as_chunks_mut().0;
@@ -192,8 +215,9 @@ fn scores_of_many<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &m
             let block = rows_of_block::<L>(rows, row);
             let queries = &scratch.queries[row * dim..(row + block) * dim];
             let scores = &mut scratch.scores.as_chunks_mut().0[row * SEGMENT_TILES..];
+            let ahead = ahead_of_keys(segment, row, index);
             with_rows!(L, block, R => score_pair::<L, f32, T, R>(
-                l, [first, second], [&[]; 2], queries, segment, index, scores,
+                l, [first, second], ahead, queries, segment, index, scores,
             ));
             row += block;
         }
@@ -206,7 +230,7 @@ fn scores_of_many<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &m
 fn score_pair<L: Lanes, K: Cell, T: Cell, const R: usize>(
     l: L,
     keys: [&[Vector<K>]; 2],
-    ahead: [&[Vector<K>]; 2],
+    ahead: [&[Vector<T>]; 2],
     queries: &[f32],
     segment: &Segment<'_, T>,
     index: usize,
@@ -247,9 +271,9 @@ fn put_scores<L: Lanes, const C: usize, const R: usize>(
 /// Products of `R` queries and the keys of `C` tiles: each half of the elements
 /// is a chain, then the halves are added.
 #[inline(always)]
-fn dots<L: Lanes, T: Cell, const C: usize, const R: usize>(
+fn dots<L: Lanes, K: Cell, T: Cell, const C: usize, const R: usize>(
     l: L,
-    keys: [&[Vector<T>]; C],
+    keys: [&[Vector<K>]; C],
     ahead: [&[Vector<T>]; C],
     queries: &[[f32; R]],
 ) -> [[L::V; C]; R] {
@@ -374,19 +398,18 @@ fn values_of_few<L: Lanes, T: Cell>(
     out: &mut Partial<'_>,
 ) {
     let rows = segment.counts.len();
-    let mut row = 0;
-    while row < rows {
-        let block = rows_of_block::<L>(rows, row);
-        with_rows!(L, block, R => {
-            for (index, tile) in segment.tiles.iter().enumerate() {
-                let values = tile.values.as_chunks().0;
-                let ahead = segment.tiles.get(index + TILES_AHEAD);
-                let ahead = ahead.map_or(&[][..], |tile| tile.values.as_chunks().0);
-                let scores = scratch.scores();
-                add_values::<L, T, T, R>(l, values, ahead, segment, scores, row, index, 1, out);
-            }
-        });
-        row += block;
+    for (index, tile) in segment.tiles.iter().enumerate() {
+        let values = tile.values.as_chunks().0;
+        let mut row = 0;
+        while row < rows {
+            let block = rows_of_block::<L>(rows, row);
+            let [ahead, _] = ahead_of_values(segment, row, index);
+            let scores = scratch.scores();
+            with_rows!(L, block, R => add_values::<L, T, T, R>(
+                l, values, [ahead, &[]], segment, scores, row, index, 1, out,
+            ));
+            row += block;
+        }
     }
 }
 
@@ -409,8 +432,10 @@ fn values_of_many<L: Lanes, T: Cell>(
         let mut row = 0;
         while row < rows {
             let block = rows_of_block::<L>(rows, row);
+            let ahead = ahead_of_values(segment, row, index);
+            let scores = scratch.scores();
             with_rows!(L, block, R => add_values::<L, f32, T, R>(
-                l, values, &[], segment, scratch.scores(), row, index, tiles.len(), out,
+                l, values, ahead, segment, scores, row, index, tiles.len(), out,
             ));
             row += block;
         }
@@ -418,14 +443,14 @@ fn values_of_many<L: Lanes, T: Cell>(
 }
 
 /// Adds the weighted values of `num_tiles` tiles from the `index`-th of the
-/// segment on to `R` rows from `row` on. `values` is `[positions][vectors]`, as
-/// is what is `ahead` and fetched.
+/// segment on to `R` rows from `row` on. `values` is `[positions][vectors]`.
+/// What is `ahead` of each tile is fetched.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "an inner loop, inlined")]
 fn add_values<L: Lanes, V: Cell, T: Cell, const R: usize>(
     l: L,
     values: &[Vector<V>],
-    ahead: &[Vector<V>],
+    ahead: [&[Vector<T>]; CONVERTED_TILES],
     segment: &Segment<'_, T>,
     scores: &[f32],
     row: usize,
@@ -446,13 +471,20 @@ fn add_values<L: Lanes, V: Cell, T: Cell, const R: usize>(
     let sums = out.values.as_chunks_mut().0;
     let sums = &mut sums[row * vectors..(row + R) * vectors];
     let seen_by_all = &values[..common * vectors];
-    weigh::<L, V, R>(l, seen_by_all, ahead, vectors, weights, sums);
+    weigh::<L, V, T, R>(l, seen_by_all, ahead, vectors, weights, sums);
     for (r, count) in counts.iter().enumerate() {
         let rest = common..seen(*count);
         if !rest.is_empty() {
             let values = &values[rest.start * vectors..rest.end * vectors];
             let sums = &mut sums[r * vectors..][..vectors];
-            weigh::<L, V, 1>(l, values, &[], vectors, [&weights[r][rest]], sums);
+            weigh::<L, V, T, 1>(
+                l,
+                values,
+                [&[]; CONVERTED_TILES],
+                vectors,
+                [&weights[r][rest]],
+                sums,
+            );
         }
     }
 }
@@ -460,10 +492,10 @@ fn add_values<L: Lanes, V: Cell, T: Cell, const R: usize>(
 /// `sums[r] += weights[r][p] * values[p]` in order of position. `sums` is
 /// `[R][vectors]`.
 #[inline(always)]
-fn weigh<L: Lanes, T: Cell, const R: usize>(
+fn weigh<L: Lanes, V: Cell, T: Cell, const R: usize>(
     l: L,
-    values: &[Vector<T>],
-    ahead: &[Vector<T>],
+    values: &[Vector<V>],
+    ahead: [&[Vector<T>]; CONVERTED_TILES],
     vectors: usize,
     weights: [&[f32]; R],
     sums: &mut [Vector],
@@ -471,28 +503,28 @@ fn weigh<L: Lanes, T: Cell, const R: usize>(
     let mut column = 0;
     if L::WIDE && R <= SMALL_BLOCK {
         while column + 4 <= vectors {
-            weigh_columns::<L, T, R, 4>(l, values, ahead, vectors, weights, column, sums);
+            weigh_columns::<L, V, T, R, 4>(l, values, ahead, vectors, weights, column, sums);
             column += 4;
         }
     }
     if L::WIDE {
         while column + 2 <= vectors {
-            weigh_columns::<L, T, R, 2>(l, values, ahead, vectors, weights, column, sums);
+            weigh_columns::<L, V, T, R, 2>(l, values, ahead, vectors, weights, column, sums);
             column += 2;
         }
     }
     while column < vectors {
-        weigh_columns::<L, T, R, 1>(l, values, ahead, vectors, weights, column, sums);
+        weigh_columns::<L, V, T, R, 1>(l, values, ahead, vectors, weights, column, sums);
         column += 1;
     }
 }
 
 /// [`weigh`] for `C` vectors of a value, which with their sums fit registers.
 #[inline(always)]
-fn weigh_columns<L: Lanes, T: Cell, const R: usize, const C: usize>(
+fn weigh_columns<L: Lanes, V: Cell, T: Cell, const R: usize, const C: usize>(
     l: L,
-    values: &[Vector<T>],
-    ahead: &[Vector<T>],
+    values: &[Vector<V>],
+    ahead: [&[Vector<T>]; CONVERTED_TILES],
     vectors: usize,
     weights: [&[f32]; R],
     column: usize,
@@ -505,13 +537,14 @@ fn weigh_columns<L: Lanes, T: Cell, const R: usize, const C: usize>(
         }
     }
     for (position, value) in values.chunks_exact(vectors).enumerate() {
-        let value: &[Vector<T>; C] = value[column..].first_chunk().expect("C vectors are left");
+        let value: &[Vector<V>; C] = value[column..].first_chunk().expect("C vectors are left");
         for c in (0..C).step_by(vectors_of_line::<Vector<T>>()) {
-            fetch(l, ahead, position * vectors + column + c);
+            let ahead = ahead[position / TILE % CONVERTED_TILES];
+            fetch(l, ahead, position % TILE * vectors + column + c);
         }
         let mut v = [l.splat(0.0); C];
         for c in 0..C {
-            v[c] = T::load(l, &value[c]);
+            v[c] = V::load(l, &value[c]);
         }
         for r in 0..R {
             let weight = l.splat(weights[r][position]);

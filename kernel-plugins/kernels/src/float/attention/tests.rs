@@ -118,18 +118,23 @@ fn attention(
         let tiles = segment * SEGMENT_TILES..segment * SEGMENT_TILES + longest.div_ceil(TILE);
         let out = if segment == 0 { &mut all } else { &mut later };
         let factor = 1.0 / (dim as f32).sqrt();
+        // What is fetched never shows.
+        let fetching = segment.is_multiple_of(2);
         match cells {
             Cells::F32 => {
                 let tiles = slices(&f32_keys, &f32_values, None, dim, tiles);
-                attention.attend(Tiles::F32(&tiles), &counts, factor, out);
+                let next = fetching.then_some(Tiles::F32(&tiles));
+                attention.attend(Tiles::F32(&tiles), next, &counts, factor, out);
             }
             Cells::F16 => {
                 let tiles = slices(&f16_keys, &f16_values, None, dim, tiles);
-                attention.attend(Tiles::F16(&tiles), &counts, factor, out);
+                let next = fetching.then_some(Tiles::F16(&tiles));
+                attention.attend(Tiles::F16(&tiles), next, &counts, factor, out);
             }
             Cells::I8 => {
                 let tiles = slices(&i8_keys, &i8_values, Some(kept), dim, tiles);
-                attention.attend(Tiles::I8(&tiles), &counts, factor, out);
+                let next = fetching.then_some(Tiles::I8(&tiles));
+                attention.attend(Tiles::I8(&tiles), next, &counts, factor, out);
             }
         }
         if segment > 0 {
