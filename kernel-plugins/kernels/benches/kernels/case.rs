@@ -83,6 +83,11 @@ impl Matrices {
     }
 }
 
+/// A worker's results behind a lock that no other worker's lies beside: in one
+/// cache line, two cores on two dies lost a tenth with 640 rows and 8 tokens.
+#[repr(align(128))]
+struct Own(Mutex<Vec<i32>>);
+
 pub(crate) struct Case<'a> {
     contender: &'a dyn Contender,
     matrices: &'a Matrices,
@@ -93,7 +98,7 @@ pub(crate) struct Case<'a> {
     per_region: usize,
     next: usize,
     chunks: Vec<Range<usize>>,
-    sums: Vec<Mutex<Vec<i32>>>,
+    sums: Vec<Own>,
 }
 
 impl<'a> Case<'a> {
@@ -124,7 +129,7 @@ impl<'a> Case<'a> {
                 .map(|first| first..rows.min(first + step))
                 .collect(),
             sums: (0..team.size())
-                .map(|_| Mutex::new(vec![0; batch * step]))
+                .map(|_| Own(Mutex::new(vec![0; batch * step])))
                 .collect(),
         }
     }
@@ -155,7 +160,7 @@ impl<'a> Case<'a> {
             .run(self.per_region * chunks.len(), &|worker, chunk| {
                 let matrix = (self.next + chunk / chunks.len()) % matrices.copies();
                 let rows = chunks[chunk % chunks.len()].clone();
-                let mut sums = sums[worker].lock().expect("a worker's own");
+                let mut sums = sums[worker].0.lock().expect("a worker's own");
                 let work = Work {
                     shape: matrices.shape,
                     batch: *batch,

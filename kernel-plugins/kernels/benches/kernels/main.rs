@@ -43,7 +43,7 @@ const SHAPES: [Shape; 4] = [
         cols: 6912,
     },
 ];
-const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 64, 512];
+const BATCHES: [usize; 8] = [1, 2, 3, 4, 8, 16, 64, 512];
 const THREADS: [usize; 2] = [1, 2];
 
 /// The reference does some products a cycle: more tokens only take longer.

@@ -95,23 +95,38 @@ pub(crate) fn add_sums<const N: usize>(
     rows: Rows,
     out: &mut Output<'_>,
 ) {
-    let num_rows = rows.num.saturating_sub(first_row).min(2 * LANES);
-    let first_row = rows.first + first_row.min(rows.num);
+    if rows.num < first_row + 2 * LANES {
+        return add_some_sums(&sums, first_row, first_token, rows, out);
+    }
     for (lane, sums) in sums.into_iter().enumerate() {
+        let out = out.of_token(first_token + lane, rows.first + first_row, 2 * LANES);
+        let (vectors, _) = out.as_chunks_mut();
+        for v in 0..2 {
+            add_to(&mut vectors[v], sums[v]);
+        }
+    }
+}
+
+/// Likewise, where the last tile has fewer rows.
+#[cold]
+#[target_feature(enable = "avx2")]
+fn add_some_sums(
+    sums: &[[__m256i; 2]],
+    first_row: usize,
+    first_token: usize,
+    rows: Rows,
+    out: &mut Output<'_>,
+) {
+    let num_rows = rows.num.saturating_sub(first_row);
+    let first_row = rows.first + first_row.min(rows.num);
+    for (lane, sums) in sums.iter().enumerate() {
+        let mut all = [[0; LANES]; 2];
+        for v in 0..2 {
+            store(&mut all[v], sums[v]);
+        }
         let out = out.of_token(first_token + lane, first_row, num_rows);
-        if num_rows == 2 * LANES {
-            let (vectors, _) = out.as_chunks_mut();
-            for v in 0..2 {
-                add_to(&mut vectors[v], sums[v]);
-            }
-        } else {
-            let mut all = [[0; LANES]; 2];
-            for v in 0..2 {
-                store(&mut all[v], sums[v]);
-            }
-            for (out, sum) in out.iter_mut().zip(all.as_flattened()) {
-                *out = out.wrapping_add(*sum);
-            }
+        for (out, sum) in out.iter_mut().zip(all.as_flattened()) {
+            *out = out.wrapping_add(*sum);
         }
     }
 }

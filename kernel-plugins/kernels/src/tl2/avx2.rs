@@ -22,6 +22,7 @@ use core::arch::x86_64::{
 };
 
 use super::code::{self, PANEL_CODES};
+use super::kernel::MADE_FOR;
 use super::layout::{
     BLOCK_CODES, BLOCK_FIELDS, BLOCK_WORDS, Block, STRIP_ROWS, TILE_STRIPS, WORD_CODES, blocks,
 };
@@ -82,6 +83,7 @@ fn multiply(product: &Product<'_>, mut out: Output<'_>) {
     ahead::first(product.weights());
     match product.activations {
         Activations::Tables(tables) => multiply_one(product, tables, &mut out),
+        Activations::Factors(_) => unreachable!("{MADE_FOR}"),
         Activations::Panel(activations) => {
             let tokens = panel::Tokens::new(activations, product.prepared);
             let fill = |part: &Part, fields: &mut [Field]| unpack(product, part, fields);
@@ -184,7 +186,7 @@ fn codes_of(block: &Block) -> [__m256i; BLOCK_CODES] {
     let mut codes = [_mm256_setzero_si256(); BLOCK_CODES];
     let mut spare = _mm256_setzero_si256();
     for k in 0..BLOCK_WORDS {
-        ahead::once(&block[k]);
+        ahead::next(&block[k]);
         let [first, second] = load_words(block, k);
         let firsts = [
             first,

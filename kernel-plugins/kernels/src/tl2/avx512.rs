@@ -7,21 +7,26 @@
 //! A look-up, an addition and most of a shift are three instructions for 96
 //! weights: as few for a weight as i2s has, for five sixths of the bytes.
 //!
+//! For one token the kernel makes the tables itself, by two `vpmaddubsw` and an
+//! addition each: a sixth more work, but on every thread at once, where filling
+//! them beforehand keeps all but one waiting.
+//!
 //! To a panel, codes are unpacked by `vpmultishiftqb` (VBMI), which brings
 //! four codes of a row into the four bytes of its field, and `vpermb`, which
 //! turns 64 codes into weights.
 
 use core::arch::x86_64::{
     __m512i, __mmask32, _mm256_loadu_si256, _mm512_add_epi16, _mm512_add_epi32,
-    _mm512_broadcast_i64x4, _mm512_loadu_si512, _mm512_mask_multishift_epi64_epi8,
-    _mm512_mask_sub_epi16, _mm512_multishift_epi64_epi8, _mm512_permutexvar_epi8,
-    _mm512_permutexvar_epi16, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_shldi_epi16,
-    _mm512_srai_epi32, _mm512_srli_epi16, _mm512_storeu_si512, _mm512_unpackhi_epi16,
-    _mm512_unpacklo_epi16,
+    _mm512_broadcast_i64x4, _mm512_loadu_si512, _mm512_maddubs_epi16,
+    _mm512_mask_multishift_epi64_epi8, _mm512_mask_sub_epi16, _mm512_multishift_epi64_epi8,
+    _mm512_permutexvar_epi8, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_epi64,
+    _mm512_setzero_si512, _mm512_shldi_epi16, _mm512_srai_epi32, _mm512_srli_epi16,
+    _mm512_storeu_si512, _mm512_unpackhi_epi16, _mm512_unpacklo_epi16,
 };
 use core::hint::black_box;
 
 use super::code::{NUM_CODES, PANEL_CODES};
+use super::factors::{self, BlockFactors, Factors, SPREAD};
 use super::layout::{
     BLOCK_CODES, BLOCK_FIELDS, Block, STRIP_ROWS, TILE_STRIPS, VECTOR, WORD_CODES, blocks,
 };
@@ -38,6 +43,8 @@ pub(super) const MAX_TABLES: usize = 16;
 
 /// Blocks below each other whose sums stay in 16 bits: 80 numbers of 85.
 const SUMMED_BLOCKS: usize = MAX_SUMMED / BLOCK_CODES;
+/// Likewise with tables from factors: 32 numbers of 42.
+const SUMMED_BLOCKS_OF_ONE: usize = factors::MAX_SUMMED / BLOCK_CODES;
 
 /// The lanes of codes with a sign.
 const UPPER: __mmask32 = 0xffff_0000;
@@ -67,6 +74,11 @@ impl Avx512 {
         unsafe { fill(tables, x, prepared) }
     }
 
+    pub(super) fn spread(self, factors: Factors, x: &[i8], prepared: &mut [u8]) {
+        // SAFETY: `self` is proof of the features.
+        unsafe { spread(factors, x, prepared) }
+    }
+
     pub(super) fn multiply(self, product: &Product<'_>, out: Output<'_>) {
         // SAFETY: `self` is proof of the features.
         unsafe { multiply(product, out) }
@@ -78,10 +90,25 @@ fn fill(tables: Tables, x: &[i8], prepared: &mut [u8]) {
     tables.fill(x, prepared);
 }
 
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn spread(factors: Factors, x: &[i8], prepared: &mut [u8]) {
+    let columns = load_all(&SPREAD);
+    factors.prepare(x, prepared, |x, factors| {
+        let mut bytes = [0; VECTOR];
+        for (byte, x) in bytes.iter_mut().zip(x) {
+            *byte = *x as u8;
+        }
+        for (factors, columns) in factors.iter_mut().zip(columns) {
+            store_bytes(factors, _mm512_permutexvar_epi8(columns, load(&bytes)));
+        }
+    });
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,avx512vnni")]
 fn multiply(product: &Product<'_>, mut out: Output<'_>) {
     ahead::first(product.weights());
     match product.activations {
+        Activations::Factors(factors) => multiply_one(product, factors, &mut out),
         Activations::Tables(tables) => multiply_few(product, tables, &mut out),
         Activations::Panel(activations) => {
             let tokens = panel::Tokens::new(activations, product.prepared);
@@ -89,6 +116,45 @@ fn multiply(product: &Product<'_>, mut out: Output<'_>) {
             panel::vnni::avx512::multiply(tokens, &product.rows, BLOCK_FIELDS, &mut out, fill);
         }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
+fn multiply_one(product: &Product<'_>, factors: Factors, out: &mut Output<'_>) {
+    let offset = _mm512_set1_epi32(factors.offset(product.prepared));
+    let factors = factors.of(product.prepared);
+    let weights = load_all(&factors::WEIGHTS);
+    for tile in product.tiles() {
+        let mut totals = [[offset; 2]; TILE_STRIPS];
+        let runs = blocks(tile.bytes).chunks(SUMMED_BLOCKS_OF_ONE * tile.num_strips());
+        for (blocks, factors) in runs.zip(factors.chunks(SUMMED_BLOCKS_OF_ONE)) {
+            let mut sums = [_mm512_setzero_si512(); TILE_STRIPS];
+            for (blocks, factors) in blocks.chunks_exact(tile.num_strips()).zip(factors) {
+                let tables = make_tables(factors, weights);
+                for (block, sum) in blocks.iter().zip(&mut sums) {
+                    *sum = add_looked_up::<true>(*sum, block, &tables);
+                }
+            }
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                add_widened(total, sum);
+            }
+        }
+        write(product, &tile, &totals, 0, out);
+    }
+}
+
+/// The numbers of all codes, each with the sum of its three activations on
+/// top.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn make_tables(factors: &BlockFactors, weights: [__m512i; 2]) -> [__m512i; BLOCK_CODES] {
+    let mut tables = [_mm512_setzero_si512(); BLOCK_CODES];
+    for (table, factors) in tables.iter_mut().zip(factors) {
+        for (weights, factors) in weights.into_iter().zip(factors) {
+            let factors = _mm512_set1_epi32(i32::from_ne_bytes(*factors));
+            *table = _mm512_add_epi16(*table, _mm512_maddubs_epi16(weights, factors));
+        }
+    }
+    tables
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
@@ -160,7 +226,7 @@ fn add_looked_up<const PREFETCH: bool>(
     let mut spare = _mm512_setzero_si512();
     for (k, vector) in block.iter().enumerate() {
         if PREFETCH {
-            ahead::once(vector);
+            ahead::next(vector);
         }
         let word = load(vector);
         let indices = [

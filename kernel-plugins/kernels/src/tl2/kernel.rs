@@ -2,12 +2,18 @@
 
 use core::ffi::CStr;
 
+#[cfg(target_arch = "x86_64")]
+use super::factors::Factors;
 use super::portable;
 use super::{ALIGNMENT, Activations, Instructions, Product, Triples, Variant};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::kernel::{Kernel, Weights};
 use crate::output::Output;
+
+/// Activations are the variant's own, as the trait says.
+#[cfg(target_arch = "x86_64")]
+pub(super) const MADE_FOR: &str = "factors are made for AVX-512";
 
 impl Kernel for Variant {
     const ALIGNMENT: usize = ALIGNMENT;
@@ -43,6 +49,10 @@ impl Kernel for Variant {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(_) => avx2::MAX_TABLES,
             #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(_) if batch == 1 => {
+                return Factors::new(cols).map(Activations::Factors);
+            }
+            #[cfg(target_arch = "x86_64")]
             Instructions::Avx512(_) => avx512::MAX_TABLES,
         };
         Activations::new(cols, batch, max_tables)
@@ -74,6 +84,12 @@ impl Kernel for Variant {
             (Activations::Tables(tables), Instructions::Avx512(avx512)) => {
                 avx512.fill(tables, x, prepared);
             }
+            #[cfg(target_arch = "x86_64")]
+            (Activations::Factors(factors), Instructions::Avx512(avx512)) => {
+                avx512.spread(factors, x, prepared);
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Activations::Factors(_), _) => unreachable!("{MADE_FOR}"),
         }
     }
 

@@ -2,11 +2,12 @@
 //!
 //! Weights are packed once ([`Layout`]) to 5/3 bits each. For few tokens their
 //! activations are prepared as tables, in which the code of three weights
-//! finds the exact sum of their products; for many, unpacking the weights once
-//! for all tokens is faster, and activations are prepared for that
-//! ([`Activations`]). A [`Variant`] multiplies the two. The variants read the
-//! same packed weights and return the same integers; they differ in the
-//! instructions they need, and in how many tokens are few.
+//! finds the exact sum of their products, or as what a kernel makes those
+//! tables of; for many, unpacking the weights once for all tokens is faster,
+//! and activations are prepared for that ([`Activations`]). A [`Variant`]
+//! multiplies the two. The variants read the same packed weights and return
+//! the same integers; they differ in the instructions they need, and in how
+//! many tokens are few.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -14,6 +15,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod code;
+#[cfg(target_arch = "x86_64")]
+mod factors;
 mod kernel;
 mod layout;
 mod portable;

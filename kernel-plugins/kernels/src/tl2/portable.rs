@@ -1,6 +1,8 @@
 //! Plain Rust: a look-up is a load.
 
 use super::code::PANEL_CODES;
+#[cfg(target_arch = "x86_64")]
+use super::kernel::MADE_FOR;
 use super::layout::{
     BLOCK_FIELDS, Block, FIRST_COLUMNS, STRIP_ROWS, blocks, codes_of, row_of, words_at,
 };
@@ -17,6 +19,8 @@ pub(super) const MAX_TABLES: usize = 2;
 pub(super) fn multiply(product: &Product<'_>, mut out: Output<'_>) {
     match product.activations {
         Activations::Tables(tables) => multiply_few(product, tables, &mut out),
+        #[cfg(target_arch = "x86_64")]
+        Activations::Factors(_) => unreachable!("{MADE_FOR}"),
         Activations::Panel(activations) => {
             let tokens = panel::Tokens::new(activations, product.prepared);
             let fill = |part: &Part, fields: &mut [Field]| unpack(product, part, fields);

@@ -65,10 +65,9 @@ fn dots<const N: usize>(
 ) -> [[int32x4_t; BLOCK_VECTORS]; N] {
     let mut sums = [[vdupq_n_s32(0); BLOCK_VECTORS]; N];
     for (field, words) in panel.iter().zip(words.chunks(stride)) {
-        let weights = load_block(field, block);
         let x = load_words::<N>(words);
-        for v in 0..BLOCK_VECTORS {
-            add_products(&mut sums, v, weights[v], x);
+        for (v, weights) in load_block(field, block).into_iter().enumerate() {
+            add_products(&mut sums, v, weights, x);
         }
     }
     sums
