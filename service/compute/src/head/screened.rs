@@ -35,8 +35,11 @@ use super::{CHUNK, DenseMatrix, Question, exact};
 /// Best rows of a chunk that are remembered for each position.
 const CHUNK_BEST: usize = 8;
 
-/// A screen rests for 63 steps at most.
-const MOST_DOUBLINGS: u32 = 6;
+/// Most steps that a screen rests.
+const LONGEST_REST: u32 = 63;
+
+/// The same for draws that are cut, which the next request may well decide.
+const LONGEST_CUT_REST: u32 = 15;
 
 /// Codes to screen with.
 pub(crate) struct Screen {
@@ -176,11 +179,11 @@ impl Rest {
         rests
     }
 
-    /// So many regrets are let pass.
-    fn learn(&mut self, is_regret: bool, patience: u32) {
+    /// Rests for `longest` steps at most; so many regrets are let pass.
+    fn learn(&mut self, is_regret: bool, patience: u32, longest: u32) {
         self.regrets = if is_regret { self.regrets + 1 } else { 0 };
         let too_many = self.regrets.saturating_sub(patience);
-        self.left = (1 << too_many.min(MOST_DOUBLINGS)) - 1;
+        self.left = ((1 << too_many.min(16)) - 1).min(longest);
     }
 }
 
@@ -369,14 +372,16 @@ impl Screening {
         let positions = questions.len();
         let of = self.chunks.iter().flat_map(|chunk| &chunk.of[..positions]);
         let found: usize = of.map(|of| of.found.len() + of.num_others).sum();
-        self.rest.learn(found > positions * rows / 2, 0);
+        self.rest
+            .learn(found > positions * rows / 2, 0, LONGEST_REST);
         let cut = questions
             .iter()
             .filter(|question| question.sought.cut_draw().is_some());
         let (cut, undecided) = (cut.count(), self.num_undecided(positions));
         if cut > 0 {
             // One that was hard to tell says little of the next.
-            self.cut_rest.learn(undecided > cut / 2, 1);
+            self.cut_rest
+                .learn(undecided > cut / 2, 1, LONGEST_CUT_REST);
         }
         self.candidates.positions += positions as u64;
         self.candidates.rows += (found + undecided * rows) as u64;
