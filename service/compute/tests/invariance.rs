@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ternion_compute::{
     CpuExecutor, HeadChoice, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
 };
-use ternion_engine::{Batch, BlockId, Executor, Row, Span, Wanted};
+use ternion_engine::{Batch, BlockId, Executor, Row, Sought, Span, Wanted};
 use ternion_kernels::team::Team;
 
 mod plugin;
@@ -232,8 +232,8 @@ fn largest(
 ) -> Vec<Vec<(u32, f32)>> {
     let mut batch = batch_of(running);
     for span in &mut batch.spans {
-        span.wanted = Wanted::Largest {
-            count,
+        span.wanted = Wanted::Some {
+            sought: Sought::Largest(count),
             among: VOCAB,
             named_begin: 0,
             named_len: 0,

@@ -270,16 +270,18 @@ impl Engine {
         let batch = &mut self.batch;
         for (span, &(id, _)) in batch.spans.iter_mut().zip(&self.report.scheduled) {
             let choice = self.scheduler[id].choice(&self.end_tokens);
-            if let (1.., Some(count)) = (span.num_logits, choice.num_largest(self.num_tokens)) {
+            if let (1.., Some(sought)) = (span.num_logits, choice.sought(self.num_tokens)) {
                 let named_begin = batch.named_tokens.len();
                 for tokens in choice.named() {
                     batch.named_tokens.extend_from_slice(tokens);
                 }
                 // Behind a guess that comes true it is one more of the tokens
                 // so far, which may be penalised.
-                batch.named_tokens.extend(self.scheduler[id].drafted());
-                span.wanted = Wanted::Largest {
-                    count,
+                if choice.penalises() {
+                    batch.named_tokens.extend(self.scheduler[id].drafted());
+                }
+                span.wanted = Wanted::Some {
+                    sought,
                     among: self.num_tokens,
                     named_begin,
                     named_len: batch.named_tokens.len() - named_begin,

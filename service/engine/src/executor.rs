@@ -3,11 +3,11 @@
 use std::any::Any;
 use std::ops::Range;
 
-use crate::Logits;
 use crate::block_pool::BlockId;
+use crate::{Draw, Logits};
 
 /// One sequence's share of a step: `len` tokens at consecutive positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Span {
     /// First of its tokens in [`Batch::tokens`].
     pub token_begin: usize,
@@ -24,20 +24,21 @@ pub struct Span {
     /// through, 1 for the position that is sampled from, and one more for each
     /// token behind it that is only guessed to follow.
     pub num_logits: usize,
-    /// Which of their logits; the same for each of them.
+    /// Which of their logits; the same for each of them, but for a draw, which
+    /// is the first one's, and a place [later](Draw::later) for each after it.
     pub wanted: Wanted,
 }
 
 /// Which logits of a position its reader looks at. An executor may always give
 /// more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Wanted {
     /// All.
     All,
-    /// Those of some tokens that are named, and the largest of the others.
-    Largest {
-        /// How many of the others, at least 1.
-        count: usize,
+    /// Those of some tokens that are named, and of the others what is sought.
+    Some {
+        /// What is, of the others.
+        sought: Sought,
         /// Tokens to look among: what lies behind them pads the matrix.
         among: usize,
         /// First of the named ones in [`Batch::named_tokens`].
@@ -47,8 +48,28 @@ pub enum Wanted {
     },
 }
 
+/// Which of a position's logits can matter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Sought {
+    /// So many of the largest, at least 1.
+    Largest(usize),
+    /// That of the token which is drawn; and of no other where the draw is
+    /// [cut](Draw::is_cut), since no part of the rest shows what was.
+    Winner(Draw),
+}
+
+impl Sought {
+    /// The draw, if it is one that is cut.
+    pub fn cut_draw(self) -> Option<Draw> {
+        match self {
+            Sought::Winner(draw) => Some(draw).filter(|draw| draw.is_cut()),
+            Sought::Largest(_) => None,
+        }
+    }
+}
+
 /// What one step computes. Reused from step to step.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Batch {
     /// Token ids of all spans, one after the other.
     pub tokens: Vec<u32>,
@@ -83,7 +104,7 @@ impl Batch {
     pub fn named_of(&self, span: &Span) -> &[u32] {
         match span.wanted {
             Wanted::All => &[],
-            Wanted::Largest {
+            Wanted::Some {
                 named_begin,
                 named_len,
                 ..
@@ -110,7 +131,7 @@ impl Batch {
                 table_begin,
                 ..*span
             };
-            if let Wanted::Largest {
+            if let Wanted::Some {
                 named_begin: at, ..
             } = &mut span.wanted
             {

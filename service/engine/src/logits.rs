@@ -38,9 +38,10 @@ pub enum Row<'a> {
     /// Those of all tokens, by id.
     Whole(&'a [f32]),
     /// What was [`Wanted`](crate::Wanted) of them, by ascending id: the named
-    /// tokens, of the others as many of the largest as were asked for, and
-    /// whatever equals the last of these. May hold more; what it does not hold
-    /// is less than all it was asked for but the named.
+    /// tokens, and of the others the winner, or as many of the largest as were
+    /// asked for and whatever equals the last of these. May hold more unless a
+    /// draw is cut; what it does not hold comes behind all it was asked for but
+    /// the named.
     Some(&'a [TokenLogit]),
 }
 

@@ -44,7 +44,9 @@ pub struct Request {
 /// 6. `top_p` keeps the fewest most likely tokens whose probabilities, as
 ///    they are after step 5, sum to at least p.
 /// 7. `min_p` keeps tokens at least `min_p` times as likely as the likeliest.
-/// 8. One of those left is drawn in proportion to its probability.
+/// 8. Of those left one is drawn in proportion to its probability: the winner
+///    of a [race](crate::Race). That it is the winner of all tokens unless it
+///    was cut means that settings which cut little change few tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 is greedy, 1 the model's own distribution.

@@ -1,14 +1,24 @@
 //! From a row of logits to a token.
 //!
 //! [`Sampling`] documents what is done in which order. Everything here is
-//! sequential arithmetic on one row, with ties broken by token id, so the
-//! choice is a function of the row, the request and the tokens so far.
+//! arithmetic on one row in an order of its own, with ties broken by token id,
+//! so the choice is a function of the row, the request and the tokens so far.
 
+use std::array;
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 
 use crate::exp::exp;
-use crate::random;
-use crate::{Row, Sampling, TokenLogprob};
+use crate::race::{Draw, Race, Standing};
+use crate::{Row, Sampling, Sought, TokenLogprob};
+
+/// Scores that are looked at at once, and sums of weights that are kept apart
+/// until the end: as many as make good use of vectors.
+const LANES: usize = 16;
+
+/// Lanes of tokens this far below the likeliest, over temperature, are left out
+/// of sums: they weigh less than 2^-92, which no vocabulary makes count.
+const WEIGHTLESS: f64 = -64.0;
 
 /// Chooses tokens. One serves all sequences: what it holds is scratch memory.
 #[derive(Debug, Default)]
@@ -47,13 +57,79 @@ impl Scores {
         self.tokens.binary_search(&token).ok()
     }
 
-    fn iter(&self) -> impl Iterator<Item = (u32, f32)> {
-        let token = |place: usize| match self.tokens.is_empty() {
+    #[inline]
+    fn token_at(&self, place: usize) -> u32 {
+        match self.tokens.is_empty() {
             true => place as u32,
             false => self.tokens[place],
-        };
-        let values = self.values.iter().enumerate();
-        values.map(move |(place, value)| (token(place), *value))
+        }
+    }
+
+    fn at(&self, place: usize) -> Candidate {
+        Candidate {
+            score: self.values[place],
+            token: self.token_at(place),
+        }
+    }
+
+    fn candidates(&self) -> impl Iterator<Item = Candidate> {
+        (0..self.values.len()).map(|place| self.at(place))
+    }
+
+    /// Places and scores, `LANES` at a time; the last are filled up with what
+    /// is never chosen.
+    fn chunks(&self) -> impl Iterator<Item = (usize, [f32; LANES])> {
+        let (whole, rest) = self.values.as_chunks::<LANES>();
+        let mut last = [f32::NEG_INFINITY; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        let last = (!rest.is_empty()).then_some(last);
+        let begins = (0..).step_by(LANES);
+        begins.zip(whole.iter().copied().chain(last))
+    }
+
+    /// Whose the scores of a chunk are.
+    #[inline]
+    fn tokens_from(&self, begin: usize) -> [u32; LANES] {
+        match self.tokens.get(begin..) {
+            Some(tokens) if !tokens.is_empty() => {
+                let mut some = [0; LANES];
+                let len = tokens.len().min(LANES);
+                some[..len].copy_from_slice(&tokens[..len]);
+                some
+            }
+            _ => array::from_fn(|lane| (begin + lane) as u32),
+        }
+    }
+
+    /// The first score that is a fault: -inf is a way of saying never, NaN and
+    /// the other infinity are not.
+    fn first_bad(&self) -> Option<Candidate> {
+        let is_bad = |score: f32| score.is_nan() | (score == f32::INFINITY);
+        let any_bad = |scores: &[f32; LANES]| scores.iter().fold(false, |any, x| any | is_bad(*x));
+        let (begin, _) = self.chunks().find(|(_, scores)| any_bad(scores))?;
+        let places = begin..self.values.len();
+        let mut candidates = places.map(|place| self.at(place));
+        candidates.find(|candidate| is_bad(candidate.score))
+    }
+
+    /// The largest score, and of equal ones the one with the lowest id.
+    fn likeliest(&self) -> Result<Candidate, Unsampleable> {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for (_, scores) in self.chunks() {
+            for (lane, score) in lanes.iter_mut().zip(scores) {
+                *lane = if score > *lane { score } else { *lane };
+            }
+        }
+        let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        if largest == f32::NEG_INFINITY {
+            return Err(Unsampleable::NothingLeft);
+        }
+        let place = self.values.iter().position(|score| *score == largest);
+        let best = self.at(place.expect("it is one of them"));
+        match best.score {
+            f32::INFINITY => Err(Unsampleable::PenaltyOverflow { token: best.token }),
+            _ => Ok(best),
+        }
     }
 }
 
@@ -68,35 +144,63 @@ pub(crate) struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    /// How many of the largest logits can matter, besides those of the
-    /// [named](Choice::named) tokens; `None`: all do.
+    /// What can matter besides the logits of the [named](Choice::named) tokens;
+    /// `None`: all logits.
     ///
     /// The one place that says what a way of sampling looks at. Of the tokens
     /// that are not named none is forbidden or penalised, so that those among
-    /// the first k after all penalties are among the first k before. A draw
-    /// without `top_k` depends on what all tokens weigh, and a log-probability
-    /// does too.
-    pub(crate) fn num_largest(&self, num_tokens: usize) -> Option<usize> {
+    /// the first k after all penalties are among the first k before, and where
+    /// one of them wins a race it wins that of the logits. What `top_p` and
+    /// `min_p` leave depends on what all tokens weigh, so that no token may be
+    /// named then, and a log-probability does too.
+    pub(crate) fn sought(&self, num_tokens: usize) -> Option<Sought> {
         let sampling = self.sampling;
-        let count = match sampling.temperature {
-            0.0 => 1,
-            _ => sampling.top_k as usize,
-        };
-        let some = sampling.num_logprobs.is_none() && count > 0 && count < num_tokens;
-        some.then_some(count)
+        if sampling.num_logprobs.is_some() {
+            return None;
+        }
+        let top_k = sampling.top_k as usize;
+        match (sampling.temperature, top_k) {
+            (0.0, _) => Some(Sought::Largest(1)),
+            (_, 1..) if top_k < num_tokens => Some(Sought::Largest(top_k)),
+            _ => {
+                // Penalties count even where nothing was generated yet: for a
+                // draw behind a guess.
+                let names_some = self.named().iter().any(|tokens| !tokens.is_empty());
+                let some_change = names_some || self.penalises();
+                let draw = Some(self.draw()).filter(|draw| !(draw.is_cut() && some_change));
+                draw.map(Sought::Winner)
+            }
+        }
+    }
+
+    fn draw(&self) -> Draw {
+        Draw {
+            seed: self.sampling.seed,
+            index: self.generated.len() as u64,
+            temperature: self.sampling.temperature,
+            top_p: self.sampling.top_p,
+            min_p: self.sampling.min_p,
+        }
+    }
+
+    /// Whether what was generated changes scores.
+    pub(crate) fn penalises(&self) -> bool {
+        let sampling = self.sampling;
+        sampling.repetition_penalty != 1.0
+            || sampling.presence_penalty != 0.0
+            || sampling.frequency_penalty != 0.0
     }
 
     /// Tokens whose scores are not their logits.
     pub(crate) fn named(&self) -> [&'a [u32]; 4] {
         let sampling = self.sampling;
         let repetition = sampling.repetition_penalty != 1.0;
-        let others = sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
         let [end, stop] = self.forbidden;
         [
             end,
             stop,
             if repetition { self.prompt } else { &[] },
-            if repetition || others {
+            if self.penalises() {
                 self.generated
             } else {
                 &[]
@@ -127,8 +231,6 @@ pub(crate) enum Unsampleable {
 struct Candidate {
     score: f32,
     token: u32,
-    /// In proportion to its probability; 1 for the likeliest.
-    weight: f64,
 }
 
 impl Candidate {
@@ -139,7 +241,7 @@ impl Candidate {
 }
 
 impl Sampler {
-    /// Chooses from a row that holds at least what [`Choice::num_largest`] and
+    /// Chooses from a row that holds at least what [`Choice::sought`] and
     /// [`Choice::named`] say: whatever more it holds does not matter.
     pub(crate) fn sample(
         &mut self,
@@ -147,9 +249,8 @@ impl Sampler {
         choice: &Choice<'_>,
     ) -> Result<Sampled, Unsampleable> {
         self.scores.read(row);
-        // -inf is a way of saying never, the other two are faults.
-        let is_bad = |(_, logit): &(u32, f32)| logit.is_nan() || *logit == f32::INFINITY;
-        if let Some((token, logit)) = self.scores.iter().find(is_bad) {
+        if let Some(Candidate { token, score }) = self.scores.first_bad() {
+            let logit = score;
             return Err(Unsampleable::BadLogit { token, logit });
         }
         self.forbid(&choice.forbidden);
@@ -228,125 +329,65 @@ impl Sampler {
     }
 
     fn choose(&mut self, choice: &Choice<'_>) -> Result<u32, Unsampleable> {
-        let best = likeliest(&self.scores)?;
+        let best = self.scores.likeliest()?;
         let sampling = choice.sampling;
         if sampling.temperature == 0.0 {
             return Ok(best.token);
         }
-        self.candidates.clear();
-        let possible = self
-            .scores
-            .iter()
-            .filter(|(_, score)| *score > f32::NEG_INFINITY);
-        self.candidates
-            .extend(possible.map(|(token, score)| Candidate {
-                score,
-                token,
-                weight: 0.0,
-            }));
         self.keep_top_k(sampling.top_k as usize);
-        self.weigh(best.score, sampling.temperature);
-        self.keep_top_p(sampling.top_p);
-        self.keep_min_p(sampling.min_p);
-        let index = choice.generated.len() as u64;
-        Ok(self.draw(random::uniform(sampling.seed, index)))
+        let field = Field {
+            scores: &self.scores,
+            best,
+            temperature: f64::from(sampling.temperature),
+        };
+        Ok(field.draw(choice.draw()))
     }
 
-    /// Leaves them in order, from the likeliest down, however many there were:
-    /// a row may hold exactly k.
+    /// Leaves the k likeliest, by ascending id.
     fn keep_top_k(&mut self, k: usize) {
-        if k == 0 {
+        if k == 0 || k >= self.scores.values.len() {
             return;
         }
+        self.list_likeliest(k);
+        self.candidates
+            .sort_unstable_by_key(|candidate| candidate.token);
+        let Sampler {
+            scores, candidates, ..
+        } = self;
+        scores.values.clear();
+        scores.tokens.clear();
+        scores
+            .values
+            .extend(candidates.iter().map(|candidate| candidate.score));
+        scores
+            .tokens
+            .extend(candidates.iter().map(|candidate| candidate.token));
+    }
+
+    /// Makes the k likeliest of all scores the candidates, in any order.
+    fn list_likeliest(&mut self, k: usize) {
+        self.candidates.clear();
+        self.candidates.extend(self.scores.candidates());
         if k < self.candidates.len() {
             self.candidates
                 .select_nth_unstable_by(k - 1, Candidate::by_likelihood);
             self.candidates.truncate(k);
         }
-        self.candidates.sort_unstable_by(Candidate::by_likelihood);
-    }
-
-    /// Softmax without its division. Differences are taken before dividing by
-    /// the temperature, and in f64, so that no temperature overflows.
-    fn weigh(&mut self, best: f32, temperature: f32) {
-        for candidate in &mut self.candidates {
-            let below_best = f64::from(candidate.score) - f64::from(best);
-            candidate.weight = exp(below_best / f64::from(temperature));
-        }
-    }
-
-    /// Sorts no more of the candidates than it keeps, give or take a chunk:
-    /// usually few tokens of a large vocabulary hold nearly all probability.
-    fn keep_top_p(&mut self, p: f32) {
-        if p >= 1.0 {
-            return;
-        }
-        let enough = self.total_weight() * f64::from(p);
-        let mut sum = 0.0;
-        let (mut begin, mut chunk) = (0, 64);
-        while begin < self.candidates.len() {
-            let rest = &mut self.candidates[begin..];
-            let len = chunk.min(rest.len());
-            rest.select_nth_unstable_by(len - 1, Candidate::by_likelihood);
-            rest[..len].sort_unstable_by(Candidate::by_likelihood);
-            let enough_at = rest[..len].iter().position(|candidate| {
-                sum += candidate.weight;
-                sum >= enough
-            });
-            if let Some(place) = enough_at {
-                return self.candidates.truncate(begin + place + 1);
-            }
-            begin += len;
-            chunk *= 4;
-        }
-    }
-
-    fn keep_min_p(&mut self, min_p: f32) {
-        if min_p > 0.0 {
-            // The likeliest weighs 1.
-            self.candidates
-                .retain(|candidate| candidate.weight >= f64::from(min_p));
-        }
-    }
-
-    fn draw(&self, uniform: f64) -> u32 {
-        let target = uniform * self.total_weight();
-        let mut sum = 0.0;
-        let drawn = self.candidates.iter().find(|candidate| {
-            sum += candidate.weight;
-            sum > target
-        });
-        // The target is below the same sum in the same order, unless rounding
-        // in the product made them equal.
-        let drawn = drawn.or(self.candidates.last());
-        drawn.expect("the likeliest candidate is always kept").token
-    }
-
-    fn total_weight(&self) -> f64 {
-        self.candidates
-            .iter()
-            .map(|candidate| candidate.weight)
-            .sum()
     }
 
     /// Log-probabilities under the row as the model gave it.
     fn with_logprobs(&mut self, token: u32, logits: &[f32], num_top: usize) -> Sampled {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let below_max = |logit: f32| f64::from(logit) - f64::from(max);
-        let sum: f64 = logits.iter().map(|&logit| exp(below_max(logit))).sum();
+        self.scores.read(Row::Whole(logits));
+        let max = self.scores.likeliest().expect("a token was chosen").score;
+        let sum = sum_of_weights(&self.scores, max, 1.0);
         // That of the C library differs between machines.
         let log_sum = libm::log(sum);
-        let logprob = |logit: f32| (below_max(logit) - log_sum) as f32;
+        let logprob = |logit: f32| (f64::from(logit) - f64::from(max) - log_sum) as f32;
 
         self.candidates.clear();
         if num_top > 0 {
-            let all = (0..).zip(logits).map(|(token, &score)| Candidate {
-                score,
-                token,
-                weight: 0.0,
-            });
-            self.candidates.extend(all);
-            self.keep_top_k(num_top);
+            self.list_likeliest(num_top);
+            self.candidates.sort_unstable_by(Candidate::by_likelihood);
         }
         let top = self.candidates.iter().map(|candidate| TokenLogprob {
             token: candidate.token,
@@ -360,27 +401,132 @@ impl Sampler {
     }
 }
 
-/// The largest score, and of equal ones the one with the lowest id.
-fn likeliest(scores: &Scores) -> Result<Candidate, Unsampleable> {
-    let mut best = Candidate {
-        score: f32::NEG_INFINITY,
-        token: 0,
-        weight: 1.0,
-    };
-    for (token, score) in scores.iter() {
-        if score > best.score {
-            best = Candidate {
-                score,
-                token,
-                ..best
-            };
+/// What is drawn from.
+struct Field<'a> {
+    scores: &'a Scores,
+    best: Candidate,
+    temperature: f64,
+}
+
+impl Field<'_> {
+    /// The winner of the race among those that `top_p` and `min_p` leave.
+    ///
+    /// They leave the likeliest, down to some place. So where the winner of all
+    /// is not among them, those that are no likelier aren't either, and the
+    /// race is run again among the rest.
+    fn draw(&self, draw: Draw) -> u32 {
+        let Draw { top_p, min_p, .. } = draw;
+        let race = draw.race();
+        let (largest, temperature) = (self.best.score, self.temperature);
+        let enough = OnceCell::new();
+        let enough = || {
+            let sum = || sum_of_weights(self.scores, largest, temperature);
+            *enough.get_or_init(|| sum() * f64::from(top_p))
+        };
+        let is_left = |candidate: &Candidate| {
+            // The likeliest is: that nothing has to be summed for it is what
+            // most draws from a model that knows what to say are about.
+            candidate.token == self.best.token
+                || weight(candidate.score, largest, temperature) >= f64::from(min_p)
+                    && (top_p >= 1.0 || self.weight_before(candidate) < enough())
+        };
+        let mut winner = self.winner(&race, None);
+        while !is_left(&winner) {
+            winner = self.winner(&race, Some(winner));
+        }
+        winner.token
+    }
+
+    /// The first in the race, of all or of those that are likelier than one of
+    /// them.
+    fn winner(&self, race: &Race, worse: Option<Candidate>) -> Candidate {
+        let runs = |candidate: &Candidate| {
+            candidate.score > f32::NEG_INFINITY
+                && worse.is_none_or(|worse| candidate.by_likelihood(&worse).is_lt())
+        };
+        let mut first = (self.best, race.standing(self.best.token, self.best.score));
+        let mut bar = self.bar(&first.1);
+        // Less than infinity, so that the best is not NaN. That makes bounds
+        // higher, if anything.
+        let per_temperature = (1.0 / self.temperature).min(1e30) as f32;
+        for (begin, scores) in self.scores.chunks() {
+            let tokens = self.scores.tokens_from(begin);
+            let at_most: [f32; LANES] = array::from_fn(|lane| {
+                let luck = race.luck_at_most(tokens[lane]);
+                (scores[lane] - self.best.score) * per_temperature + luck
+            });
+            if at_most.iter().fold(true, |all, x| all & (*x < bar)) {
+                continue;
+            }
+            for (place, at_most) in (begin..self.scores.values.len()).zip(at_most) {
+                let candidate = self.scores.at(place);
+                if at_most >= bar && runs(&candidate) {
+                    let standing = race.standing(candidate.token, candidate.score);
+                    if standing > first.1 {
+                        first = (candidate, standing);
+                        bar = self.bar(&standing);
+                    }
+                }
+            }
+        }
+        first.0
+    }
+
+    /// What a token's luck and what its score is above the best, over
+    /// temperature, sum to at least if it comes in before another: with room
+    /// for what that sum loses in f32, and for what standings lose where they
+    /// are large.
+    fn bar(&self, standing: &Standing) -> f32 {
+        let best = f64::from(self.best.score) / self.temperature;
+        let lost = 1e-4 + 1e-15 * best.abs();
+        (standing.sum() - best - lost) as f32
+    }
+
+    /// Of those that are likelier than one of them.
+    fn weight_before(&self, candidate: &Candidate) -> f64 {
+        let mut sum = 0.0;
+        for (begin, scores) in self.scores.chunks() {
+            if scores
+                .iter()
+                .fold(true, |all, score| all & (*score < candidate.score))
+            {
+                continue;
+            }
+            let end = self.scores.values.len().min(begin + LANES);
+            let others = (begin..end).map(|place| self.scores.at(place));
+            for other in others.filter(|other| other.by_likelihood(candidate).is_lt()) {
+                sum += weight(other.score, self.best.score, self.temperature);
+            }
+        }
+        sum
+    }
+}
+
+/// In proportion to a probability; 1 for the likeliest. Differences are taken
+/// before dividing by the temperature, and in f64, so that no temperature
+/// overflows.
+#[inline]
+fn weight(score: f32, largest: f32, temperature: f64) -> f64 {
+    exp((f64::from(score) - f64::from(largest)) / temperature)
+}
+
+/// By lanes, which are joined in order: the same sum however it is computed.
+fn sum_of_weights(scores: &Scores, largest: f32, temperature: f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    // Most of a large vocabulary is too unlikely to change the sum.
+    let lowest = largest + (WEIGHTLESS * temperature) as f32;
+    for (_, scores) in scores.chunks() {
+        if scores
+            .iter()
+            .fold(true, |all, score| all & (*score < lowest))
+        {
+            continue;
+        }
+        for (lane, score) in lanes.iter_mut().zip(scores) {
+            *lane += weight(score, largest, temperature);
         }
     }
-    match best.score {
-        f32::NEG_INFINITY => Err(Unsampleable::NothingLeft),
-        f32::INFINITY => Err(Unsampleable::PenaltyOverflow { token: best.token }),
-        _ => Ok(best),
-    }
+    lanes.iter().sum()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use ternion_compute::{
     CpuExecutor, HeadChoice, KvConfig, KvPrecision, Synthetic, WeightSource, architecture_of,
     kv_token_bytes, shape_names,
 };
-use ternion_engine::{Batch, Wanted as WantedLogits};
+use ternion_engine::{Batch, Sought, Wanted as WantedLogits};
 use ternion_kernel_host::Kernel;
 use ternion_kernels::limits::ReadBandwidth;
 use ternion_kernels::team::Team;
@@ -264,8 +264,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
         vocab: architecture.vocab,
         wanted: match arguments.top_k {
             0 => WantedLogits::All,
-            count => WantedLogits::Largest {
-                count,
+            count => WantedLogits::Some {
+                sought: Sought::Largest(count),
                 among: architecture.vocab,
                 named_begin: 0,
                 named_len: 0,

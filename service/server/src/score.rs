@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 use ternion_compute::{CpuExecutor, HeadChoice, KvConfig, KvPrecision, WeightSource};
-use ternion_engine::{Batch, BlockId, Executor, Logits, Row, Span, TokenLogit, Wanted};
+use ternion_engine::{Batch, BlockId, Executor, Logits, Row, Sought, Span, TokenLogit, Wanted};
 use ternion_kernels::team::Team;
 use ternion_model::Adapter;
 
@@ -223,8 +223,8 @@ impl OneSequence {
 }
 
 /// The largest logit will do.
-const LARGEST: Wanted = Wanted::Largest {
-    count: 1,
+const LARGEST: Wanted = Wanted::Some {
+    sought: Sought::Largest(1),
     among: usize::MAX,
     named_begin: 0,
     named_len: 0,

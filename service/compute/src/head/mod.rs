@@ -9,6 +9,7 @@
 mod bound;
 mod exact;
 mod int8;
+mod nucleus;
 mod rounded;
 mod screened;
 
@@ -17,7 +18,7 @@ use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Mutex;
 
-use ternion_engine::{Batch, Logits, Wanted};
+use ternion_engine::{Batch, Logits, Sought, Wanted};
 use ternion_kernels::head::{Bits, Variant};
 use ternion_kernels::team::{Columns, Team};
 use ternion_model::{DenseFormat, DenseMatrix};
@@ -51,7 +52,7 @@ pub enum HeadChoice {
     /// As the file stores it, all of it for every token.
     F16,
     /// The same answers from fewer bytes, where a request looks at the largest
-    /// logits only.
+    /// logits only, or at the winner of a draw.
     Screened,
     /// Rounded to eight bits a weight: half the memory traffic of f16, and
     /// answers that differ from its.
@@ -199,21 +200,32 @@ pub(crate) struct Scratch {
     pub(crate) logits: Logits,
     screening: Screening,
     int8: int8::Scratch,
-    /// Positions that look at the largest only, and what they look at.
-    some: Vec<Sought>,
+    /// Positions that look at few only, and what they look at.
+    some: Vec<Question>,
     /// Hidden states of the others, and of these.
     hidden: [Vec<f32>; 2],
     /// Whether each position is one of the others.
-    is_whole: Vec<bool>,
+    is_whole: Vec<Whole>,
     chunks: Vec<Range<usize>>,
     workers: Vec<Mutex<Worker>>,
 }
 
 /// What one position looks at.
-struct Sought {
-    count: usize,
+struct Question {
+    sought: Sought,
     among: usize,
     named: Range<usize>,
+}
+
+/// Whether all logits of a position are computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    /// Not unless it turns out that they matter.
+    No,
+    /// From the outset.
+    Asked,
+    /// As it turned out.
+    Undecided,
 }
 
 impl Scratch {
@@ -274,7 +286,13 @@ impl Scratch {
         team: &Team,
     ) {
         self.separate(batch, hidden, matrix);
-        let [whole, some] = &self.hidden;
+        if !self.some.is_empty() {
+            let (some, named) = (&self.hidden[1], &batch.named_tokens);
+            self.screening
+                .run(screen, matrix, some, &self.some, named, team);
+            self.add_undecided(hidden, matrix.cols());
+        }
+        let whole = &self.hidden[0];
         let out = self
             .logits
             .begin(matrix.rows(), whole.len() / matrix.cols());
@@ -284,18 +302,37 @@ impl Scratch {
             scratch: &self.workers,
         };
         exact::logits(matrix, whole, &workers, out);
-        if !some.is_empty() {
-            let named = &batch.named_tokens;
-            self.screening
-                .run(screen, matrix, some, &self.some, named, team);
-        }
         let mut place = 0;
         for is_whole in &self.is_whole {
-            if *is_whole {
-                self.logits.push_whole();
-            } else {
-                self.logits.push_some(self.screening.found(place));
+            match is_whole {
+                Whole::Asked => self.logits.push_whole(),
+                Whole::Undecided => {
+                    self.logits.push_whole();
+                    place += 1;
+                }
+                Whole::No => {
+                    self.logits.push_some(self.screening.found(place));
+                    place += 1;
+                }
+            }
+        }
+    }
+
+    /// What screening did not decide goes through the whole head with the
+    /// others, in the order of positions.
+    fn add_undecided(&mut self, hidden: &[f32], cols: usize) {
+        let whole = &mut self.hidden[0];
+        whole.clear();
+        let mut place = 0;
+        for (is_whole, hidden) in self.is_whole.iter_mut().zip(hidden.chunks_exact(cols)) {
+            if *is_whole == Whole::No {
+                if self.screening.is_undecided(place) {
+                    *is_whole = Whole::Undecided;
+                }
                 place += 1;
+            }
+            if *is_whole != Whole::No {
+                whole.extend_from_slice(hidden);
             }
         }
     }
@@ -306,33 +343,39 @@ impl Scratch {
         self.some.clear();
         self.is_whole.clear();
         self.hidden.iter_mut().for_each(Vec::clear);
-        let resting = self.screening.rests();
+        let (resting, cut_resting) = self.screening.rests();
         let positions = batch
             .spans
             .iter()
-            .flat_map(|span| (0..span.num_logits).map(move |_| span));
-        for (span, hidden) in positions.zip(hidden.chunks_exact(matrix.cols())) {
-            let sought = match span.wanted {
-                Wanted::Largest {
-                    count,
+            .flat_map(|span| (0..span.num_logits).map(move |place| (span, place)));
+        for ((span, place), hidden) in positions.zip(hidden.chunks_exact(matrix.cols())) {
+            let question = match span.wanted {
+                Wanted::Some {
+                    sought,
                     among,
                     named_begin,
                     named_len,
-                } if !resting
-                    && screened::pays(count, named_len, matrix.rows())
+                } if !(resting || cut_resting && sought.cut_draw().is_some())
+                    && screened::pays(sought, named_len, matrix.rows())
                     && bound::holds_for(hidden) =>
                 {
-                    Some(Sought {
-                        count,
+                    Some(Question {
+                        sought: match sought {
+                            Sought::Largest(_) => sought,
+                            Sought::Winner(draw) => Sought::Winner(draw.later(place)),
+                        },
                         among: among.min(matrix.rows()),
                         named: named_begin..named_begin + named_len,
                     })
                 }
                 _ => None,
             };
-            self.is_whole.push(sought.is_none());
-            self.hidden[usize::from(sought.is_some())].extend_from_slice(hidden);
-            self.some.extend(sought);
+            self.is_whole.push(match question {
+                None => Whole::Asked,
+                Some(_) => Whole::No,
+            });
+            self.hidden[usize::from(question.is_some())].extend_from_slice(hidden);
+            self.some.extend(question);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Against the whole head, computed one dot product at a time.
 
 use half::{bf16, f16};
-use ternion_engine::{BlockId, Row, Span, TokenLogit};
+use ternion_engine::{BlockId, Draw, Row, Span, TokenLogit};
 use ternion_kernels::float::dot;
 use ternion_kernels::head::rounding::{Dither, round};
 use ternion_kernels::head::{Activations, Bits};
@@ -94,7 +94,7 @@ fn q8_0(block: &[f32]) -> Vec<u8> {
 /// What one position asks for.
 #[derive(Clone)]
 struct Question {
-    count: usize,
+    sought: Sought,
     among: usize,
     named: Vec<u32>,
 }
@@ -122,8 +122,8 @@ fn batch_of(questions: &[Option<Question>]) -> Batch {
             Some(question) => {
                 let named_begin = named_tokens.len();
                 named_tokens.extend_from_slice(&question.named);
-                Wanted::Largest {
-                    count: question.count,
+                Wanted::Some {
+                    sought: question.sought,
                     among: question.among,
                     named_begin,
                     named_len: question.named.len(),
@@ -162,18 +162,30 @@ fn check_row(row: Row<'_>, whole: &[f32], question: &Question, how: &str) {
         );
     }
     let among = question.among.min(whole.len()) as u32;
+    let pads = found.iter().filter(|entry| entry.token >= among);
+    assert_eq!(pads.count(), 0, "{how}: nothing that pads the matrix");
     let is_named = |token: &u32| question.named.contains(token);
-    let mut others: Vec<f32> = (0..among)
-        .filter(|token| !is_named(token))
-        .map(|token| whole[token as usize])
-        .collect();
-    others.sort_by(|a, b| b.total_cmp(a));
-    let last = others
-        .get(question.count - 1)
-        .copied()
-        .unwrap_or(f32::NEG_INFINITY);
+    let others = (0..among).filter(|token| !is_named(token));
+    let is_sought: Box<dyn Fn(u32) -> bool> = match question.sought {
+        Sought::Largest(count) => {
+            let mut sorted: Vec<f32> = others.map(|token| whole[token as usize]).collect();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            let last = sorted.get(count - 1).copied().unwrap_or(f32::NEG_INFINITY);
+            Box::new(move |token| whole[token as usize] >= last)
+        }
+        Sought::Winner(draw) if draw.is_cut() => {
+            let winner = cut_winner(&whole[..among as usize], draw);
+            assert_eq!(found.len(), 1, "{how}: the winner alone");
+            Box::new(move |token| token == winner)
+        }
+        Sought::Winner(draw) => {
+            let race = draw.race();
+            let winner = others.max_by_key(|token| race.standing(*token, whole[*token as usize]));
+            Box::new(move |token| Some(token) == winner)
+        }
+    };
     for token in 0..among {
-        if is_named(&token) || whole[token as usize] >= last {
+        if is_named(&token) || is_sought(token) {
             let place = found.binary_search_by_key(&token, |entry| entry.token);
             assert!(
                 place.is_ok(),
@@ -182,6 +194,37 @@ fn check_row(row: Row<'_>, whole: &[f32], question: &Question, how: &str) {
             );
         }
     }
+}
+
+fn winner(seed: u64, temperature: f32) -> Sought {
+    Sought::Winner(Draw {
+        seed,
+        index: 5,
+        temperature,
+        top_p: 1.0,
+        min_p: 0.0,
+    })
+}
+
+/// The token of a draw that is cut, by sorting all.
+fn cut_winner(whole: &[f32], draw: Draw) -> u32 {
+    let mut left: Vec<u32> = (0..whole.len() as u32).collect();
+    let logit = |token: u32| f64::from(whole[token as usize]);
+    left.sort_by(|a, b| logit(*b).total_cmp(&logit(*a)).then(a.cmp(b)));
+    let largest = logit(left[0]);
+    let weight = |token: u32| ((logit(token) - largest) / f64::from(draw.temperature)).exp();
+    let enough = left.iter().map(|token| weight(*token)).sum::<f64>() * f64::from(draw.top_p);
+    let mut before = 0.0;
+    left.retain(|token| {
+        let is_left = draw.top_p >= 1.0 || before < enough;
+        before += weight(*token);
+        is_left && weight(*token) >= f64::from(draw.min_p)
+    });
+    let race = draw.race();
+    let standing = |token: &u32| race.standing(*token, whole[*token as usize]);
+    left.into_iter()
+        .max_by_key(standing)
+        .expect("the likeliest")
 }
 
 /// Screens the hidden states all at once and each alone. Returns the
@@ -298,22 +341,38 @@ fn screening_finds_all_that_can_matter_with_the_heads_own_logits() {
                         .collect(),
                 );
                 hidden[0][3] = 80.0;
-                let questions: Vec<Question> = (0..hidden.len())
-                    .map(|i| Question {
-                        count: [1, 40, 5, 1, 2, 1][i],
-                        among: [usize::MAX, stored.rows, 999, 700, 17, usize::MAX][i],
-                        named: match i % 2 {
-                            0 => vec![],
-                            _ => (0..20).map(|_| normal.below(stored.rows) as u32).collect(),
-                        },
-                    })
-                    .collect();
-                check(
-                    &stored,
-                    &hidden,
-                    &questions,
-                    &format!("{name}, {format:?}, {cols} columns"),
-                );
+                let largest = [1, 40, 5, 1, 2, 1].map(Sought::Largest);
+                let drawn = [1.0, 0.01, 0.6, 5.0, 1e-3, 2.0].map(|temperature| {
+                    let seed = normal.below(1 << 30) as u64;
+                    winner(seed, temperature)
+                });
+                let cut = drawn.map(|sought| match sought {
+                    Sought::Winner(draw) => Sought::Winner(Draw {
+                        top_p: [1.0, 0.95, 0.5][normal.below(3)],
+                        min_p: [0.0, 0.1][normal.below(2)],
+                        ..draw
+                    }),
+                    Sought::Largest(_) => sought,
+                });
+                for (how, sought) in [("largest", largest), ("drawn", drawn), ("cut", cut)] {
+                    let questions: Vec<Question> = (0..hidden.len())
+                        .map(|i| Question {
+                            sought: sought[i],
+                            among: [usize::MAX, stored.rows, 999, 700, 17, usize::MAX][i],
+                            named: match i % 2 {
+                                _ if sought[i].cut_draw().is_some() => vec![],
+                                0 => vec![],
+                                _ => (0..20).map(|_| normal.below(stored.rows) as u32).collect(),
+                            },
+                        })
+                        .collect();
+                    check(
+                        &stored,
+                        &hidden,
+                        &questions,
+                        &format!("{how}, {name}, {format:?}, {cols} columns"),
+                    );
+                }
             }
         }
     }
@@ -329,7 +388,7 @@ fn the_best_token_may_be_named() {
     }
     let stored = Stored::new(&weights, 64, DenseFormat::F16);
     let question = Question {
-        count: 3,
+        sought: Sought::Largest(3),
         among: 600,
         named: (0..20).collect(),
     };
@@ -343,14 +402,91 @@ fn few_rows_of_a_normal_head_are_computed() {
     let hidden: Vec<Vec<f32>> = (0..4)
         .map(|seed| Normal(90 + seed).vector(512, 1.0))
         .collect();
-    let greedy = Question {
-        count: 1,
-        among: ROWS,
-        named: vec![],
-    };
-    let candidates = check(&stored, &hidden, &vec![greedy; 4], "normal");
-    let mean = candidates.rows as f64 / candidates.positions as f64;
-    assert!((1.0..0.1 * ROWS as f64).contains(&mean), "{mean} rows");
+    for sought in [
+        Sought::Largest(1),
+        winner(1, 0.2),
+        winner(2, 1.0),
+        winner(3, 5.0),
+    ] {
+        let question = Question {
+            sought,
+            among: ROWS,
+            named: vec![],
+        };
+        let candidates = check(&stored, &hidden, &vec![question; 4], "normal");
+        let mean = candidates.rows as f64 / candidates.positions as f64;
+        assert!(
+            (1.0..0.1 * ROWS as f64).contains(&mean),
+            "{sought:?}: {mean} rows"
+        );
+    }
+}
+
+/// Hidden states that are near some rows, as a model's are that knows what to
+/// say, and one that is near none.
+#[test]
+fn most_draws_that_are_cut_are_decided_without_the_whole_head() {
+    const ROWS: usize = 8192;
+    const COLS: usize = 512;
+    let stored = Stored::new(&Normal(1).vector(ROWS * COLS, 0.03), COLS, DenseFormat::F16);
+    let team = Team::new(2);
+    let matrix = stored.matrix();
+    let head = Head::new(HeadChoice::Screened, &matrix, &team).expect("it can be screened");
+    let mut normal = Normal(8);
+    let (mut decided, mut cut, mut others) = ([0; 2], 0, 0);
+    for seed in 0..150 {
+        let mut hidden = normal.vector(COLS, 1.0);
+        let is_peaked = seed % 3 > 0;
+        if is_peaked {
+            for n in 0..4 {
+                let like = stored.row(normal.below(ROWS));
+                let scale = 30.0 - 1.5 * n as f32;
+                hidden
+                    .iter_mut()
+                    .zip(like)
+                    .for_each(|(x, like)| *x += scale * like);
+            }
+        }
+        let draw = Draw {
+            seed,
+            index: 0,
+            temperature: 0.6,
+            top_p: 0.9,
+            min_p: [0.0, 0.02][seed as usize % 2],
+        };
+        let question = Question {
+            sought: Sought::Winner(draw),
+            among: ROWS,
+            named: vec![],
+        };
+        let mut scratch = Scratch::new(ROWS, 3);
+        let batch = batch_of(&[Some(question.clone())]);
+        scratch.fill(&head, &matrix, &batch, &hidden, &team);
+        let whole = stored.logits(&hidden);
+        let row = scratch.logits.row(0);
+        check_row(row, &whole, &question, &format!("seed {seed}"));
+        if let Row::Some(_) = row {
+            decided[usize::from(is_peaked)] += 1;
+            let winner = cut_winner(&whole, draw);
+            let likeliest = whole.iter().copied().fold(f32::MIN, f32::max);
+            others += u32::from(whole[winner as usize] < likeliest);
+            let open = Draw {
+                top_p: 1.0,
+                min_p: 0.0,
+                ..draw
+            };
+            cut += u32::from(winner != cut_winner(&whole, open));
+        }
+    }
+    assert!(decided[1] > 80, "{decided:?} of 50 and 100");
+    assert!(
+        decided[0] < 50,
+        "{decided:?}: some had to be looked at whole"
+    );
+    assert!(
+        others > 5 && cut > 0,
+        "{others} not the likeliest, {cut} were cut"
+    );
 }
 
 #[test]
@@ -410,7 +546,7 @@ fn what_cannot_be_bounded_goes_through_the_whole_head() {
     let matrix = stored.matrix();
     let head = Head::new(HeadChoice::Screened, &matrix, &team).unwrap();
     let question = |count, named: usize| Question {
-        count,
+        sought: Sought::Largest(count),
         among: 640,
         named: vec![1; named],
     };
@@ -424,6 +560,13 @@ fn what_cannot_be_bounded_goes_through_the_whole_head() {
         (vec![1e30; 64], Some(question(1, 0))),
         (ordinary.clone(), Some(question(41, 0))),
         (ordinary.clone(), Some(question(1, 40))),
+        (
+            ordinary.clone(),
+            Some(Question {
+                sought: winner(1, 1e-5),
+                ..question(1, 0)
+            }),
+        ),
         (ordinary.clone(), None),
         (ordinary.clone(), Some(question(1, 39))),
     ];
@@ -436,7 +579,10 @@ fn what_cannot_be_bounded_goes_through_the_whole_head() {
         .rows()
         .map(|row| matches!(row, Row::Whole(_)))
         .collect();
-    assert_eq!(is_whole, [true, true, true, true, true, true, true, false]);
+    assert_eq!(
+        is_whole,
+        [true, true, true, true, true, true, true, true, false]
+    );
     for (row, (hidden, _)) in scratch.logits.rows().zip(&cases) {
         if let Row::Whole(row) = row {
             let want = stored.logits(hidden);
@@ -490,7 +636,7 @@ fn a_screen_rests_where_it_does_not_help() {
     let matrix = stored.matrix();
     let head = Head::new(HeadChoice::Screened, &matrix, &team).unwrap();
     let batch = batch_of(&[Some(Question {
-        count: 1,
+        sought: Sought::Largest(1),
         among: 640,
         named: vec![],
     })]);

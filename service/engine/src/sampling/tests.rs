@@ -1,4 +1,5 @@
 use super::*;
+use crate::random;
 
 fn sample(logits: &[f32], sampling: &Sampling, generated: &[u32]) -> Result<Sampled, Unsampleable> {
     Sampler::default().sample(
@@ -339,45 +340,208 @@ fn the_draw_depends_on_seed_and_index_only() {
     }
 }
 
-#[test]
-fn the_draw_is_the_inverse_of_the_cumulative_distribution() {
-    // The first outputs of SplitMix64 from state 0 are e220…, 6e78… and 06c4…,
-    // that is 0.883, 0.431 and 0.026 of the range. Cumulated by id, the four
-    // tokens end at 0.125, 0.625, 0.75 and 1.
-    let tokens = [0, 1, 2].map(|len| {
-        let sampling = Sampling { seed: 0, ..warm() };
-        sample(&halves(), &sampling, &[0; 2][..len]).unwrap().token
-    });
-    assert_eq!(tokens, [3, 1, 0]);
-}
-
-#[test]
-fn what_top_k_keeps_is_cumulated_from_the_likeliest_down() {
-    // The numbers above, of 100 equals kept from 1000.
+/// A draw of some seed and index.
+fn draw(logits: &[f32], sampling: &Sampling, seed: u64, index: usize) -> u32 {
     let sampling = Sampling {
-        top_k: 100,
-        ..warm()
+        seed,
+        ..sampling.clone()
     };
-    let tokens = [0, 1, 2].map(|len| {
-        let generated = &[0; 2][..len];
-        sample(&[1.0; 1000], &sampling, generated).unwrap().token
-    });
-    assert_eq!(tokens, [88, 43, 2]);
+    sample(logits, &sampling, &vec![0; index]).unwrap().token
+}
+
+/// Pearson's statistic, as deviations above what chance makes it. Of what is
+/// expected less often than five times all is one.
+fn surprise(seen: &[u32], expected: &[f64]) -> f64 {
+    let (mut sum, mut cells, mut rare) = (0.0, 0.0, (0.0, 0.0));
+    let mut add = |seen: f64, expected: f64| {
+        sum += (seen - expected).powi(2) / expected;
+        cells += 1.0;
+    };
+    for (seen, expected) in seen.iter().zip(expected) {
+        if *expected < 5.0 {
+            rare = (rare.0 + f64::from(*seen), rare.1 + expected);
+        } else {
+            add(f64::from(*seen), *expected);
+        }
+    }
+    if rare.1 >= 5.0 {
+        add(rare.0, rare.1);
+    } else {
+        assert!(rare.0 <= 20.0, "{rare:?}");
+    }
+    let freedom: f64 = cells - 1.0;
+    (sum - freedom) / (2.0 * freedom).sqrt()
+}
+
+fn softmax(logits: &[f32], temperature: f32) -> Vec<f64> {
+    let weights = logits
+        .iter()
+        .map(|logit| f64::from(*logit / temperature).exp());
+    let weights: Vec<f64> = weights.collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+/// Few likely ones and a long tail, as a model's are.
+fn peaked(len: usize) -> Vec<f32> {
+    (0..len)
+        .map(|n| (n * 7919 % 1009) as f32 / 300.0 - if n % 23 == 0 { 0.0 } else { 3.0 })
+        .collect()
 }
 
 #[test]
-fn a_draw_of_zero_passes_over_tokens_too_unlikely_to_weigh_anything() {
-    let candidate = |token, weight| Candidate {
-        score: 0.0,
-        token,
-        weight,
+fn draws_are_those_of_the_softmax() {
+    const DRAWS: u32 = 60_000;
+    for (len, temperature) in [(2, 1.0), (50, 0.5), (50, 1.0), (700, 1.0), (700, 2.5)] {
+        let logits = peaked(len);
+        let sampling = Sampling {
+            temperature,
+            ..warm()
+        };
+        // By seed, by index, and by both.
+        for (seeds, indices) in [(1, 0), (0, 1), (1, 1)] {
+            let mut seen = vec![0; len];
+            let mut sampler = Sampler::default();
+            let generated = vec![0; DRAWS as usize];
+            for n in 0..DRAWS as usize {
+                let choice = Choice {
+                    sampling: &Sampling {
+                        seed: n as u64 * seeds,
+                        ..sampling.clone()
+                    },
+                    prompt: &[],
+                    generated: &generated[..n * indices],
+                    forbidden: [&[], &[]],
+                };
+                let sampled = sampler.sample(Row::Whole(&logits), &choice).unwrap();
+                seen[sampled.token as usize] += 1;
+            }
+            let expected = softmax(&logits, temperature);
+            let expected: Vec<f64> = expected.iter().map(|p| p * f64::from(DRAWS)).collect();
+            let surprise = surprise(&seen, &expected);
+            assert!(
+                surprise < 4.0,
+                "{len}, {temperature}: {surprise} deviations"
+            );
+        }
+    }
+}
+
+#[test]
+fn draws_of_neighbouring_seeds_and_indices_are_independent() {
+    const DRAWS: usize = 40_000;
+    let logits = halves();
+    let p = softmax(&logits, 1.0);
+    let pairs: Vec<f64> = (0..16)
+        .map(|n| p[n / 4] * p[n % 4] * DRAWS as f64)
+        .collect();
+    let at = |seed: u64, index: usize| draw(&logits, &warm(), seed, index) as usize;
+    let mut seen = [[0; 16]; 2];
+    for n in 0..DRAWS as u64 {
+        let first = at(n, 0);
+        seen[0][4 * first + at(n, 1)] += 1;
+        seen[1][4 * first + at(n + 1, 0)] += 1;
+    }
+    for seen in seen {
+        let surprise = surprise(&seen, &pairs);
+        assert!(surprise < 4.0, "{seen:?}: {surprise} deviations");
+    }
+}
+
+/// What [`Sampling`] says, by sorting everything.
+fn plainly(logits: &[f32], sampling: &Sampling, index: u64) -> u32 {
+    let draw = Draw {
+        seed: sampling.seed,
+        index,
+        temperature: sampling.temperature,
+        top_p: sampling.top_p,
+        min_p: sampling.min_p,
     };
-    let sampler = Sampler {
-        candidates: vec![candidate(0, 0.0), candidate(1, 0.5), candidate(2, 0.5)],
-        ..Sampler::default()
+    let mut left: Vec<Candidate> = (0..)
+        .zip(logits)
+        .map(|(token, &score)| Candidate { score, token })
+        .collect();
+    left.sort_by(Candidate::by_likelihood);
+    if sampling.top_k > 0 {
+        left.truncate(sampling.top_k as usize);
+    }
+    let best = f64::from(left[0].score);
+    let weight = |candidate: &Candidate| {
+        ((f64::from(candidate.score) - best) / f64::from(sampling.temperature)).exp()
     };
-    assert_eq!(
-        [0.0, 0.25, 0.5].map(|uniform| sampler.draw(uniform)),
-        [1, 1, 2]
-    );
+    let enough = left.iter().map(weight).sum::<f64>() * f64::from(sampling.top_p);
+    let mut before = 0.0;
+    left.retain(|candidate| {
+        let is_left = sampling.top_p >= 1.0 || before < enough;
+        before += weight(candidate);
+        is_left && weight(candidate) >= f64::from(sampling.min_p)
+    });
+    let standing = |candidate: &Candidate| draw.race().standing(candidate.token, candidate.score);
+    left.iter().max_by_key(|left| standing(left)).unwrap().token
+}
+
+#[test]
+fn cuts_leave_what_sorting_would() {
+    let mut cut = 0;
+    for len in [1, 5, 16, 33, 1000] {
+        for n in 0..400 {
+            // With equals among them.
+            let logits: Vec<f32> = (0..len)
+                .map(|token| (random::bits(n, token) % 97) as f32 / 12.0)
+                .collect();
+            let one_of =
+                |which: u64, all: &[f32]| all[(random::bits(which, n) % all.len() as u64) as usize];
+            let sampling = Sampling {
+                temperature: one_of(1, &[0.1, 0.6, 1.0, 3.0]),
+                top_k: one_of(2, &[0.0, 0.0, 1.0, 7.0, 40.0, 2000.0]) as u32,
+                top_p: one_of(3, &[1.0, 0.999, 0.9, 0.5, 0.01]),
+                min_p: one_of(4, &[0.0, 0.0, 0.05, 0.7, 1.0]),
+                seed: n,
+                ..Sampling::default()
+            };
+            let got = sample(&logits, &sampling, &[0; 3]).unwrap().token;
+            assert_eq!(got, plainly(&logits, &sampling, 3), "{sampling:?}");
+            let open = Sampling {
+                top_k: 0,
+                top_p: 1.0,
+                min_p: 0.0,
+                ..sampling
+            };
+            cut += u32::from(got != plainly(&logits, &open, 3));
+        }
+    }
+    assert!(cut > 200, "{cut} draws were others than without cuts");
+}
+
+/// What is drawn depends on no machine, and on nothing that changes.
+#[test]
+fn draws_stay_what_they_were() {
+    let by_seed: Vec<u32> = (0..8).map(|n| draw(&peaked(700), &warm(), n, 0)).collect();
+    let by_index: Vec<u32> = (0..8).map(|n| draw(&peaked(700), &warm(), 1, n)).collect();
+    assert_eq!(by_seed, [575, 23, 590, 86, 225, 391, 621, 405]);
+    assert_eq!(by_index, [23, 37, 529, 23, 667, 175, 430, 272]);
+}
+
+#[test]
+fn a_row_of_the_winner_and_some_others_draws_it_too() {
+    let logits = peaked(3000);
+    for seed in 0..300 {
+        let sampling = Sampling { seed, ..warm() };
+        let winner = sample(&logits, &sampling, &[]).unwrap().token;
+        let tokens = (0..3000).filter(|token| *token == winner || (token * seed as u32) % 50 == 1);
+        let entries: Vec<_> = tokens
+            .map(|token| crate::TokenLogit {
+                token,
+                logit: logits[token as usize],
+            })
+            .collect();
+        let choice = Choice {
+            sampling: &sampling,
+            prompt: &[],
+            generated: &[],
+            forbidden: [&[], &[]],
+        };
+        let sampled = Sampler::default().sample(Row::Some(&entries), &choice);
+        assert_eq!(sampled.unwrap().token, winner);
+    }
 }

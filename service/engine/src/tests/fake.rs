@@ -2,7 +2,11 @@
 //! read back from the pages they were written to. A wrong block table, a wrong
 //! position or a page that belongs to two sequences changes what is generated.
 
-use crate::{Batch, Executor, ExecutorError, Logits, Span, TokenLogit, Vocabulary, Wanted};
+use crate::sampling::{Choice, Sampler};
+use crate::{
+    Batch, Draw, Executor, ExecutorError, Logits, Row, Sampling, Sought, Span, TokenLogit,
+    Vocabulary, Wanted,
+};
 
 pub(super) const END: u32 = 0;
 
@@ -118,28 +122,60 @@ impl FakeModel {
     }
 }
 
-/// No more of a row than its reader asked for.
-fn some_of(row: &[f32], batch: &Batch, span: &Span) -> Option<Vec<TokenLogit>> {
-    let Wanted::Largest { count, among, .. } = span.wanted else {
+/// No more of a span's row than its reader asked for; which of the rows it is
+/// matters to a draw.
+fn some_of(row: &[f32], place: usize, batch: &Batch, span: &Span) -> Option<Vec<TokenLogit>> {
+    let Wanted::Some { sought, among, .. } = span.wanted else {
         return None;
     };
     let named = batch.named_of(span);
-    let mut others: Vec<f32> = (0..among as u32)
-        .filter(|token| !named.contains(token))
-        .map(|token| row[token as usize])
-        .collect();
-    others.sort_by(|a, b| b.total_cmp(a));
-    let last = others.get(count - 1).copied().unwrap_or(f32::NEG_INFINITY);
+    let others = (0..among as u32).filter(|token| !named.contains(token));
+    let mut sought: Vec<u32> = match sought {
+        Sought::Largest(count) => {
+            let mut sorted: Vec<f32> = others.clone().map(|token| row[token as usize]).collect();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            let last = sorted.get(count - 1).copied().unwrap_or(f32::NEG_INFINITY);
+            others
+                .filter(|token| row[*token as usize] >= last)
+                .collect()
+        }
+        Sought::Winner(draw) if draw.is_cut() => {
+            assert!(named.is_empty(), "what is penalised may be cut or not");
+            vec![drawn_from(&row[..among], draw.later(place))]
+        }
+        Sought::Winner(draw) => {
+            let race = draw.later(place).race();
+            let standing = |token: &u32| race.standing(*token, row[*token as usize]);
+            others.max_by_key(standing).into_iter().collect()
+        }
+    };
+    sought.extend(named.iter().filter(|token| (**token as usize) < among));
+    sought.sort_unstable();
+    sought.dedup();
     let entry = |token: u32| TokenLogit {
         token,
         logit: row[token as usize],
     };
-    let wanted = (0..among as u32).map(entry);
-    Some(
-        wanted
-            .filter(|entry| entry.logit >= last || named.contains(&entry.token))
-            .collect(),
-    )
+    Some(sought.into_iter().map(entry).collect())
+}
+
+/// As sampling does it.
+fn drawn_from(row: &[f32], draw: Draw) -> u32 {
+    let sampling = Sampling {
+        temperature: draw.temperature,
+        top_p: draw.top_p,
+        min_p: draw.min_p,
+        seed: draw.seed,
+        ..Sampling::default()
+    };
+    let choice = Choice {
+        sampling: &sampling,
+        prompt: &[],
+        generated: &vec![0; draw.index as usize],
+        forbidden: [&[], &[]],
+    };
+    let sampled = Sampler::default().sample(Row::Whole(row), &choice);
+    sampled.expect("a row of numbers").token
 }
 
 impl Executor for FakeModel {
@@ -159,9 +195,9 @@ impl Executor for FakeModel {
             for (position, &token) in (span.position..end).zip(batch.tokens_of(span)) {
                 self.pages[slot(position)] = Some(token);
             }
-            for end in end - span.num_logits + 1..=end {
+            for (place, end) in (end - span.num_logits + 1..=end).enumerate() {
                 let read = |position| self.pages[slot(position)].expect("the slot was written");
-                rows.push((span, logits_after((0..end).map(read))));
+                rows.push((span, place, logits_after((0..end).map(read))));
             }
         }
         let begins_with = |token| {
@@ -180,22 +216,23 @@ impl Executor for FakeModel {
                 return Err(ExecutorError { message });
             }
             Fault::None | Fault::Step | Fault::Beginning(_) => {}
-            Fault::NanInFirstRow => rows.iter_mut().take(1).for_each(|row| row.1[0] = f32::NAN),
+            Fault::NanInFirstRow => rows.iter_mut().take(1).for_each(|row| row.2[0] = f32::NAN),
             Fault::NoLogits => rows.clear(),
         }
         // A row that holds what is no number is given as it is.
-        let some = rows
-            .iter()
-            .map(|(span, row)| match row.iter().any(|logit| logit.is_nan()) {
-                true => None,
-                false => some_of(row, batch, span),
-            });
+        let some =
+            rows.iter().map(
+                |(span, place, row)| match row.iter().any(|logit| logit.is_nan()) {
+                    true => None,
+                    false => some_of(row, *place, batch, span),
+                },
+            );
         let some: Vec<_> = some.collect();
         let whole: Vec<f32> = rows
             .iter()
             .zip(&some)
             .filter(|(_, some)| some.is_none())
-            .flat_map(|((_, row), _)| *row)
+            .flat_map(|((_, _, row), _)| *row)
             .collect();
         self.logits
             .begin(ROW_LEN, whole.len() / ROW_LEN)
