@@ -433,7 +433,7 @@ fn value(scrape: &str, series: &str) -> f64 {
 async fn what_is_exposed_is_what_is_listed() {
     // Where there is a choice among kernels, what it is made by is seen as well.
     let kernel = StallingKernel::build();
-    misbehaving_kernel(kernel.plugins(), "other", &[("AT_GEMM", "usleep(1000)")]);
+    misbehaving_kernel(kernel.plugins(), "other", &[("AT_GEMM", "usleep(200)")]);
     misbehaving_kernel(kernel.plugins(), "bad", &[("AT_LOAD", "abort()")]);
     let powercap = Powercap::new();
     let server = kernel.serve(&[
