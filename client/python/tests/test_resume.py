@@ -90,25 +90,25 @@ def whole_answer(server: Server) -> str:
         return "".join(client.generate(**LONG).texts())
 
 
-def test_events_are_read_on_after_cuts(server: Server) -> None:
+def test_events_are_read_on_after_cuts(fast_server: Server) -> None:
     with (
-        relay_to(server, [5_000, 10_000]) as relay,
+        relay_to(fast_server, [5_000, 10_000]) as relay,
         ternion.connect(endpoint=relay.endpoint) as client,
     ):
         events = client.generate(**RESUMABLE)
-        assert "".join(events.texts()) == whole_answer(server)
+        assert "".join(events.texts()) == whole_answer(fast_server)
         assert events.finished is not None
         assert events.finished.usage.completion_tokens == 120
         assert relay.connections == 3
 
 
-def test_and_with_asyncio(server: Server) -> None:
+def test_and_with_asyncio(fast_server: Server) -> None:
     async def read(relay: Relay) -> str:
         async with aio.connect(endpoint=relay.endpoint) as client:
             return "".join([text async for text in client.generate(**RESUMABLE).texts()])
 
-    with relay_to(server, [5_000, 10_000]) as relay:
-        assert asyncio.run(read(relay)) == whole_answer(server)
+    with relay_to(fast_server, [5_000, 10_000]) as relay:
+        assert asyncio.run(read(relay)) == whole_answer(fast_server)
         assert relay.connections == 3
 
 
@@ -143,10 +143,10 @@ class Heard:
 SESSION_CUTS = [10_000, 20_000]
 
 
-def test_a_session_goes_on_with_what_is_resumable(server: Server) -> None:
+def test_a_session_goes_on_with_what_is_resumable(fast_server: Server) -> None:
     heard = Heard()
     with (
-        relay_to(server, SESSION_CUTS) as relay,
+        relay_to(fast_server, SESSION_CUTS) as relay,
         ternion.connect(endpoint=relay.endpoint) as client,
         client.session() as session,
     ):
@@ -163,14 +163,14 @@ def test_a_session_goes_on_with_what_is_resumable(server: Server) -> None:
                 session.reconnect()
         assert relay.connections == 3
     assert heard.breaks == 2
-    whole = whole_answer(server)
+    whole = whole_answer(fast_server)
     assert heard.texts == {"a": whole, "b": whole}
     assert heard.finished == {"a", "b"}
     with pytest.raises(ternion.TransportError, match="the session is closed"):
         session.reconnect()
 
 
-def test_and_one_of_asyncio(server: Server) -> None:
+def test_and_one_of_asyncio(fast_server: Server) -> None:
     async def read(relay: Relay) -> Heard:
         heard = Heard()
         async with (
@@ -193,18 +193,18 @@ def test_and_one_of_asyncio(server: Server) -> None:
             await session.reconnect()
         return heard
 
-    with relay_to(server, SESSION_CUTS) as relay:
+    with relay_to(fast_server, SESSION_CUTS) as relay:
         heard = asyncio.run(read(relay))
         assert relay.connections == 3
     assert heard.breaks == 2
-    whole = whole_answer(server)
+    whole = whole_answer(fast_server)
     assert heard.texts == {"a": whole, "b": whole}
     assert heard.finished == {"a", "b"}
 
 
 def test_what_was_not_kept_fails_alone(start: Callable[..., Server]) -> None:
     # It is forgotten before anybody comes back.
-    server = start("--resume-grace", "1ms")
+    server = start("--resume-grace", "1ms", slow=False)
     heard = Heard()
     with (
         relay_to(server, [10_000]) as relay,
