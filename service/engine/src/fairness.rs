@@ -250,6 +250,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_planned_counts_by_weight() {
+        let mut fairness = fairness(&[1, 4]);
+        fairness.begin([0, 1].into_iter());
+        fairness.plan(0, 2.0);
+        fairness.plan(1, 4.0);
+        assert!(fairness.turn(1) < fairness.turn(0));
+        fairness.plan(1, 8.0);
+        assert!(fairness.turn(0) < fairness.turn(1));
+    }
+
+    #[test]
     fn who_comes_back_is_as_far_ahead_as_before() {
         let mut fairness = fairness(&[1, 1]);
         fairness.begin([0, 1].into_iter());
