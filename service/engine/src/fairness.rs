@@ -280,7 +280,10 @@ mod tests {
         assert!(fairness.turn(2) < fairness.turn(1));
         assert!(fairness.turn(1) < fairness.turn(0));
         fairness.charge(2, 1.0);
-        assert!(fairness.turn(1) < fairness.turn(2), "nor before all of them");
+        assert!(
+            fairness.turn(1) < fairness.turn(2),
+            "nor before all of them"
+        );
     }
 
     #[test]
