@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn nothing_is_free() {
         let mut cost = StepCost::new();
-        for step in 0..100 {
+        for step in 0..2000 {
             // As if more tokens took less.
             let (chunk, ms) = [(0, 15), (100, 10)][step % 2];
             cost.learn(mixed(1, 10, chunk), Time::from_millis(ms));
