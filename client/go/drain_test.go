@@ -11,9 +11,10 @@ import (
 )
 
 func TestDrainingServerSaysWhenToComeBack(t *testing.T) {
-	client := startServer(t, "127.0.0.1:0").client(t, Config{MaxRetries: -1})
+	client := startServer(t, "127.0.0.1:0", onASlowKernel()...).client(t, Config{MaxRetries: -1})
 	drained := false
-	for event, err := range client.Generate(t.Context(), long()) {
+	running := Text("Once upon a time", MaxTokens(100), IgnoreEOS())
+	for event, err := range client.Generate(t.Context(), running) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +77,7 @@ func TestCallsGoToAllServersOfANameAndToNoneThatDrains(t *testing.T) {
 		return awaitIdle(t, server.client(t, Config{}))
 	}
 	// The second connection may take a moment longer than the first.
-	for deadline := time.Now().Add(10 * time.Second); steps(first) == 0 || steps(second) == 0; {
+	for deadline := time.Now().Add(startTimeout); steps(first) == 0 || steps(second) == 0; {
 		if err := answer(); err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +102,7 @@ func TestCallsGoToAllServersOfANameAndToNoneThatDrains(t *testing.T) {
 		}
 		// Word of it may take a moment too, but turns would bring no ten
 		// answers in a row.
-		for answers, deadline := 0, time.Now().Add(10*time.Second); answers < 10; answers++ {
+		for answers, deadline := 0, time.Now().Add(startTimeout); answers < 10; answers++ {
 			if err := answer(); err != nil {
 				answers = -1
 			}

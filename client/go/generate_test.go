@@ -133,7 +133,7 @@ func TestCancellingTheContextCancelsOnTheServer(t *testing.T) {
 
 func TestDeadlineEndsTheLoop(t *testing.T) {
 	server := sharedServer(t)
-	const time = 30 * time.Millisecond
+	const time = 500 * time.Millisecond
 	byContext, cancel := context.WithTimeout(t.Context(), time)
 	defer cancel()
 	for name, run := range map[string]struct {

@@ -62,7 +62,7 @@ func TestSessionOfManyGoroutines(t *testing.T) {
 
 func TestSessionCancelsAndTimesOutOneByOne(t *testing.T) {
 	server := sharedServer(t)
-	impatient := server.client(t, Config{Timeout: 20 * time.Millisecond})
+	impatient := server.client(t, Config{Timeout: 500 * time.Millisecond})
 	session := openSession(t, impatient, t.Context())
 	start := func(id string, request *ternionpb.GenerateRequest, timeout time.Duration) {
 		if err := session.Start(id, request, timeout); err != nil {

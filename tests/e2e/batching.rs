@@ -104,8 +104,7 @@ fn sampling(i: u32) -> Sampling {
 async fn a_request_that_the_kernel_fails_at_ends_alone() {
     const POISON: u32 = 3;
     let kernel = StallingKernel::build();
-    let plugins = kernel.plugins();
-    let server = Server::start(&["--plugin-dir", plugins.to_str().expect("UTF-8")]);
+    let server = kernel.serve(&[]);
     let client = server.client().await;
     let prompts = [[1016, 591], [1016, 580], [591, 580]];
     let mut alone = Vec::new();

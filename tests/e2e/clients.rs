@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use ternion_tasks::{go_client, python_client};
-use ternion_tests::{Authority, Server, server_tool};
+use ternion_tests::{Authority, Server, StallingKernel, server_tool};
 
 const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/scenarios.json");
 
@@ -104,12 +104,21 @@ fn run(language: &str, endpoint: &str, ca: Option<&Path>, keys: &Keys, dir: &Pat
     lines.collect()
 }
 
+/// So that what a scenario cancels, or lets run out of time, is not through
+/// before that.
+fn serve_slowly(arguments: &[&str]) -> (StallingKernel, Server) {
+    let kernel = StallingKernel::build();
+    let server = kernel.serve(arguments);
+    kernel.slow();
+    (kernel, server)
+}
+
 #[test]
 fn three_clients_see_the_same_in_plain_text() {
     let keys = Keys::new();
     let dir = tempfile::tempdir().expect("a temporary directory");
     let tenants_file = write(dir.path(), "tenants.toml", &tenants(&keys));
-    let server = Server::start(&["--tenants", &tenants_file]);
+    let (_kernel, server) = serve_slowly(&["--tenants", &tenants_file]);
     compare(server.endpoint(), None, &keys, dir.path());
 }
 
@@ -121,7 +130,7 @@ fn and_over_tls() {
     let authority = Authority::new();
     let ca = write(dir.path(), "ca.pem", authority.pem());
     let [certificate, key] = authority.server().write(dir.path(), "server");
-    let server = Server::start(&[
+    let (_kernel, server) = serve_slowly(&[
         "--tenants",
         &tenants_file,
         "--tls-certificate",

@@ -3,7 +3,7 @@
 
 use ternion_client::proto::{FinishReason, KernelState};
 use ternion_client::{Error, Event, Session, SessionEvent};
-use ternion_tests::{Answer, Server, greedy};
+use ternion_tests::{Answer, Server, StallingKernel, greedy};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -14,9 +14,8 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-/// Requests that keep the server busy for a while.
 const NUM_RUNNING: usize = 8;
-const MANY_TOKENS: u32 = 900;
+const MANY_TOKENS: u32 = 300;
 
 #[tokio::test]
 async fn sigterm_lets_running_requests_finish() {
@@ -41,13 +40,17 @@ enum Drain {
 }
 
 async fn drains(drain: Drain) {
+    let kernel = StallingKernel::build();
     // More than it takes on a machine that has much else to do.
-    let server = Server::start(&["--drain-timeout", "5m"]);
+    let server = kernel.serve(&["--drain-timeout", "5m"]);
     let client = server.client().await;
     let mut health = watch_health(&server).await;
     assert_eq!(next_health(&mut health).await, ServingStatus::Serving);
     let mut session = client.session().await.expect("a session opens");
+    kernel.slow();
     start_many(&mut session).await;
+    // Nothing ends before all of it has been looked at.
+    kernel.stall();
 
     match drain {
         Drain::Signal => server.terminate(),
@@ -59,7 +62,7 @@ async fn drains(drain: Drain) {
             let drained = client.drain().await.expect("it is up");
             assert_eq!(drained.in_flight as usize, NUM_RUNNING);
             let again = client.drain().await.expect("a second call changes nothing");
-            assert!(again.in_flight as usize <= NUM_RUNNING);
+            assert_eq!(again.in_flight as usize, NUM_RUNNING);
         }
     }
     // Health tells first, so nothing below races with the signal.
@@ -70,6 +73,7 @@ async fn drains(drain: Drain) {
     assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
     assert!(refused.retry_after().is_some(), "{refused:?}");
 
+    kernel.release();
     let mut finished = 0;
     while finished < NUM_RUNNING {
         let event = session
@@ -125,7 +129,9 @@ async fn start_many(session: &mut Session) {
 
 #[tokio::test]
 async fn a_drain_that_takes_too_long_ends_what_runs() {
-    let server = Server::start(&["--drain-timeout", "50ms"]);
+    let kernel = StallingKernel::build();
+    let server = kernel.serve(&["--drain-timeout", "50ms"]);
+    kernel.slow();
     let client = server.client().await;
     let mut session = client.session().await.expect("a session opens");
     start_many(&mut session).await;
@@ -157,13 +163,14 @@ async fn a_drain_that_takes_too_long_ends_what_runs() {
 /// As when somebody presses ctrl-C twice.
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once_and_says_so() {
+    let kernel = StallingKernel::build();
     // Longer than any test waits, so it can only be the signal that ends it.
-    let server = Server::start(&["--drain-timeout", "10m"]);
+    let server = kernel.serve(&["--drain-timeout", "10m"]);
+    kernel.slow();
     let client = server.client().await;
     let mut health = watch_health(&server).await;
     assert_eq!(next_health(&mut health).await, ServingStatus::Serving);
     let mut session = client.session().await.expect("a session opens");
-    // As much as they may wait in the outbox, and nobody reads them.
     start_many(&mut session).await;
     server.terminate();
     // The first has been taken: two at once would be one.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde_json::Value;
-use ternion_tests::{Ran, Server, server_tool, ternion};
+use ternion_tests::{Ran, Server, StallingKernel, server_tool, ternion};
 
 /// Short requests, so that a busy machine has done with them soon.
 const SHORT: [&str; 4] = ["--prompt-tokens", "8-24", "--max-tokens", "5"];
@@ -104,7 +104,10 @@ fn a_report_accounts_for_every_request_and_token() {
 
 #[test]
 fn refusals_are_told_by_what_the_server_said_and_are_no_goodput() {
-    let server = Server::start(&["--max-num-seqs", "1", "--max-queued", "4"]);
+    let kernel = StallingKernel::build();
+    let server = kernel.serve(&["--max-num-seqs", "1", "--max-queued", "4"]);
+    // Else it may be faster than the requests come.
+    kernel.slow();
     let arguments = [&SHORT[..], &["--rate", "inf", "--requests", "200"]].concat();
     let report = report(&server, &arguments);
     let refused = number(&report["requests"]["refused"]);

@@ -10,8 +10,19 @@ use ternion_client::proto::{FinishReason, LoadResponse};
 use ternion_client::{Client, Error, Event, Events, Generate, Session, SessionEvent, StreamExt};
 use ternion_tests::{Answer, Server, StallingKernel, greedy, ternion};
 
-/// Most of the demo's context, and some seconds of work.
+/// Most of the demo's context; on a slow kernel, half a minute.
 const MANY_TOKENS: u32 = 1000;
+
+/// By far too short for that, and long enough to be accepted in.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A server that is busy with such a request for as long as it may be.
+fn slow_server(more: &[&str]) -> (StallingKernel, Server) {
+    let kernel = StallingKernel::build();
+    let server = kernel.serve(more);
+    kernel.slow();
+    (kernel, server)
+}
 
 fn long_request() -> Generate {
     greedy(&[1016, 591, 580, 256], MANY_TOKENS)
@@ -19,7 +30,7 @@ fn long_request() -> Generate {
 
 #[tokio::test]
 async fn a_cancelled_request_has_no_pages_once_it_says_so() {
-    let server = Server::start(&[]);
+    let (_kernel, server) = slow_server(&[]);
     let client = server.client().await;
     let mut session = client.session().await.expect("a session opens");
     session
@@ -94,7 +105,7 @@ async fn add_event(session: &mut Session, answer: &mut Answer) {
 
 #[tokio::test]
 async fn a_dropped_call_is_cancelled() {
-    let server = Server::start(&[]);
+    let (_kernel, server) = slow_server(&[]);
     let watcher = server.client().await;
     let client = server.client().await;
     let mut events = client
@@ -108,7 +119,7 @@ async fn a_dropped_call_is_cancelled() {
 
 #[tokio::test]
 async fn a_dropped_connection_cancels_everything_on_it() {
-    let server = Server::start(&[]);
+    let (_kernel, server) = slow_server(&[]);
     let watcher = server.client().await;
     let client = server.client().await;
     let mut session = client.session().await.expect("a session opens");
@@ -127,7 +138,7 @@ async fn a_dropped_connection_cancels_everything_on_it() {
 
 #[tokio::test]
 async fn a_dropped_connection_frees_a_place_in_the_queue() {
-    let server = Server::start(&["--max-num-seqs", "1"]);
+    let (kernel, server) = slow_server(&["--max-num-seqs", "1"]);
     let watcher = server.client().await;
     let client = server.client().await;
     let mut running = watcher.generate(long_request()).await.expect("it runs");
@@ -135,6 +146,7 @@ async fn a_dropped_connection_frees_a_place_in_the_queue() {
     let waiting = client.generate(long_request()).await;
     drop((waiting.expect("it may wait"), client));
     let load = await_load(&watcher, |load| load.waiting == 0).await;
+    kernel.release();
     let mut answer = Answer::default();
     answer.read(&mut running).await.expect("it goes on");
     // That it had run as well would have taken as many steps again.
@@ -146,10 +158,7 @@ async fn a_dropped_connection_frees_a_place_in_the_queue() {
 #[tokio::test]
 async fn a_dropped_connection_ends_a_prompt_within_the_step_that_runs() {
     let kernel = StallingKernel::build();
-    let plugins = kernel.plugins();
-    let mut server = Server::start(&[
-        "--plugin-dir",
-        plugins.to_str().expect("UTF-8"),
+    let mut server = kernel.serve(&[
         "--max-num-batched-tokens",
         "16",
         "--log-filter",
@@ -249,7 +258,7 @@ async fn a_client_that_reads_nothing_for_too_long_fails_and_is_told_so() {
 
 #[tokio::test]
 async fn a_killed_client_is_noticed() {
-    let server = Server::start(&[]);
+    let (_kernel, server) = slow_server(&[]);
     let watcher = server.client().await;
     let mut process = ternion()
         .args([
@@ -281,9 +290,9 @@ async fn a_killed_client_is_noticed() {
 
 #[tokio::test]
 async fn a_deadline_ends_a_call_with_its_usage() {
-    let server = Server::start(&["--max-draft-tokens", "0"]);
+    let (_kernel, server) = slow_server(&[]);
     let client = server.client().await;
-    let request = long_request().timeout(Duration::from_millis(30));
+    let request = long_request().timeout(DEADLINE);
     let mut answer = Answer::default();
     let mut events = client.generate(request).await.expect("a good request");
     let error = answer.read(&mut events).await.expect_err("it takes longer");
@@ -297,10 +306,10 @@ async fn a_deadline_ends_a_call_with_its_usage() {
 
 #[tokio::test]
 async fn a_deadline_ends_one_request_of_a_session() {
-    let server = Server::start(&["--max-draft-tokens", "0"]);
+    let (_kernel, server) = slow_server(&[]);
     let client = server.client().await;
     let mut session = client.session().await.expect("a session opens");
-    let request = long_request().timeout(Duration::from_millis(30));
+    let request = long_request().timeout(DEADLINE);
     session.start("a", request).await.expect("it is open");
     let mut answer = Answer::default();
     while answer.finished.is_none() {

@@ -5,20 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use ternion_client::{Event, Generate, SessionEvent};
+use ternion_client::Generate;
 use ternion_proto::v1::generate_response::Frame;
 use ternion_proto::v1::inference_service_client::InferenceServiceClient;
 use ternion_proto::v1::{FinishReason, GenerateRequest, GenerateResponse};
 use ternion_tests::{
     Collector, Exported, Powercap, Prometheus, Server, Span, StallingKernel, check_metrics, greedy,
-    http_get, misbehaving_kernel, shipped_kernel,
+    http_get, misbehaving_kernel,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
 type Inference = InferenceServiceClient<Channel>;
 
-/// Some seconds of work.
 const MANY_TOKENS: u32 = 1000;
 /// Two requests of that many tokens don't fit.
 const FEW_PAGES: &str = "66";
@@ -86,12 +85,13 @@ const UNSAMPLED: u8 = 0x29;
 /// One request that never begins, two that take each other's pages, one whose
 /// deadline passes in the queue behind them, one that ends well, one whose
 /// client hangs up.
-async fn send_all(server: &Server) {
+async fn send_all(server: &Server, kernel: &StallingKernel) {
     let mut inference = inference(server).await;
     let refused = inference.generate(traced(Generate::token_ids([]), REFUSED));
     let refused = refused.await.expect_err("no tokens");
     assert_eq!(refused.code(), Code::InvalidArgument);
 
+    kernel.slow();
     let mut running = Vec::new();
     for byte in LONG {
         let frames = inference.generate(traced(long(byte), byte)).await;
@@ -101,11 +101,12 @@ async fn send_all(server: &Server) {
     }
     // Too long to be let in between, and taken since nobody knows yet how long answers are.
     let mut queued = traced(greedy(&[1016; 100], 5), QUEUED);
-    queued.set_timeout(Duration::from_millis(50));
+    queued.set_timeout(Duration::from_secs(2));
     let queued = inference.generate(queued).await;
     let (reason, status) = read(queued.expect("it may wait").into_inner()).await;
     assert_eq!(reason, Some(FinishReason::DeadlineExceeded));
     assert_eq!(status.map(|s| s.code()), Some(Code::DeadlineExceeded));
+    kernel.release();
     for read in running {
         let (reason, _) = read.await.expect("it is read");
         assert_eq!(reason, Some(FinishReason::Length));
@@ -115,10 +116,14 @@ async fn send_all(server: &Server) {
     let finished = finished.await.expect("a good request").into_inner();
     assert_eq!(read(finished).await.0, Some(FinishReason::Length));
 
+    kernel.slow();
     let abandoned = inference.generate(traced(long(ABANDONED), ABANDONED)).await;
     let mut abandoned = abandoned.expect("a good request").into_inner();
     until_first_delta(&mut abandoned).await;
     drop(abandoned);
+    let client = server.client().await;
+    Server::idle(&client).await;
+    kernel.release();
 
     let mut unsampled = traced(greedy(&[1016], 2), UNSAMPLED);
     let parent = format!("00-{}-{}-00", id(UNSAMPLED, 16), id(UNSAMPLED, 8));
@@ -129,21 +134,13 @@ async fn send_all(server: &Server) {
         read(unsampled.into_inner()).await.0,
         Some(FinishReason::Length)
     );
-    Server::idle(&server.client().await).await;
+    Server::idle(&client).await;
 }
 
 /// A step that fails, on a server of its own.
 async fn send_to_fail(endpoint: &str) {
     let kernel = StallingKernel::build();
-    let plugins = kernel.plugins();
-    let server = Server::start(&[
-        "--plugin-dir",
-        plugins.to_str().expect("UTF-8"),
-        "--otlp-endpoint",
-        endpoint,
-        "--service-name",
-        "failing",
-    ]);
+    let server = kernel.serve(&["--otlp-endpoint", endpoint, "--service-name", "failing"]);
     kernel.fail();
     let mut inference = inference(&server).await;
     let failed = inference.generate(traced(greedy(&[1016], 5), FAILED)).await;
@@ -162,7 +159,8 @@ async fn end(server: Server) {
 async fn a_collector_gets_a_tree_for_each_request_and_the_metrics() {
     let collector = Collector::start().await;
     let endpoint = collector.endpoint();
-    let server = Server::start(&[
+    let kernel = StallingKernel::build();
+    let server = kernel.serve(&[
         "--otlp-endpoint",
         &endpoint,
         "--otlp-metrics-interval",
@@ -172,7 +170,8 @@ async fn a_collector_gets_a_tree_for_each_request_and_the_metrics() {
         "--max-num-seqs",
         "2",
     ]);
-    send_all(&server).await;
+    send_all(&server, &kernel).await;
+    kernel.slow();
     cancel_one(&server).await;
     end(server).await;
     send_to_fail(&endpoint).await;
@@ -433,12 +432,11 @@ fn value(scrape: &str, series: &str) -> f64 {
 #[tokio::test]
 async fn what_is_exposed_is_what_is_listed() {
     // Where there is a choice among kernels, what it is made by is seen as well.
-    let plugins = tempfile::tempdir().expect("a directory for plugins");
-    std::fs::copy(shipped_kernel("i2s"), plugins.path().join("i2s.so")).expect("it ships");
-    misbehaving_kernel(plugins.path(), "other", &[]);
-    misbehaving_kernel(plugins.path(), "bad", &[("AT_LOAD", "abort()")]);
+    let kernel = StallingKernel::build();
+    misbehaving_kernel(kernel.plugins(), "other", &[("AT_GEMM", "usleep(200)")]);
+    misbehaving_kernel(kernel.plugins(), "bad", &[("AT_LOAD", "abort()")]);
     let powercap = Powercap::new();
-    let server = Server::start(&[
+    let server = kernel.serve(&[
         "--kv-pages",
         FEW_PAGES,
         "--max-num-seqs",
@@ -447,11 +445,9 @@ async fn what_is_exposed_is_what_is_listed() {
         "2",
         "--powercap-dir",
         powercap.path().to_str().expect("UTF-8"),
-        "--plugin-dir",
-        plugins.path().to_str().expect("UTF-8"),
     ]);
     powercap.set_microjoules(1_500_000);
-    send_all(&server).await;
+    send_all(&server, &kernel).await;
     let mut unknown = tonic::client::Grpc::new(
         Channel::from_shared(server.endpoint().to_owned())
             .expect("it is one")
@@ -496,7 +492,7 @@ async fn what_is_exposed_is_what_is_listed() {
             &format!("ternion_kernel_layer_time_seconds{{{labels}}}"),
         )
     };
-    assert!(0.0 < layer("i2s") && layer("i2s") < layer("other"));
+    assert!(0.0 < layer("stalling") && layer("stalling") < layer("other"));
     // 5 of the first, all of the two long ones, some of the one abandoned, and 2.
     let tokens = value(&text, &format!("ternion_output_tokens_total{{{model}}}"));
     let told = f64::from(5 + 2 * MANY_TOKENS + 2);
@@ -549,7 +545,8 @@ async fn vllm_names_are_there_on_demand() {
 
 #[tokio::test]
 async fn prometheus_scrapes_it() {
-    let server = Server::start(&["--kernel", "i2s"]);
+    let kernel = StallingKernel::build();
+    let server = kernel.serve(&[]);
     let prometheus = Prometheus::start(server.operations()).await;
     let client = server.client().await;
     ternion_tests::answer(&client, greedy(&[1016, 591], 5)).await;
@@ -566,30 +563,20 @@ async fn prometheus_scrapes_it() {
             .value(&format!("{name}{model}"), is(expected))
             .await;
     }
-    let kernel = prometheus.value(r#"ternion_kernel_info{kernel="i2s"}"#, is(1.0));
-    kernel.await;
+    let info = r#"ternion_kernel_info{kernel="stalling"}"#;
+    prometheus.value(info, is(1.0)).await;
     let slowest = "histogram_quantile(1, sum by (le) (ternion_request_duration_seconds_bucket))";
     assert!(prometheus.value(slowest, |_| true).await > 0.0);
 
-    let mut session = client.session().await.expect("a session opens");
-    // Together they take longer than from one scrape to the next, however fast the machine.
-    for n in 0..100 {
-        let long = greedy(&[1016, 591, n], 1000);
-        let id = format!("long {n}");
-        session.start(id, long).await.expect("it is open");
-    }
-    while let Some(event) = session.next().await {
-        if let SessionEvent::Event {
-            event: Event::Started(_),
-            ..
-        } = event.expect("it goes on")
-        {
-            break;
-        }
-    }
-    let running = format!("max_over_time(ternion_requests_running{model}[1m])");
-    prometheus.value(&running, |running| running > 0.0).await;
-    let used = "max_over_time(ternion_kv_usage_ratio[1m])";
+    kernel.slow();
+    let mut running = inference(&server).await;
+    let running = running.generate(long(LONG[0]).request).await;
+    let mut running = running.expect("a good request").into_inner();
+    until_first_delta(&mut running).await;
+    kernel.stall();
+    let name = format!("ternion_requests_running{model}");
+    prometheus.value(&name, is(1.0)).await;
+    let used = "ternion_kv_usage_ratio";
     prometheus.value(used, |used| used > 0.0).await;
 }
 

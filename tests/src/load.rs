@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::programs::{Ran, signal, ternion};
 
 /// Everything that was sent has ended by then, or hangs.
-const END_TIMEOUT: Duration = Duration::from_secs(60);
+const END_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A running `ternion load`, killed when dropped.
 #[derive(Debug)]

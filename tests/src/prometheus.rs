@@ -10,7 +10,7 @@ use crate::{free_address, http_get};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// It scrapes five times a second.
-const SCRAPE_TIMEOUT: Duration = Duration::from_secs(30);
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A running Prometheus that scrapes one server. Killed when dropped.

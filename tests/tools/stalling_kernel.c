@@ -1,7 +1,8 @@
 /* A plugin that answers right, and doesn't answer at all while the file
- * STALL_FILE exists: a stalled engine as users have it. While FAIL_FILE exists,
- * it says that it failed; while POISON_FILE does, for activations that it holds.
- * They are the first that came after it was created, empty. */
+ * STALL_FILE exists: a stalled engine as users have it. While SLOW_FILE exists,
+ * it takes its time. While FAIL_FILE does, it says that it failed; while
+ * POISON_FILE does, for activations that it holds. They are the first that came
+ * after it was created, empty. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <string.h>
@@ -12,9 +13,12 @@
 #include "../../kernel-plugins/conformance/tests/odd_plugin.c"
 #undef ternion_kernel_v1
 
-static int32_t poisonable_prepare(uint64_t cols, uint64_t batch, const int8_t *activations,
+static int32_t slow_prepare(uint64_t cols, uint64_t batch, const int8_t *activations,
                                   uint8_t *prepared)
 {
+    const struct timespec a_millisecond = {.tv_nsec = 1000 * 1000};
+    if (access(SLOW_FILE, F_OK) == 0)
+        nanosleep(&a_millisecond, 0);
     int8_t poison[4096];
     FILE *file = fopen(POISON_FILE, "r+");
     if (file) {
@@ -56,7 +60,7 @@ const ternion_kernel *ternion_kernel_v1(void)
         .packed_bytes = packed_bytes,
         .pack = pack,
         .prepared_bytes = prepared_bytes,
-        .prepare = poisonable_prepare,
+        .prepare = slow_prepare,
         .gemm = stalling_gemm,
     };
     return &stalling;

@@ -25,13 +25,18 @@ def server(program: str) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def fast_server(program: str) -> Iterator[Server]:
+    """For requests that are to end by themselves."""
+    with Server(program, slow=False) as server:
+        yield server
+
+
 @pytest.fixture
 def start(program: str) -> Iterator[Callable[..., Server]]:
     """Servers of a test's own."""
     with ExitStack() as servers:
-        yield lambda *arguments, **listen: servers.enter_context(
-            Server(program, *arguments, **listen)
-        )
+        yield lambda *arguments, **how: servers.enter_context(Server(program, *arguments, **how))
 
 
 @pytest.fixture

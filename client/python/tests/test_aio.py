@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from server import HASTE, JAPAN, LONG, TOKYO, Server, become_true, cut_short, ending, idle
+from server import HASTE, JAPAN, LONG, MOMENT, TOKYO, Server, become_true, cut_short, ending, idle
 
 import ternion
 import ternion.aio
@@ -179,7 +179,7 @@ async def test_closing_the_client_frees_all_that_it_runs(
 async def test_reading_slowly_loses_nothing(
     aio: ternion.aio.Client, client: ternion.Client
 ) -> None:
-    events = aio.generate(text="Once", temperature=0, max_tokens=300, ignore_eos=True)
+    events = aio.generate(text="Once", temperature=0, max_tokens=100, ignore_eos=True)
     await anext(events)
     # The loop stands still as well, so that all comes at once afterwards.
     steps = [client.load().steps]
@@ -196,7 +196,7 @@ async def test_reading_slowly_loses_nothing(
         if isinstance(event, ternion.Delta)
         for token in event.token_ids
     ]
-    assert len(tokens) == 300
+    assert len(tokens) == 100
 
 
 async def test_a_deadline_ends_a_request(aio: ternion.aio.Client, client: ternion.Client) -> None:
@@ -228,7 +228,7 @@ async def test_no_task_is_left(server: Server) -> None:
         del dropped
         await events.aclose()
         await session.aclose()
-        deadline = asyncio.get_running_loop().time() + 10
+        deadline = asyncio.get_running_loop().time() + MOMENT
         while asyncio.all_tasks() != before:
             assert asyncio.get_running_loop().time() < deadline, asyncio.all_tasks()
             await asyncio.sleep(0.005)

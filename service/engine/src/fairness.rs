@@ -110,11 +110,10 @@ impl Fairness {
         let Some(level) = level.or(left.map(counter)) else {
             return;
         };
+        // Who had something is not below that.
         for tenant in &self.backlogged {
             let account = &mut self.accounts[*tenant as usize];
-            if !account.was_backlogged {
-                account.counter = account.counter.max(level);
-            }
+            account.counter = account.counter.max(level);
         }
     }
 
@@ -229,6 +228,16 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_as_the_only_other_one_leaves_gains_no_claim() {
+        let mut fairness = fairness(&[1, 1]);
+        serve(&mut fairness, &[0], 1000);
+        serve(&mut fairness, &[1], 1);
+        let turns = serve(&mut fairness, &[0, 1], 20);
+        let count = turns.iter().filter(|turn| **turn == 0).count();
+        assert!((10..=11).contains(&count), "{turns:?}");
+    }
+
+    #[test]
     fn a_tenant_that_takes_little_is_served_at_once_and_gains_no_claim() {
         let mut fairness = fairness(&[1, 1]);
         for _ in 0..100 {
@@ -238,6 +247,43 @@ mod tests {
         let turns = serve(&mut fairness, &[0, 1], 20);
         let count = turns.iter().filter(|turn| **turn == 0).count();
         assert!((9..=11).contains(&count), "{turns:?}");
+    }
+
+    #[test]
+    fn what_is_planned_counts_by_weight() {
+        let mut fairness = fairness(&[1, 4]);
+        fairness.begin([0, 1].into_iter());
+        fairness.plan(0, 2.0);
+        fairness.plan(1, 4.0);
+        assert!(fairness.turn(1) < fairness.turn(0));
+        fairness.plan(1, 8.0);
+        assert!(fairness.turn(0) < fairness.turn(1));
+    }
+
+    #[test]
+    fn who_comes_back_is_as_far_ahead_as_before() {
+        let mut fairness = fairness(&[1, 1]);
+        fairness.begin([0, 1].into_iter());
+        fairness.charge(0, 10.0);
+        fairness.begin([1].into_iter());
+        assert_eq!(serve(&mut fairness, &[0, 1], 10), [1; 10]);
+    }
+
+    #[test]
+    fn who_comes_is_not_behind_any_of_those_that_wait() {
+        let mut fairness = fairness(&[1, 1, 1]);
+        fairness.begin([0, 1].into_iter());
+        fairness.charge(0, 10.0);
+        fairness.charge(1, 2.0);
+        // At 2, as the second, and not served since.
+        fairness.begin([0, 1, 2].into_iter());
+        assert!(fairness.turn(2) < fairness.turn(1));
+        assert!(fairness.turn(1) < fairness.turn(0));
+        fairness.charge(2, 1.0);
+        assert!(
+            fairness.turn(1) < fairness.turn(2),
+            "nor before all of them"
+        );
     }
 
     #[test]

@@ -321,6 +321,41 @@ mod tests {
     }
 
     #[test]
+    fn nor_do_steps_that_were_over_at_once() {
+        let mut cost = learned(&SLOW);
+        let work = mixed(4, 100, 0);
+        let before = cost.of_step(work);
+        for _ in 0..CHANGE {
+            cost.learn(work, SLOW.time(work) / 100);
+        }
+        assert!(cost.of_step(work) > 0.7 * before, "{cost:?}");
+    }
+
+    #[test]
+    fn surprises_among_ordinary_steps_are_no_change() {
+        let mut cost = learned(&SLOW);
+        let work = mixed(4, 100, 0);
+        for step in 0..100 {
+            let times = if step % 10 == 9 { 10 } else { 1 };
+            cost.learn(work, SLOW.time(work) * times);
+        }
+        assert_near(&cost, &SLOW, work, 0.1);
+    }
+
+    #[test]
+    fn nothing_is_free() {
+        let mut cost = StepCost::new();
+        for step in 0..2000 {
+            // As if more tokens took less.
+            let (chunk, ms) = [(0, 15), (100, 10)][step % 2];
+            cost.learn(mixed(1, 10, chunk), Time::from_millis(ms));
+        }
+        for n in 0..NUM_TERMS {
+            assert!(cost.price(n) > 0.0, "{cost:?}");
+        }
+    }
+
+    #[test]
     fn a_machine_that_has_become_slow_is_noticed() {
         let mut cost = learned(&SLOW);
         for step in 0..30 {
@@ -342,6 +377,10 @@ mod tests {
             assert!(added(len) <= seconds, "{len} tokens in {ms} ms");
             assert!(added(len + 1) > seconds, "{len} tokens in {ms} ms");
         }
+        // The last of ten thousand takes 21 ms, and a third of them is missing.
+        let usual = StepCost::new();
+        let seconds = usual.added_by(StepWork::new(0, 10_000, 0)) - 0.007;
+        assert_eq!(usual.tokens_within(seconds, 0, 20_000), 9_999);
         assert_eq!(cost.tokens_within(f64::INFINITY, 9, 77), 77);
         assert_eq!(cost.tokens_within(1e30, 9, 77), 77);
         assert_eq!(cost.tokens_within(0.0, 9, 77), 0);

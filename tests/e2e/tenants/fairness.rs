@@ -3,11 +3,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
-/// A prompt that is far more work for the engine than its request is for this
-/// process: who is not always waiting has no claim to a share.
-const LONG_PROMPT: [u32; 600] = [1016; 600];
-
-/// Requests that a tenant keeps alive; each has the same size.
+/// Requests that a tenant keeps alive; each has the same size. The engine is
+/// slower than this process asks again: who is not always waiting has no claim
+/// to a share.
 struct Flood {
     tokens: Arc<AtomicU64>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -20,7 +18,7 @@ impl Flood {
             let (client, tokens) = (client.clone(), tokens.clone());
             tokio::spawn(async move {
                 loop {
-                    let mut request = greedy(&LONG_PROMPT, 8);
+                    let mut request = greedy(&[1016; 16], 8);
                     // Among the requests of others that counts for nothing.
                     request.request.priority = Some(100);
                     match client.generate(request).await {
@@ -73,7 +71,7 @@ async fn share_beside_a_flood(weight: &str) -> f64 {
         &format!("name = 'other'\nweight = {weight}"),
     );
     tenants.write();
-    let server = tenants.serve(&[
+    let (_kernel, server) = tenants.serve_slowly(&[
         "--max-num-seqs",
         "4",
         "--max-queued",

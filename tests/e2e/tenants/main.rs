@@ -18,7 +18,9 @@ use prost_types::FileDescriptorSet;
 use serde_json::Value;
 use ternion_client::proto::{DetokenizeRequest, FinishReason};
 use ternion_client::{Client, Error, Event, Events, Generate, Session, SessionEvent, user};
-use ternion_tests::{Answer, Authority, Certificate, Server, answer, greedy, server_tool, ternion};
+use ternion_tests::{
+    Answer, Authority, Certificate, Server, StallingKernel, answer, greedy, server_tool, ternion,
+};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -85,9 +87,16 @@ impl Tenants {
     }
 
     fn serve(&self, more: &[&str]) -> Server {
-        let path = self.path();
-        let path = path.to_str().expect("UTF-8");
-        Server::start(&[&["--tenants", path], more].concat())
+        let file = self.path();
+        Server::start(&[&["--tenants", path(&file)], more].concat())
+    }
+
+    /// On a kernel that is slow until it is released.
+    fn serve_slowly(&self, more: &[&str]) -> (StallingKernel, Server) {
+        let kernel = StallingKernel::build();
+        let server = self.serve(&[&kernel.flags(), more].concat());
+        kernel.slow();
+        (kernel, server)
     }
 }
 
@@ -140,8 +149,8 @@ async fn next(events: &mut Events) -> Event {
     event.expect("it goes on").expect("it goes on")
 }
 
-/// Requests that take a while, one after the other.
 const ONE_AT_A_TIME: [&str; 2] = ["--max-num-seqs", "1"];
+/// On a slow kernel, half a minute.
 const MANY_TOKENS: u32 = 1000;
 
 fn long(id: &str) -> Generate {

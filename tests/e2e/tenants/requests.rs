@@ -11,7 +11,7 @@ async fn tenants_see_and_end_their_own_requests_only() {
         &other,
         "",
     );
-    let server = tenants.serve(&ONE_AT_A_TIME);
+    let (kernel, server) = tenants.serve_slowly(&ONE_AT_A_TIME);
     let (acme, other) = (client(&server, &acme).await, client(&server, &other).await);
     let mut ours = acme.generate(long("same")).await.expect("starts");
     let mut theirs = other.generate(long("same")).await.expect("its own id");
@@ -50,6 +50,7 @@ async fn tenants_see_and_end_their_own_requests_only() {
     assert_eq!(acme.cancel("secret-id").await.expect("it is up"), 0);
     assert_eq!(acme.cancel("nothing").await.expect("it is up"), 0);
     assert_eq!(acme.cancel("same").await.expect("it is up"), 2);
+    kernel.release();
     let mut answer = Answer::default();
     answer.read(&mut ours).await.expect("it ends well");
     assert_eq!(answer.finished().reason(), FinishReason::Cancelled);
@@ -72,7 +73,7 @@ async fn every_end_of_a_request_is_one_audit_line() {
     let tenants = Tenants::new().with("acme", "'inference', 'admin'", &key, limits);
     let mut flags = vec!["--log-format", "json", "--log-filter", "debug"];
     flags.extend(ONE_AT_A_TIME);
-    let mut server = tenants.serve(&flags);
+    let (_kernel, mut server) = tenants.serve_slowly(&flags);
     let client = client(&server, &key).await;
     let with_id = |mut request: Generate, id: &str| {
         request.request.request_id = id.to_owned();

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::c_plugin::slow_kernel;
 use crate::cargo::{release_dir, workspace};
 use crate::outcome::{Outcome, run, works};
 use crate::tools::{self, go, go_program};
@@ -34,6 +35,10 @@ pub fn go_client() -> Outcome {
     if !server.is_file() {
         return Outcome::Failed(format!("{} has not been built", server.display()));
     }
+    let slow_kernel = match slow_kernel() {
+        Ok(plugins) => plugins,
+        Err(error) => return Outcome::Failed(format!("{error:#}")),
+    };
     for module in MODULES {
         let directory = workspace().join(module);
         if let Err(error) = formatted(&directory) {
@@ -47,7 +52,8 @@ pub fn go_client() -> Outcome {
         let mut test = go();
         test.args(["test", "-race", "-count=1", "./..."])
             .env("CGO_ENABLED", "1")
-            .env("TERNION_SERVER", &server);
+            .env("TERNION_SERVER", &server)
+            .env("TERNION_SLOW_KERNEL", &slow_kernel);
         for command in [&mut vet, &mut check, &mut test] {
             match run(command.current_dir(&directory)) {
                 Outcome::Passed => {}

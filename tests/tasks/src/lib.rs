@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod aarch64;
+pub mod c_plugin;
 pub mod cargo;
 pub mod chart;
 pub mod collector;

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::c_plugin::slow_kernel;
 use crate::cargo::{release_dir, workspace};
 use crate::outcome::{Outcome, run};
 use crate::tools::{self, directory, python};
@@ -112,6 +113,7 @@ fn checks(python: &Path) -> Result<Outcome> {
     Ok(run(module(python, &installed)
         .args(["-m", "pytest", "-p", "no:cacheprovider", "--timeout=300"])
         .env("TERNION_SERVER", server)
+        .env("TERNION_SLOW_KERNEL", slow_kernel()?)
         .current_dir(&client)))
 }
 

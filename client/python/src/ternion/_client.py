@@ -144,7 +144,7 @@ class Client:
         def resume(
             last_seq: int | None, time_left: float | None
         ) -> grpc._CallIterator[GenerateResponse]:
-            return call(resume_request(request, last_seq), time_left)
+            return call(resume_request(request.request_id, last_seq), time_left)
 
         return Events(
             lambda time_left: call(request, time_left),
@@ -170,6 +170,7 @@ class Client:
                 lambda: self._inference.Session(frames, metadata=self._endpoint.metadata)
             ),
             self._endpoint.timeout,
+            self._endpoint.retries,
         )
 
     def tokenize(

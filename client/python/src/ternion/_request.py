@@ -163,9 +163,9 @@ def named(request: GenerateRequest) -> GenerateRequest:
     return request
 
 
-def resume_request(request: GenerateRequest, last_seq: int | None) -> GenerateRequest:
+def resume_request(request_id: str, last_seq: int | None) -> GenerateRequest:
     """Build the message that asks for what follows a frame of a request."""
-    return GenerateRequest(resume=Resume(request_id=request.request_id, last_seq=last_seq))
+    return GenerateRequest(resume=Resume(request_id=request_id, last_seq=last_seq))
 
 
 def tokenize_request(**arguments: Any) -> TokenizeRequest:

@@ -2,7 +2,7 @@
 
 use super::fake::Fault;
 use super::sim::{ROOMY, Sim, TINY, request};
-use crate::{Event, Limits, Request, SequenceId};
+use crate::{Event, Limits, Request, SequenceId, Share};
 
 /// Shares with all others of its kind.
 fn salted(prompt_len: usize, max_tokens: usize) -> Request {
@@ -225,6 +225,32 @@ fn the_one_that_loses_least_yields() {
     5  a+1 short+5 a.  free 7
     6  short+1  free 7
     7  short+1 short.  free 10
+    ");
+}
+
+#[test]
+fn the_tenant_that_had_most_yields_first() {
+    let mut sim = Sim::new(Limits {
+        num_blocks: 10,
+        ..TINY
+    });
+    let of = |tenant, request| Request {
+        share: Share { tenant, weight: 1 },
+        ..request
+    };
+    // As above, and the long one, which would lose most, is of the tenant that
+    // was served most.
+    sim.submit("a", of(0, request(4, 5)));
+    sim.submit("short", of(1, request(2, 6)));
+    sim.submit("long", of(2, request(8, 4)));
+    insta::assert_snapshot!(sim.run(), @r"
+    1  a+4 short+2 long+8  free 3
+    2  short+1 a+1 long+1  free 0
+    3  short+1 a+1 long+1  free 0
+    4  short+1 a+1 long-  free 3
+    5  short+1 a+1 a.  free 7
+    6  short+1 short.  free 10
+    7  long+11 long.  free 10
     ");
 }
 

@@ -132,7 +132,7 @@ class Client:
         def resume(
             last_seq: int | None, time_left: float | None
         ) -> grpc.aio.UnaryStreamCall[GenerateRequest, GenerateResponse]:
-            return call(resume_request(request, last_seq), time_left)
+            return call(resume_request(request.request_id, last_seq), time_left)
 
         return Events(
             lambda time_left: call(request, time_left),
@@ -157,6 +157,7 @@ class Client:
         return Session(
             lambda: self._open(lambda: self._inference.Session(metadata=self._endpoint.metadata)),
             self._endpoint.timeout,
+            self._endpoint.retries,
             self._is_closed,
         )
 

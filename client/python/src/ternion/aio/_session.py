@@ -11,9 +11,11 @@ from typing_extensions import Self, Unpack
 
 from ternion._event import SessionEvent, session_event_in
 from ternion._request import GenerateArguments, cancel_frame, generate_request, start_frame
+from ternion._resumable import Resumable
+from ternion._retry import Attempts
 from ternion._status import closed, from_rpc
 from ternion.errors import Cancelled, TernionError
-from ternion.v1.inference_pb2 import SessionRequest, SessionResponse
+from ternion.v1.inference_pb2 import GenerateRequest, SessionRequest, SessionResponse
 
 _Call = grpc.aio.StreamStreamCall[SessionRequest, SessionResponse]
 
@@ -23,16 +25,21 @@ class Session(AsyncIterator[SessionEvent]):
 
     A request that fails does not end the session. Closing or dropping the
     session cancels what runs on it, and so does cancelling a task that reads
-    it or waits in ``start``.
+    it or waits in ``start``; what is resumable waits for a while, in vain,
+    unless it was cancelled before.
     """
 
     def __init__(
         self,
         open_call: Callable[[], _Call],
         timeout: float | None,
+        retries: int,
         client_closed: Callable[[], bool],
     ) -> None:
+        self._open_call = open_call
         self._timeout = timeout
+        self._retries = retries
+        self._resumable = Resumable()
         self._client_closed = client_closed
         self._loop = asyncio.get_running_loop()
         self._call = open_call()
@@ -41,6 +48,24 @@ class Session(AsyncIterator[SessionEvent]):
         self._cancelled = False
         # grpc takes one frame at a time.
         self._sending = asyncio.Lock()
+
+    async def reconnect(self) -> None:
+        """Go on over another connection, after iteration raised ``TransportError``.
+
+        Resumable requests that had not ended are told on without a gap; one
+        that the server has not kept fails. All others are lost.
+        """
+        attempts = Attempts(timeout=None, retries=self._retries)
+        async with self._sending:
+            while (error := await self._opened_again()) is not None:
+                pause = attempts.pause(error)
+                if pause is None:
+                    raise error
+                await asyncio.sleep(pause)
+            for frame in self._resumable.frames():
+                await self._write(frame)
+            if self._half_closed:
+                await self._call.done_writing()
 
     async def start(
         self,
@@ -55,7 +80,8 @@ class Session(AsyncIterator[SessionEvent]):
         used again once it has ended. An error here is the session's.
         """
         timeout = self._timeout if timeout is None else timeout
-        await self._send(start_frame(request_id, generate_request(arguments), timeout))
+        request = generate_request(arguments)
+        await self._send(start_frame(request_id, request, timeout), request)
 
     async def cancel(self, request_id: str) -> None:
         """End a running request, which then tells so by a ``Finished`` event.
@@ -92,6 +118,7 @@ class Session(AsyncIterator[SessionEvent]):
             else:
                 if response is None:
                     break
+                self._resumable.note(response)
                 event = session_event_in(response)
                 if event is not None:
                     return event
@@ -111,26 +138,48 @@ class Session(AsyncIterator[SessionEvent]):
     ) -> None:
         await self.aclose()
 
-    async def _send(self, frame: SessionRequest) -> None:
+    async def _opened_again(self) -> TernionError | None:
+        if self._cancelled:
+            raise closed("session")
+        self._call = self._open_call()
+        self._closed = False
+        try:
+            await self._call.wait_for_connection()
+        except grpc.RpcError as ended:
+            return from_rpc(ended)
+        return None
+
+    async def _send(self, frame: SessionRequest, request: GenerateRequest | None = None) -> None:
         async with self._sending:
             if self._half_closed or self._cancelled:
                 raise closed("session")
+            if request is not None:
+                # Before it can end.
+                self._resumable.add(frame.request_id, request)
             try:
-                # A server that refuses the session says so before anything
-                # else. grpc forgets what it said if something is sent just then.
-                await self._call.initial_metadata()
-                await self._call.write(frame)
-            except grpc.RpcError as ended:
-                error = from_rpc(ended)
-            except asyncio.InvalidStateError:
-                error = await self._end()
-            except asyncio.CancelledError:
-                if self._cancelled or self._client_closed():
-                    raise closed("session") from None
-                self._closed = True
+                await self._write(frame)
+            except BaseException:
+                if request is not None:
+                    self._resumable.remove(frame.request_id)
                 raise
-            else:
-                return
+
+    async def _write(self, frame: SessionRequest) -> None:
+        try:
+            # A server that refuses the session says so before anything
+            # else. grpc forgets what it said if something is sent just then.
+            await self._call.initial_metadata()
+            await self._call.write(frame)
+        except grpc.RpcError as ended:
+            error = from_rpc(ended)
+        except asyncio.InvalidStateError:
+            error = await self._end()
+        except asyncio.CancelledError:
+            if self._cancelled or self._client_closed():
+                raise closed("session") from None
+            self._closed = True
+            raise
+        else:
+            return
         raise error
 
     async def _end(self) -> TernionError:
