@@ -19,7 +19,7 @@ use std::{
 };
 
 use ternion_engine::{
-    Ahead, Batch, Engine, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits,
+    Ahead, Batch, BlockCopy, Engine, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits,
     Request, SequenceId, Share, SubmitError, Time, Timings, Usage, Vocabulary, panic_message,
 };
 use ternion_policy::Admitted;
@@ -520,6 +520,10 @@ fn position(forecast: &Forecast, ahead: Ahead) -> Position {
 struct Contained<E>(E);
 
 impl<E: Executor> Executor for Contained<E> {
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        self.0.copy_blocks(copies);
+    }
+
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         // A step writes KV pages and scratch memory that the next one writes
         // before it reads, so nothing half done is ever seen.

@@ -2,7 +2,10 @@
 //! read back from the pages they were written to. A wrong block table, a wrong
 //! position or a page that belongs to two sequences changes what is generated.
 
-use crate::{Batch, Executor, ExecutorError, Logits, Span, TokenLogit, Vocabulary, Wanted};
+use crate::{
+    Batch, BlockCopy, BlockId, Executor, ExecutorError, Logits, Span, TokenLogit, Vocabulary,
+    Wanted,
+};
 
 pub(super) const END: u32 = 0;
 
@@ -85,6 +88,8 @@ pub(super) struct FakeModel {
     pub(super) fault: Fault,
     /// The batch of the last step, whole where parts of it were run again.
     pub(super) last: Batch,
+    /// What was copied before it.
+    pub(super) copied: Vec<BlockCopy>,
 }
 
 impl FakeModel {
@@ -95,6 +100,7 @@ impl FakeModel {
             logits: Logits::default(),
             fault: Fault::None,
             last: Batch::default(),
+            copied: Vec::new(),
         }
     }
 
@@ -143,6 +149,16 @@ fn some_of(row: &[f32], batch: &Batch, span: &Span) -> Option<Vec<TokenLogit>> {
 }
 
 impl Executor for FakeModel {
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        for copy in copies {
+            assert_ne!(copy.from, copy.to);
+            let begin = |block: BlockId| block.0 as usize * self.block_size;
+            let from = begin(copy.from)..begin(copy.from) + self.block_size;
+            self.pages.copy_within(from, begin(copy.to));
+        }
+        self.copied.extend_from_slice(copies);
+    }
+
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         self.check_spans(batch);
         if self.last.spans.is_empty() {
