@@ -185,6 +185,7 @@ pub(crate) fn served_within(
         kernels: Vec::new(),
         default_sampling: default_sampling(&model.generation),
         bounds: Bounds {
+            max_samples: 16.min(limits.max_num_seqs + limits.max_queued),
             vocab_size: vocabulary.size(),
             context_limit: limits.max_model_len,
             kv_tokens: limits.num_blocks * limits.block_size,
