@@ -117,9 +117,9 @@ type GenerateRequest struct {
 	// Sample i, counted from 0, has the tokens of a request without n whose seed
 	// is the seed in force plus i, modulo 2^64. All are taken into the queue or
 	// none, and each counts as a request there and in what a tenant may have at
-	// once and in a minute; the prompt's tokens count once. They wait, are
-	// cancelled, expire and fail together, and have one reader: where it takes
-	// nothing, all are parked.
+	// once and in a minute; the prompt's tokens count once. They are cancelled,
+	// expire and fail together, and have one reader: where it takes nothing, all
+	// are parked.
 	N *uint32 `protobuf:"varint,12,opt,name=n,proto3,oneof" json:"n,omitempty"`
 	// At most 128 bytes of the client's choice. A request under a key that the
 	// tenant has used for another one, which runs or has ended no longer ago
