@@ -20,6 +20,7 @@ mod buffer;
 mod cache_dir;
 mod cpu_features;
 mod elf;
+mod huge_pages;
 mod kernel;
 mod mapped_bytes;
 mod open;

@@ -10,10 +10,11 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::cache_dir::{CacheDir, CacheError};
+use crate::huge_pages::HugePages;
 use crate::parts_file::Origin;
 use crate::parts_plan::{CHECK, CONTENT, KEY, MAGIC, PAGE, PartsPlan, SEALED, STAMP, Word};
 
@@ -30,6 +31,7 @@ pub struct PartsWriter<'a> {
     cache: &'a CacheDir,
     plan: &'a PartsPlan,
     file: File,
+    huge_pages: OnceLock<Option<HugePages>>,
     /// The checks of the parts, in the header's form; zeros for those that
     /// aren't there yet.
     checks: Mutex<Vec<[u8; CHECK]>>,
@@ -68,6 +70,7 @@ impl<'a> PartsWriter<'a> {
             cache,
             plan,
             file: lock(cache, &plan.unfinished_name(), patience)?,
+            huge_pages: OnceLock::new(),
             checks: Mutex::new(vec![[0; CHECK]; plan.parts.len()]),
         })
     }
@@ -87,7 +90,9 @@ impl<'a> PartsWriter<'a> {
         self.file
             .set_len(0)
             .and_then(|()| allocate(&self.file, bytes))
-            .map_err(|source| self.unwritable(source))
+            .map_err(|source| self.unwritable(source))?;
+        let _ = self.huge_pages.set(HugePages::of(&self.file, bytes));
+        Ok(())
     }
 
     /// Writes a part; several may be written at once from several threads.
@@ -98,6 +103,9 @@ impl<'a> PartsWriter<'a> {
     pub fn put(&self, index: usize, bytes: &[u8], word: Word) -> Result<(), PackedWriterError> {
         let part = &self.plan.parts[index];
         assert_eq!(bytes.len(), part.bytes, "the size of part {index}");
+        if let Some(Some(huge_pages)) = self.huge_pages.get() {
+            huge_pages.allocate(&part.pages);
+        }
         self.file
             .write_all_at(bytes, part.pages.start as u64)
             .map_err(|source| self.unwritable(source))?;
