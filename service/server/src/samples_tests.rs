@@ -52,11 +52,11 @@ fn tokens_of(frames: &[Frame], index: u32) -> Vec<u32> {
 }
 
 fn endings(frames: &[Frame]) -> Vec<&v1::Finished> {
-    let ending = |frame| match frame {
-        &Frame::Finished(ref finished) => Some(finished),
+    let endings = frames.iter().filter_map(|frame| match frame {
+        Frame::Finished(finished) => Some(finished),
         _ => None,
-    };
-    frames.iter().filter_map(ending).collect()
+    });
+    endings.collect()
 }
 
 /// One ending for each sample, behind all that it says, and in the last of them
