@@ -39,6 +39,25 @@ func ExampleConnect() {
 	defer client.Close()
 }
 
+func ExampleSamples() {
+	client, err := ternion.Connect("http://127.0.0.1:50051", ternion.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	answers := make([]string, 3)
+	request := ternion.Text("Once upon a time", ternion.Samples(3), ternion.MaxTokens(64))
+	for event, err := range client.Generate(context.Background(), request) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		answers[event.Delta.GetIndex()] += event.Delta.GetText()
+		if ended := event.Finished; ended != nil {
+			fmt.Printf("%d: %s\n", ended.GetIndex(), answers[ended.GetIndex()])
+		}
+	}
+}
+
 func ExampleClient_Chat() {
 	client, err := ternion.Connect("http://127.0.0.1:50051", ternion.Config{})
 	if err != nil {

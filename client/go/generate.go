@@ -29,7 +29,8 @@ type Event struct {
 	Started *ternionpb.Started
 	// Delta: text and tokens.
 	Delta *ternionpb.Delta
-	// Finished: nothing follows but, after a deadline, an error.
+	// Finished: nothing follows of the sample; and where none remains, nothing
+	// at all but, after a deadline, an error.
 	Finished *ternionpb.Finished
 }
 

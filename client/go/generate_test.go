@@ -95,6 +95,43 @@ func TestSeedDecides(t *testing.T) {
 	}
 }
 
+func TestSamplesAreToldApartAndEachIsThatOfItsSeed(t *testing.T) {
+	client := sharedServer(t).client(t, Config{})
+	told := func(seed uint64, samples int, more ...Option) ([]string, []*ternionpb.Finished) {
+		texts := make([]string, samples)
+		var endings []*ternionpb.Finished
+		options := append(more, Temperature(1.5), Seed(seed), MaxTokens(12))
+		for event, err := range client.Generate(t.Context(), Text("Once", options...)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts[event.Delta.GetIndex()] += event.Delta.GetText()
+			if event.Finished != nil {
+				endings = append(endings, event.Finished)
+			}
+		}
+		return texts, endings
+	}
+	texts, endings := told(7, 3, Samples(3))
+	for index, text := range texts {
+		if alone, _ := told(7+uint64(index), 1); alone[0] != text {
+			t.Errorf("sample %d is %q, alone %q", index, text, alone[0])
+		}
+	}
+	if texts[0] == texts[1] || texts[1] == texts[2] {
+		t.Errorf("samples are the same: %q", texts)
+	}
+	if len(endings) != 3 {
+		t.Fatalf("endings %v", endings)
+	}
+	for place, ending := range endings {
+		isLast := place == 2
+		if int(ending.GetRemaining()) != 2-place || (ending.Usage != nil) != isLast {
+			t.Errorf("ending %d is %v", place, ending)
+		}
+	}
+}
+
 func TestLeavingTheLoopCancelsOnTheServer(t *testing.T) {
 	client := sharedServer(t).client(t, Config{})
 	before := awaitIdle(t, client)

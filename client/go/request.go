@@ -80,6 +80,13 @@ func Logprobs(alternatives uint32) Option {
 	return func(request *ternionpb.GenerateRequest) { request.Logprobs = &alternatives }
 }
 
+// Samples asks for so many answers to the one prompt, which is computed once.
+// Every Delta and Finished has the index of its sample, whose seed is that of
+// Started plus the index; the last Finished is the one with none remaining.
+func Samples(n uint32) Option {
+	return func(request *ternionpb.GenerateRequest) { request.N = &n }
+}
+
 // Sampling says how tokens are drawn, in one message.
 func Sampling(sampling *ternionpb.Sampling) Option {
 	return func(request *ternionpb.GenerateRequest) { request.Sampling = sampling }

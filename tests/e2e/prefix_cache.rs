@@ -1,10 +1,9 @@
 //! Prompts that begin as earlier ones did: what is computed, told and answered.
 #![forbid(unsafe_code)]
 
-use serde_json::Value;
 use ternion_client::Generate;
 use ternion_client::proto::Sampling;
-use ternion_tests::{Answer, Ran, Server, answer, answers, fixture, greedy, http_get, ternion};
+use ternion_tests::{Answer, Server, answer, answers, fixture, greedy, http_get};
 
 /// Tokens of a page, which is what is shared.
 const PAGE: u32 = 16;
@@ -117,55 +116,6 @@ async fn what_is_shared_under_pressure_answers_as_each_alone() {
     assert!(load.preemptions > 0, "{load:?}");
     let shared: u32 = together.iter().map(cached).sum();
     assert!(shared > 0, "nothing was shared");
-}
-
-/// Each is what it is alone, with its own seed, and computes the end of the
-/// prompt only.
-#[test]
-fn samples_of_one_prompt_share_it() {
-    let server = serve(&[]);
-    let ids: Vec<String> = prompt(3, 50).iter().map(u32::to_string).collect();
-    let ids = ids.join(",");
-    let generate = |more: &[&str]| -> Vec<Value> {
-        let arguments = [
-            "generate",
-            "--endpoint",
-            server.endpoint(),
-            "--token-ids",
-            &ids,
-            "--max-tokens",
-            "12",
-            "--ignore-eos",
-            "--temperature",
-            "0.9",
-            "--json",
-        ];
-        let output = ternion().args([&arguments[..], more].concat()).output();
-        Ran::from(output.expect("it can be run"))
-            .succeeded()
-            .json_lines()
-    };
-    let tokens = |lines: &[Value]| -> Vec<Value> {
-        let deltas = lines.iter().filter(|line| line["event"] == "delta");
-        let ids = deltas.flat_map(|delta| delta["token_ids"].as_array().expect("a list"));
-        ids.cloned().collect()
-    };
-    let together = generate(&["-n", "4", "--seed", "7"]);
-    let (mut all, mut caches) = (Vec::new(), Vec::new());
-    for sample in 0..4 {
-        let of_one = together.iter().filter(|line| line["sample"] == sample);
-        let of_one: Vec<Value> = of_one.cloned().collect();
-        let cached = &of_one.last().expect("it ended")["usage"]["cached_tokens"];
-        caches.push(cached.as_u64());
-        let seed = (7 + sample).to_string();
-        assert_eq!(tokens(&of_one), tokens(&generate(&["--seed", &seed])));
-        all.push(tokens(&of_one));
-    }
-    // Whichever came first computed it.
-    caches.sort_unstable();
-    assert_eq!(caches, [Some(0), Some(48), Some(48), Some(48)]);
-    all.dedup();
-    assert_eq!(all.len(), 4, "other seeds, other answers");
 }
 
 #[tokio::test]

@@ -111,6 +111,16 @@ type GenerateRequest struct {
 	// Id under which logs, traces and the audit trail name the request. Empty:
 	// the server draws one. In a Session the frame's id is used.
 	RequestId string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Samples: so many answers to the one prompt, which is computed once. Absent:
+	// 1. At most what the server allows, 16 unless it is configured otherwise.
+	//
+	// Sample i, counted from 0, has the tokens of a request without n whose seed
+	// is the seed in force plus i, modulo 2^64. All are taken into the queue or
+	// none, and each counts as a request there and in what a tenant may have at
+	// once and in a minute; the prompt's tokens count once. They are cancelled,
+	// expire and fail together, and have one reader: where it takes nothing, all
+	// are parked.
+	N *uint32 `protobuf:"varint,12,opt,name=n,proto3,oneof" json:"n,omitempty"`
 	// At most 128 bytes of the client's choice. A request under a key that the
 	// tenant has used for another one, which runs or has ended no longer ago
 	// than the server's grace, is that one: nothing is generated twice, and its
@@ -250,6 +260,13 @@ func (x *GenerateRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *GenerateRequest) GetN() uint32 {
+	if x != nil && x.N != nil {
+		return *x.N
+	}
+	return 0
 }
 
 func (x *GenerateRequest) GetIdempotencyKey() string {
@@ -1159,7 +1176,8 @@ func (*SessionResponse_Failed) isSessionResponse_Frame() {}
 type Queued struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	PromptTokens uint32                 `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// Requests that will be started before this one, if no others come.
+	// Requests that will be started before this one, if no others come; of one
+	// with samples, each of those counts.
 	Ahead uint32 `protobuf:"varint,2,opt,name=ahead,proto3" json:"ahead,omitempty"`
 	// Seconds until it is started, estimated by how long steps and answers took
 	// so far. Absent while too little is known of them.
@@ -1219,14 +1237,15 @@ func (x *Queued) GetWaitSeconds() float64 {
 	return 0
 }
 
-// The first token is being computed.
+// The first token is being computed. Once a request, however many samples it
+// has.
 type Started struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Model     string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
 	// Name and instruction set of the kernel plugin in use.
 	Kernel string `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
-	// Seed in force.
+	// Seed in force; of the first sample, if there are more.
 	Seed          uint64 `protobuf:"varint,4,opt,name=seed,proto3" json:"seed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1297,7 +1316,9 @@ type Delta struct {
 	Text     string   `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
 	TokenIds []uint32 `protobuf:"varint,2,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
 	// One for each of token_ids when asked for.
-	Logprobs      []*TokenLogprob `protobuf:"bytes,3,rep,name=logprobs,proto3" json:"logprobs,omitempty"`
+	Logprobs []*TokenLogprob `protobuf:"bytes,3,rep,name=logprobs,proto3" json:"logprobs,omitempty"`
+	// Of which sample, below the request's n.
+	Index         uint32 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1351,6 +1372,13 @@ func (x *Delta) GetLogprobs() []*TokenLogprob {
 		return x.Logprobs
 	}
 	return nil
+}
+
+func (x *Delta) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
 }
 
 type TokenLogprob struct {
@@ -1467,6 +1495,8 @@ func (x *TopLogprob) GetLogprob() float32 {
 	return 0
 }
 
+// One for each sample, of which none has a frame after its own. The one with
+// none remaining is the request's last frame.
 type Finished struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Reason FinishReason           `protobuf:"varint,1,opt,name=reason,proto3,enum=ternion.v1.FinishReason" json:"reason,omitempty"`
@@ -1474,9 +1504,15 @@ type Finished struct {
 	//
 	//	*Finished_StopTokenId
 	//	*Finished_StopString
-	Matched       isFinished_Matched `protobuf_oneof:"matched"`
-	Usage         *Usage             `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
-	Timings       *Timings           `protobuf:"bytes,5,opt,name=timings,proto3" json:"timings,omitempty"`
+	Matched isFinished_Matched `protobuf_oneof:"matched"`
+	// Of the request, in its last frame only.
+	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
+	// Likewise.
+	Timings *Timings `protobuf:"bytes,5,opt,name=timings,proto3" json:"timings,omitempty"`
+	// Which sample has ended.
+	Index uint32 `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	// Samples of the request that have not.
+	Remaining     uint32 `protobuf:"varint,7,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1555,6 +1591,20 @@ func (x *Finished) GetTimings() *Timings {
 		return x.Timings
 	}
 	return nil
+}
+
+func (x *Finished) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Finished) GetRemaining() uint32 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
 }
 
 type isFinished_Matched interface {
@@ -1636,11 +1686,12 @@ func (x *Failed) GetTimings() *Timings {
 }
 
 type Usage struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	PromptTokens uint32                 `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// End tokens included.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Once, however many samples have the prompt.
+	PromptTokens uint32 `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
+	// End tokens included; the sum of all samples.
 	CompletionTokens uint32 `protobuf:"varint,2,opt,name=completion_tokens,json=completionTokens,proto3" json:"completion_tokens,omitempty"`
-	// Prompt tokens that came from a cache.
+	// Prompt tokens that came from a cache, and not only from another sample.
 	CachedTokens  uint32 `protobuf:"varint,3,opt,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1697,7 +1748,8 @@ func (x *Usage) GetCachedTokens() uint32 {
 	return 0
 }
 
-// Seconds.
+// Seconds. A request's first step and token are those of whichever sample was
+// the first to have one, its last token that of the last.
 type Timings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// From arrival to the first step.
@@ -1708,7 +1760,8 @@ type Timings struct {
 	TimeToFirstTokenSeconds float64 `protobuf:"fixed64,3,opt,name=time_to_first_token_seconds,json=timeToFirstTokenSeconds,proto3" json:"time_to_first_token_seconds,omitempty"`
 	// From the first token to the last.
 	DecodeSeconds float64 `protobuf:"fixed64,4,opt,name=decode_seconds,json=decodeSeconds,proto3" json:"decode_seconds,omitempty"`
-	// Times the request lost its KV pages and was computed again.
+	// Times the request lost its KV pages and was computed again; the sum of all
+	// samples.
 	Preemptions   uint32 `protobuf:"varint,5,opt,name=preemptions,proto3" json:"preemptions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2200,7 +2253,7 @@ var File_ternion_v1_inference_proto protoreflect.FileDescriptor
 const file_ternion_v1_inference_proto_rawDesc = "" +
 	"\n" +
 	"\x1aternion/v1/inference.proto\x12\n" +
-	"ternion.v1\x1a\x17google/rpc/status.proto\"\xe0\x04\n" +
+	"ternion.v1\x1a\x17google/rpc/status.proto\"\xf9\x04\n" +
 	"\x0fGenerateRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
 	"\x04text\x18\x02 \x01(\tH\x00R\x04text\x12+\n" +
@@ -2214,7 +2267,8 @@ const file_ternion_v1_inference_proto_rawDesc = "" +
 	"\blogprobs\x18\n" +
 	" \x01(\rH\x04R\blogprobs\x88\x01\x01\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\v \x01(\tR\trequestId\x12'\n" +
+	"request_id\x18\v \x01(\tR\trequestId\x12\x11\n" +
+	"\x01n\x18\f \x01(\rH\x05R\x01n\x88\x01\x01\x12'\n" +
 	"\x0fidempotency_key\x18( \x01(\tR\x0eidempotencyKey\x12\x1c\n" +
 	"\tresumable\x18) \x01(\bR\tresumable\x12*\n" +
 	"\x06resume\x18* \x01(\v2\x12.ternion.v1.ResumeR\x06resumeB\a\n" +
@@ -2223,7 +2277,8 @@ const file_ternion_v1_inference_proto_rawDesc = "" +
 	"\n" +
 	"\b_add_bosB\v\n" +
 	"\t_priorityB\v\n" +
-	"\t_logprobs\"T\n" +
+	"\t_logprobsB\x04\n" +
+	"\x02_n\"T\n" +
 	"\x06Resume\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x1e\n" +
@@ -2306,11 +2361,12 @@ const file_ternion_v1_inference_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x16\n" +
 	"\x06kernel\x18\x03 \x01(\tR\x06kernel\x12\x12\n" +
-	"\x04seed\x18\x04 \x01(\x04R\x04seed\"n\n" +
+	"\x04seed\x18\x04 \x01(\x04R\x04seed\"\x84\x01\n" +
 	"\x05Delta\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x1b\n" +
 	"\ttoken_ids\x18\x02 \x03(\rR\btokenIds\x124\n" +
-	"\blogprobs\x18\x03 \x03(\v2\x18.ternion.v1.TokenLogprobR\blogprobs\"m\n" +
+	"\blogprobs\x18\x03 \x03(\v2\x18.ternion.v1.TokenLogprobR\blogprobs\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\rR\x05index\"m\n" +
 	"\fTokenLogprob\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\rR\atokenId\x12\x18\n" +
 	"\alogprob\x18\x02 \x01(\x02R\alogprob\x12(\n" +
@@ -2318,14 +2374,16 @@ const file_ternion_v1_inference_proto_rawDesc = "" +
 	"\n" +
 	"TopLogprob\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\rR\atokenId\x12\x18\n" +
-	"\alogprob\x18\x02 \x01(\x02R\alogprob\"\xe8\x01\n" +
+	"\alogprob\x18\x02 \x01(\x02R\alogprob\"\x9c\x02\n" +
 	"\bFinished\x120\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x18.ternion.v1.FinishReasonR\x06reason\x12$\n" +
 	"\rstop_token_id\x18\x02 \x01(\rH\x00R\vstopTokenId\x12!\n" +
 	"\vstop_string\x18\x03 \x01(\tH\x00R\n" +
 	"stopString\x12'\n" +
 	"\x05usage\x18\x04 \x01(\v2\x11.ternion.v1.UsageR\x05usage\x12-\n" +
-	"\atimings\x18\x05 \x01(\v2\x13.ternion.v1.TimingsR\atimingsB\t\n" +
+	"\atimings\x18\x05 \x01(\v2\x13.ternion.v1.TimingsR\atimings\x12\x14\n" +
+	"\x05index\x18\x06 \x01(\rR\x05index\x12\x1c\n" +
+	"\tremaining\x18\a \x01(\rR\tremainingB\t\n" +
 	"\amatched\"\x8c\x01\n" +
 	"\x06Failed\x12*\n" +
 	"\x06status\x18\x01 \x01(\v2\x12.google.rpc.StatusR\x06status\x12'\n" +

@@ -33,8 +33,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type InferenceServiceClient interface {
 	// Many requests on one stream, each under an id of the client's choice.
-	// Every Start ends in exactly one Finished or Failed frame with its id; a
-	// request that fails does not end the stream. When the client half-closes,
+	// Every Start ends in exactly one Finished with no samples remaining or
+	// Failed frame with its id; a request that fails does not end the stream. When the client half-closes,
 	// its running requests go on; when the stream breaks, they are cancelled,
 	// unless they are resumable.
 	//
@@ -128,8 +128,8 @@ func (c *inferenceServiceClient) CountTokens(ctx context.Context, in *CountToken
 // for forward compatibility.
 type InferenceServiceServer interface {
 	// Many requests on one stream, each under an id of the client's choice.
-	// Every Start ends in exactly one Finished or Failed frame with its id; a
-	// request that fails does not end the stream. When the client half-closes,
+	// Every Start ends in exactly one Finished with no samples remaining or
+	// Failed frame with its id; a request that fails does not end the stream. When the client half-closes,
 	// its running requests go on; when the stream breaks, they are cancelled,
 	// unless they are resumable.
 	//

@@ -40,6 +40,27 @@ async def off_the_loop(condition: Callable[[], bool]) -> bool:
     return await asyncio.to_thread(condition)
 
 
+async def test_samples_are_told_apart(aio: ternion.aio.Client) -> None:
+    events = aio.generate(text="Once", n=3, seed=7, temperature=1.5, max_tokens=12)
+    told = [event async for event in events]
+    texts = ["", "", ""]
+    for event in told:
+        if isinstance(event, ternion.Delta):
+            texts[event.index] += event.text
+    assert len(set(texts)) == 3
+    endings = [event for event in told if isinstance(event, ternion.Finished)]
+    assert [ending.remaining for ending in endings] == [2, 1, 0]
+    assert events.finished is endings[-1]
+    async with aio.session() as session:
+        await session.start("s", text="Once", n=3, seed=7, temperature=1.5, max_tokens=12)
+        await session.half_close()
+        again = ["", "", ""]
+        async for _, event in session:
+            if isinstance(event, ternion.Delta):
+                again[event.index] += event.text
+    assert again == texts
+
+
 async def test_a_request_tells_its_story(aio: ternion.aio.Client) -> None:
     events = aio.chat(messages=[ternion.user(JAPAN)], temperature=0)
     told = await listed(events)

@@ -46,6 +46,46 @@ def test_a_request_tells_its_story(client: ternion.Client) -> None:
     assert list(events) == []
 
 
+def answers_of(told: list[ternion.Event], count: int) -> list[list[int]]:
+    deltas = [event for event in told if isinstance(event, ternion.Delta)]
+    assert all(delta.index < count for delta in deltas)
+    return [
+        [token for delta in deltas if delta.index == index for token in delta.token_ids]
+        for index in range(count)
+    ]
+
+
+def test_samples_are_told_apart_and_each_is_that_of_its_seed(client: ternion.Client) -> None:
+    def told(seed: int, n: int | None = None) -> tuple[list[ternion.Event], ternion.Finished]:
+        events = client.generate(text="Once", temperature=1.5, seed=seed, n=n, max_tokens=12)
+        listed = list(events)
+        assert events.finished is not None
+        return listed, events.finished
+
+    together, last = told(7, n=3)
+    answers = answers_of(together, 3)
+    for index, answer in enumerate(answers):
+        alone, _ = told(7 + index)
+        assert answers_of(alone, 1) == [answer]
+    assert len({tuple(answer) for answer in answers}) == 3
+    endings = [event for event in together if isinstance(event, ternion.Finished)]
+    assert [ending.remaining for ending in endings] == [2, 1, 0]
+    assert sorted(ending.index for ending in endings) == [0, 1, 2]
+    assert [ending.HasField("usage") for ending in endings] == [False, False, True]
+    assert together[-1] is last
+    assert last.usage.completion_tokens == sum(len(answer) for answer in answers)
+
+    with client.session() as session:
+        session.start("three", text="Once", temperature=1.5, seed=7, n=3, max_tokens=12)
+        session.half_close()
+        in_session = [event for _, event in session if not isinstance(event, ternion.Failed)]
+    assert answers_of(in_session, 3) == answers
+
+    with pytest.raises(ternion.InvalidArgument) as none:
+        list(client.generate(text="x", n=0))
+    assert none.value.fields == ("n",)
+
+
 def test_text_alone(client: ternion.Client) -> None:
     events = client.chat(messages=[{"role": "user", "content": JAPAN}], temperature=0)
     pieces = list(events.texts())

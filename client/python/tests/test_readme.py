@@ -17,7 +17,13 @@ README = Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 # The demo's answers are sampled, but it always has the same subject.
-PRINTED = ["ternion", "ternion", r"FINISH_REASON_LENGTH 64\n$", "^$"]
+PRINTED = [
+    "ternion",
+    "ternion",
+    r"FINISH_REASON_LENGTH 64\n$",
+    r"[012] has ended, 0 have not: [^\n]",
+    "^$",
+]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])

@@ -25,6 +25,7 @@ def test_every_argument_lands_in_its_field() -> None:
         "add_bos": False,
         "priority": -3,
         "logprobs": 0,
+        "n": 3,
         "temperature": 0,
         "top_k": 1,
         "top_p": 0.5,
@@ -47,6 +48,7 @@ def test_every_argument_lands_in_its_field() -> None:
         "add_bos": False,
         "priority": -3,
         "logprobs": 0,
+        "n": 3,
         "request_id": "r",
         "sampling": {
             "temperature": 0,

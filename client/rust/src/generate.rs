@@ -96,18 +96,14 @@ impl Generate {
         self
     }
 
-    /// `count` requests for as many answers to one prompt: the first has the
-    /// seed, each other one that of the one before plus 1, and is what it would
-    /// be alone. Started one after the other on a
-    /// [`Session`](crate::Session), they have what their prompts have in common
-    /// computed once, unless the server's prefix cache is off.
-    pub fn samples(self, count: u32, seed: u64) -> impl Iterator<Item = Generate> {
-        (0..count).map(move |index| {
-            let mut generate = self.clone();
-            let sampling = generate.request.sampling.get_or_insert_default();
-            sampling.seed = Some(seed.wrapping_add(u64::from(index)));
-            generate
-        })
+    /// So many answers to the one prompt, which is computed once. Sample `i`,
+    /// counted from 0, is what a request without this would be whose seed is
+    /// that of [`Started`](crate::proto::Started) plus `i`. Each delta and each
+    /// `Finished` tells the index of its sample; the last `Finished` is the one
+    /// with none remaining, and has the usage of all.
+    pub fn samples(mut self, count: u32) -> Generate {
+        self.request.n = Some(count);
+        self
     }
 
     /// Survives a connection that breaks, as long as the server waits for its
@@ -228,7 +224,7 @@ impl Events {
     /// Notes how far the request has come.
     fn note(&mut self, response: &GenerateResponse) {
         match (&mut self.resumable, &response.frame) {
-            (resumable, Some(Frame::Finished(_))) => *resumable = None,
+            (resumable, Some(Frame::Finished(last))) if last.remaining == 0 => *resumable = None,
             (Some(resumable), _) => resumable.last_seq = Some(response.seq),
             (None, _) => {}
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use ternion_proto::v1::inference_service_client::InferenceServiceClient;
 use ternion_proto::v1::session_request::Frame as Request;
 use ternion_proto::v1::session_response::Frame as Response;
-use ternion_proto::v1::{Cancel, SessionRequest, SessionResponse, Start, Timings, Usage};
+use ternion_proto::v1::{Cancel, Finished, SessionRequest, SessionResponse, Start, Timings, Usage};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -145,7 +145,8 @@ impl Session {
                 Err(status) => return Some(Err(status.into())),
             };
             match &frame {
-                Some(Response::Finished(_) | Response::Failed(_)) => {
+                Some(Response::Finished(Finished { remaining: 0, .. }))
+                | Some(Response::Failed(_)) => {
                     self.resumable.remove(&id);
                 }
                 _ => {

@@ -747,7 +747,10 @@ mod tests {
     fn shares_have_as_many_columns() {
         let ranges = [0..4, 4..6, 6..7, 7..8, 8..12, 12..14, 14..15, 15..16];
         assert_eq!([0, 1].map(|worker| share_end(&ranges, worker, 2)), [4, 8]);
-        assert_eq!([0, 1, 2].map(|worker| share_end(&ranges, worker, 3)), [1, 4, 8]);
+        assert_eq!(
+            [0, 1, 2].map(|worker| share_end(&ranges, worker, 3)),
+            [1, 4, 8]
+        );
         assert_eq!(share_end(&[], 0, 2), 0);
     }
 

@@ -20,8 +20,8 @@ use ternion_compute::{
     CpuExecutor, HeadChoice, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
 };
 use ternion_engine::{
-    Batch, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, Sampling, Share,
-    Stopping, TokenLogit, Vocabulary,
+    Batch, BlockCopy, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, Sampling,
+    Share, Stopping, TokenLogit, Vocabulary,
 };
 use ternion_kernel_host::Kernel;
 use ternion_kernels::team::Team;
@@ -198,6 +198,10 @@ impl Forced {
 }
 
 impl Executor for Forced {
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        self.executor.copy_blocks(copies);
+    }
+
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         self.executor.execute(batch)?;
         self.logits.begin(self.executor.vocab_size(), 0);

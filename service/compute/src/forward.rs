@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use ternion_engine::{Batch, Executor, ExecutorError, Logits};
+use ternion_engine::{Batch, BlockCopy, Executor, ExecutorError, Logits};
 use ternion_kernel_host::{KernelError, Prepared};
 use ternion_kernels::float::{relu2_times, silu_times};
 use ternion_kernels::team::Team;
@@ -213,6 +213,10 @@ impl CpuExecutor {
 }
 
 impl Executor for CpuExecutor {
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        self.cache.copy(copies);
+    }
+
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         self.forward(batch).map_err(|error| ExecutorError {
             message: error.to_string(),

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytemuck::Pod;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use ternion_engine::BlockId;
+use ternion_engine::{BlockCopy, BlockId};
 use ternion_kernel_host::{Arena, Toucher};
 use ternion_kernels::float::attention::{
     SEGMENT, SEGMENT_TILES, Scales, TILE, TILES_AHEAD, Tile, Tiles, value_len,
@@ -309,6 +309,17 @@ impl KvCache {
             team.rows(layer, layout.head_bytes(), |_, index, pages| {
                 head(index, pages)
             });
+        }
+    }
+
+    /// Copies pages of all layers, one after the other.
+    pub(crate) fn copy(&mut self, copies: &[BlockCopy]) {
+        let page_bytes = self.layout.page_bytes();
+        for head in self.memory.chunks_exact_mut(self.layout.head_bytes()) {
+            for copy in copies {
+                let [from, to] = [copy.from, copy.to].map(|page| page.0 as usize * page_bytes);
+                head.copy_within(from..from + page_bytes, to);
+            }
         }
     }
 
@@ -643,6 +654,45 @@ mod tests {
                             .all(|x| *x == 0.0)
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_copied_page_is_what_it_was_in_all_layers_and_heads() {
+        const DIM: usize = 6;
+        for (block_size, precision) in [(3, KvPrecision::Int8), (16, KvPrecision::F16)] {
+            let config = KvConfig {
+                num_blocks: 4,
+                block_size,
+                precision,
+            };
+            let mut cache = KvCache::reserve(config, 2, 2, DIM).expect("there is memory");
+            cache.make_up(&Team::new(1), 2);
+            let page = |cache: &KvCache, page: u32| -> Vec<_> {
+                let all = (0..4).flat_map(|n| {
+                    let view = View {
+                        layer: n / 2,
+                        table: &[BlockId(page)],
+                        kv_head: n % 2,
+                        segment: 0,
+                        len: block_size,
+                    };
+                    read(cache, view)
+                });
+                all.collect()
+            };
+            let before = [0, 1, 2, 3].map(|n| page(&cache, n));
+            assert!(before[1..].iter().all(|other| *other != before[0]));
+            // The second one copies what the first one has copied.
+            let copies = [(3, 1), (1, 2)].map(|(from, to)| BlockCopy {
+                from: BlockId(from),
+                to: BlockId(to),
+            });
+            cache.copy(&copies);
+            let after = [0, 1, 2, 3].map(|n| page(&cache, n));
+            for (page, is) in [0, 3, 3, 3].into_iter().enumerate() {
+                assert_eq!(after[page], before[is], "{precision}, page {page}");
             }
         }
     }

@@ -14,8 +14,8 @@ use ternion_compute::{
     CpuExecutor, HeadChoice, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
 };
 use ternion_engine::{
-    Batch, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, Row, Sampling,
-    SequenceId, Share, Stopping, Time, TokenLogprob, Vocabulary,
+    Batch, BlockCopy, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, Row,
+    Sampling, SequenceId, Share, Stopping, Time, TokenLogprob, Vocabulary,
 };
 use ternion_kernels::team::Team;
 
@@ -85,6 +85,8 @@ struct Seen {
     rejected: usize,
     parked: usize,
     screened: u64,
+    copied: usize,
+    shared_rows: usize,
 }
 
 impl Seen {
@@ -99,6 +101,8 @@ impl Seen {
         assert!(self.rejected > 200, "{self:?}");
         assert!(self.parked > 100, "{self:?}");
         assert!(self.screened > 1000, "{self:?}");
+        assert!(self.copied > 100, "{self:?}");
+        assert!(self.shared_rows > 100, "{self:?}");
     }
 }
 
@@ -114,6 +118,8 @@ struct Way {
     step_budget: Option<Time>,
     max_draft_tokens: usize,
     shares_prefixes: bool,
+    /// Whether requests that differ in their seeds only come as samples of one.
+    as_samples: bool,
     /// Tokens for which a reader has room at first; it makes as much room again
     /// when all of them wait.
     credit: usize,
@@ -138,6 +144,7 @@ impl Way {
             step_budget: None,
             max_draft_tokens: 0,
             shares_prefixes: false,
+            as_samples: false,
             credit: usize::MAX,
             arrivals: NUM_REQUESTS,
             order: (0..NUM_REQUESTS).collect(),
@@ -171,6 +178,7 @@ impl Way {
             shares_prefixes: random.of([false, true]),
             credit: random.of([usize::MAX, usize::MAX, 7]),
             arrivals: random.of([1, 5, NUM_REQUESTS]),
+            as_samples: random.of([false, true]),
             order,
         }
     }
@@ -211,16 +219,23 @@ impl Way {
         };
         let mut answers = vec![Answer::default(); NUM_REQUESTS];
         let mut ids: HashMap<SequenceId, usize> = HashMap::new();
-        let mut waiting = self.order.iter();
+        let comes = |index: &&usize| !self.as_samples || first_sample(**index) == **index;
+        let mut waiting = self.order.iter().filter(comes);
         let (mut events, mut steps) = (Vec::new(), 0);
         loop {
             let time = Time::from_millis(10 * steps);
             for &index in waiting.by_ref().take(self.arrivals) {
+                let same = |other: &usize| first_sample(*other) == index;
+                let count = match self.as_samples {
+                    true => (index..NUM_REQUESTS).take_while(same).count(),
+                    false => 1,
+                };
                 let mut request = request(index);
                 request.credit = self.credit;
                 request.salt = self.shares_prefixes.then_some(1);
-                let id = engine.submit(request, time).expect("it fits");
-                ids.insert(id, index);
+                let first = engine.submit_samples(request, count, time);
+                let first = first.expect("it fits").0;
+                ids.extend((0..count).map(|n| (SequenceId(first + n as u64), index + n)));
             }
             if !engine.has_work() {
                 if engine.num_parked() == 0 {
@@ -241,6 +256,8 @@ impl Way {
             seen.preemptions += report.preempted.len();
             seen.cached += report.num_cached;
             seen.resumed += report.num_resumed;
+            seen.copied += report.num_copied;
+            seen.shared_rows += report.num_shared_rows;
             seen.accepted += report.num_accepted;
             seen.rejected += report.num_drafted - report.num_accepted;
             for event in events.drain(..) {
@@ -371,6 +388,14 @@ struct Recorded<'a> {
 }
 
 impl Executor for Recorded<'_> {
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        self.executor.copy_blocks(copies);
+        for copy in copies {
+            let [from, to] = [copy.from, copy.to].map(|block| block.0 as usize * self.block_size);
+            self.tokens.copy_within(from..from + self.block_size, to);
+        }
+    }
+
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         let block_size = self.block_size;
         let mut first_row = 0;
@@ -417,10 +442,17 @@ impl Vocabulary for Numbers {
     }
 }
 
+/// Of a request that differs from those before it in its seed only, the first
+/// of them.
+fn first_sample(index: usize) -> usize {
+    index - usize::from(index % 4 == 3)
+}
+
 /// Short and long ones, some that begin alike and some that repeat themselves;
 /// every way of sampling, with log-probabilities and without.
 fn request(index: usize) -> Request {
-    let mut random = Random(1000 + index as u64);
+    let kind = first_sample(index);
+    let mut random = Random(1000 + kind as u64);
     let len = 1 + random.below(40);
     let common = random.below(4) as u64;
     let (mut shared, num_words) = (Random(common), random.of([3, VOCAB]));
@@ -442,7 +474,7 @@ fn request(index: usize) -> Request {
     };
     Request {
         prompt,
-        sampling: match index % 4 {
+        sampling: match kind % 4 {
             0 => greedy,
             1 => sampled,
             // Below 1 it makes text repeat itself.

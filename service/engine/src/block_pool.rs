@@ -3,7 +3,8 @@
 //! A block may be in several tables, and in the prefix cache besides. Each of
 //! them has a claim on it ([`Held`]), the pool counts the claims, and a block
 //! without one is free. What is in a block that is shared is never written
-//! again: only full blocks are shared, and a sequence writes behind those.
+//! again: only full blocks are shared, and a sequence writes behind those. One
+//! that is not full yet is copied for whoever is to go on behind it.
 
 use crate::prefix_cache::{Key, PrefixCache};
 
@@ -46,6 +47,10 @@ pub(crate) struct BlockTable {
 impl BlockTable {
     pub(crate) fn blocks(&self) -> impl DoubleEndedIterator<Item = BlockId> {
         self.blocks.iter().map(Held::id)
+    }
+
+    pub(crate) fn get(&self, place: usize) -> Option<BlockId> {
+        self.blocks.get(place).map(Held::id)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -140,6 +145,16 @@ impl BlockPool {
             let block = held.id();
             let held = self.claim(block);
             self.cache.insert(key, held);
+        }
+    }
+
+    /// Takes blocks out of the prefix cache that are in no table any more and
+    /// that nobody will ask for again.
+    pub(crate) fn forget(&mut self, keys: &[Key]) {
+        for key in keys.iter().rev() {
+            if let Some(held) = self.cache.remove(key) {
+                self.drop_claim(held);
+            }
         }
     }
 
@@ -322,6 +337,23 @@ mod tests {
         pool.release(a);
         pool.check([&b].into_iter());
         pool.release(b);
+        pool.check([].into_iter());
+    }
+
+    #[test]
+    fn what_nobody_will_ask_for_is_free_at_once() {
+        let mut pool = BlockPool::new(4, 2);
+        let (mine, others) = (keys(&[1, 2, 3, 4]), keys(&[5, 6]));
+        let (mut a, mut b) = (BlockTable::default(), BlockTable::default());
+        assert!(pool.grow(&mut a, 4) && pool.grow(&mut b, 2));
+        (0..2).for_each(|place| pool.keep(&mut a, place, mine[place]));
+        pool.keep(&mut b, 0, others[0]);
+        pool.release(a);
+        pool.release(b);
+        pool.forget(&mine);
+        pool.forget(&mine);
+        assert_eq!((pool.num_kept(), pool.num_free()), (1, 4));
+        assert_eq!(pool.num_evicted(), 0, "nobody needed them");
         pool.check([].into_iter());
     }
 

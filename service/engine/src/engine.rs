@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::forecast::AnswerLength;
 use crate::lifecycle::State;
 use crate::ranking::Rank;
+use crate::samples::Samples;
 use crate::sampling::Sampler;
 use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
@@ -67,13 +68,36 @@ impl Engine {
 
     /// Takes a request, or says why not.
     pub fn submit(&mut self, request: Request, now: Time) -> Result<SequenceId, SubmitError> {
+        self.submit_samples(request, 1, now)
+    }
+
+    /// Takes all of several samples of a request, or says why none. Their ids
+    /// follow each other, from the one returned on. Each is what a request of
+    /// its own would be with the seed that [`Sampling::of_sample`] says; but
+    /// their prompt is computed once, whatever its [salt](Request::salt), as long
+    /// as one of them has its pages.
+    ///
+    /// [`Sampling::of_sample`]: crate::Sampling::of_sample
+    pub fn submit_samples(
+        &mut self,
+        request: Request,
+        count: usize,
+        now: Time,
+    ) -> Result<SequenceId, SubmitError> {
         request.check(&self.limits, self.vocabulary.size())?;
         let queued = self.scheduler.num_alive();
         let limit = self
             .limits
             .max_num_seqs
             .saturating_add(self.limits.max_queued);
-        if queued >= limit {
+        if !(1..=limit).contains(&count) {
+            return Err(SubmitError::BadParameter {
+                field: "samples",
+                value: count.to_string(),
+                expected: "at least 1, and at most as many as may be alive",
+            });
+        }
+        if count > limit - queued.min(limit) {
             return Err(SubmitError::QueueFull { queued, limit });
         }
         let (asked, limit) = (request.prompt.len(), self.limits.max_queued_tokens);
@@ -88,13 +112,20 @@ impl Engine {
         self.scheduler.enter(request.share);
         let id = SequenceId(self.next_id);
         self.check_deadline(id, &request, now)?;
-        self.next_id += 1;
+        self.next_id += count as u64;
         self.num_queued_tokens += asked;
-        let deadline = request.deadline.map(|deadline| (deadline, id));
-        self.deadlines.extend(deadline);
+        let samples = Samples::new(id, count);
         let acceptance = self.scheduler.drafting.acceptance();
-        self.scheduler
-            .insert(Sequence::new(id, request, acceptance, now));
+        for (index, id) in samples.ids().enumerate() {
+            let deadline = request.deadline.map(|deadline| (deadline, id));
+            self.deadlines.extend(deadline);
+            let request = Request {
+                sampling: request.sampling.of_sample(index),
+                ..request.clone()
+            };
+            let sequence = Sequence::new(id, samples, request, acceptance, now);
+            self.scheduler.insert(sequence);
+        }
         Ok(id)
     }
 
@@ -129,7 +160,7 @@ impl Engine {
     /// What is ahead of a sequence, if it waits.
     pub fn ahead(&mut self, id: SequenceId) -> Option<Ahead> {
         let sequence = self.scheduler.get_mut(id)?;
-        let (rank, tokens) = (sequence.rank, sequence.gap());
+        let (rank, tokens) = (sequence.rank, sequence.expected_gap());
         let waits = sequence.state == State::Waiting;
         waits.then(|| self.scheduler.ahead_of(rank, tokens))
     }
@@ -190,6 +221,10 @@ impl Engine {
             // What lies behind the vocabulary pads the matrix and means nothing.
             self.num_tokens = executor.vocab_size().min(self.vocabulary.size());
             self.say_what_is_wanted();
+            // Not with the step, parts of which may have to be run again.
+            if !self.scheduler.copies().is_empty() {
+                executor.copy_blocks(self.scheduler.copies());
+            }
             let logits = executor.execute(&self.batch);
             let end = now();
             match logits.and_then(|logits| check_logits(&self.batch, logits)) {
@@ -238,7 +273,7 @@ impl Engine {
         for &(id, len) in &self.report.scheduled {
             let sequence = self.scheduler.get_mut(id).expect("it was just scheduled");
             if sequence.start(now, self.limits.block_size) {
-                self.num_queued_tokens -= sequence.num_prompt_tokens();
+                self.num_queued_tokens -= sequence.num_queued_tokens();
                 events.push(Event::Started { id, at: now });
             }
             let needed = (sequence.num_computed_tokens + len).div_ceil(self.limits.block_size);
@@ -364,9 +399,9 @@ impl Engine {
     ) {
         let last = rows.len().saturating_sub(1);
         for (place, row) in rows.enumerate() {
-            let draft = self.scheduler[id].draft;
-            let guess = self.scheduler[id].guess(place);
-            let Some(token) = self.sample(id, row, now, events) else {
+            let (draft, guess) = (self.scheduler[id].draft, self.scheduler[id].guess(place));
+            let sampled = self.sample_with_others(id, row, now, events);
+            let Sampled::Token(token) = sampled else {
                 return;
             };
             // Where nothing was computed for it, the first guess is watched.
@@ -387,14 +422,58 @@ impl Engine {
         }
     }
 
-    /// Returns the token if the sequence goes on.
+    /// Samples a token; and from a row that follows a prompt, one for each
+    /// sample of its request that waits for it.
+    fn sample_with_others(
+        &mut self,
+        id: SequenceId,
+        row: Row<'_>,
+        now: Time,
+        events: &mut Vec<Event>,
+    ) -> Sampled {
+        let sequence = &self.scheduler[id];
+        let follows_prompt = sequence.num_generated() == 0;
+        let (samples, started) = (sequence.samples, sequence.started());
+        let sampled = self.sample(id, row, now, events);
+        // What it failed on is no better for others: they will say so.
+        if follows_prompt && !matches!(sampled, Sampled::Failed) {
+            for other in samples.others(id) {
+                self.sample_waiting(other, row, started, now, events);
+            }
+        }
+        sampled
+    }
+
+    /// Samples for one that waits, if that is what it waits for. Its prompt was
+    /// computed for it from this moment on.
+    fn sample_waiting(
+        &mut self,
+        id: SequenceId,
+        row: Row<'_>,
+        started: Option<Time>,
+        now: Time,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(sequence) = self.scheduler.get_mut(id).filter(|s| s.waits_for_row()) else {
+            return;
+        };
+        let at = started.unwrap_or(now);
+        if sequence.start(at, self.limits.block_size) {
+            sequence.skip_prompt();
+            self.num_queued_tokens -= sequence.num_queued_tokens();
+            events.push(Event::Started { id, at });
+        }
+        self.report.num_shared_rows += 1;
+        self.sample(id, row, now, events);
+    }
+
     fn sample(
         &mut self,
         id: SequenceId,
         row: Row<'_>,
         now: Time,
         events: &mut Vec<Event>,
-    ) -> Option<u32> {
+    ) -> Sampled {
         // What was half done when it panicked ends with the sequence.
         let chosen = catch_unwind(AssertUnwindSafe(|| self.choose(id, row, now)));
         let (token, end) = match chosen.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
@@ -404,15 +483,15 @@ impl Engine {
             }
             Err(message) => {
                 self.finish(id, FinishReason::Failed { message }, now, events);
-                return None;
+                return Sampled::Failed;
             }
         };
         if let Some(reason) = end {
             self.finish(id, reason, now, events);
-            return None;
+            return Sampled::Ended;
         }
         self.scheduler.follow_credit(id);
-        Some(token)
+        Sampled::Token(token)
     }
 
     /// Chooses a sequence's next token. Says whether, and why, it was the last.
@@ -460,8 +539,8 @@ impl Engine {
         if let Some(deadline) = sequence.deadline {
             self.deadlines.remove(&(deadline, id));
         }
-        if !sequence.is_started() {
-            self.num_queued_tokens -= sequence.num_prompt_tokens();
+        if sequence.started().is_none() {
+            self.num_queued_tokens -= sequence.num_queued_tokens();
         }
         if reason.is_natural() {
             self.answers.learn(sequence.num_generated());
@@ -530,6 +609,16 @@ impl Engine {
     pub(crate) fn sequence(&self, id: SequenceId) -> &Sequence {
         &self.scheduler[id]
     }
+}
+
+/// What came of sampling.
+enum Sampled {
+    /// The sequence goes on with this token.
+    Token(u32),
+    /// That was its last.
+    Ended,
+    /// There was no sampling from it.
+    Failed,
 }
 
 fn check_logits<'a>(batch: &Batch, logits: &'a Logits) -> Result<&'a Logits, ExecutorError> {

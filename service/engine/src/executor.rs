@@ -143,6 +143,16 @@ impl Batch {
     }
 }
 
+/// What a sequence begins with that another one has computed, in a block that
+/// is not full: it gets one of its own, to write behind that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockCopy {
+    /// Where it is.
+    pub from: BlockId,
+    /// Where it goes.
+    pub to: BlockId,
+}
+
 /// Why a step could not be run. The engine runs its halves then, so that it
 /// ends only sequences that can't be run alone either.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -160,6 +170,10 @@ pub struct ExecutorError {
 /// which blocks it was given. What a step that failed left in the pages is
 /// written anew before it is read.
 pub trait Executor {
+    /// Copies keys and values of whole blocks, one after the other: what is
+    /// copied to may be copied from by a later one. A step follows.
+    fn copy_blocks(&mut self, copies: &[BlockCopy]);
+
     /// Runs one step. Returns `batch.num_logits()` rows, in the order of the
     /// spans and, inside one, of positions.
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError>;

@@ -56,6 +56,7 @@ mod race;
 mod random;
 mod ranking;
 mod request;
+mod samples;
 mod sampling;
 mod scheduler;
 mod sequence;
@@ -70,7 +71,9 @@ mod tests;
 pub use block_pool::BlockId;
 pub use engine::Engine;
 pub use event::{Event, FinishReason, Timings, TokenLogprob, Usage};
-pub use executor::{Batch, Executor, ExecutorError, Sought, Span, Wanted, panic_message};
+pub use executor::{
+    Batch, BlockCopy, Executor, ExecutorError, Sought, Span, Wanted, panic_message,
+};
 pub use fairness::Share;
 pub use forecast::{Ahead, Forecast};
 pub use limits::Limits;

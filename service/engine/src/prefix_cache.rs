@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 
+use crate::SequenceId;
 use crate::block_pool::{BlockId, Held};
 use crate::lru::Lru;
 
@@ -23,6 +24,9 @@ pub(crate) struct Key([u8; 32]);
 #[derive(Debug)]
 pub(crate) struct Chain {
     root: Key,
+    /// Whether the samples of one request are all that can ever use them, and
+    /// so no more of them than their prompt.
+    pub(crate) is_private: bool,
     keys: Vec<Key>,
     /// How many of its table's blocks are in the cache: the first ones, always.
     pub(crate) num_kept: usize,
@@ -33,8 +37,19 @@ pub(crate) struct Chain {
 
 impl Chain {
     pub(crate) fn new(salt: u128) -> Chain {
+        Chain::from_root(&salt.to_le_bytes(), false)
+    }
+
+    /// For the samples of a request that has nothing in common with others. Half
+    /// as long as a salt, the name of the first of them is none.
+    pub(crate) fn private(first: SequenceId) -> Chain {
+        Chain::from_root(&first.0.to_le_bytes(), true)
+    }
+
+    fn from_root(root: &[u8], is_private: bool) -> Chain {
         Chain {
-            root: Key(*blake3::hash(&salt.to_le_bytes()).as_bytes()),
+            root: Key(*blake3::hash(root).as_bytes()),
+            is_private,
             keys: Vec::new(),
             num_kept: 0,
             is_trusted: true,
@@ -132,6 +147,14 @@ impl PrefixCache {
         Some(self.blocks.remove(&key).expect("keys name what is there"))
     }
 
+    /// Gives up the block of a key, if it is idle.
+    pub(crate) fn remove(&mut self, key: &Key) -> Option<Held> {
+        let held = self.blocks.remove(key)?;
+        self.keys[held.id().0 as usize] = None;
+        self.idle.remove(held.id());
+        Some(held)
+    }
+
     /// Gives up everything.
     pub(crate) fn clear(&mut self) -> Vec<Held> {
         self.keys.fill(None);
@@ -177,6 +200,21 @@ mod tests {
         let tokens = [1, 2, 3, 4, 5, 6];
         for salt in [1, u128::MAX, 1 << 64] {
             for (a, b) in keys(0, &tokens).iter().zip(keys(salt, &tokens)) {
+                assert_ne!(*a, b);
+            }
+        }
+    }
+
+    #[test]
+    fn private_keys_are_those_of_no_salt_and_no_other_request() {
+        let tokens = [1, 2, 3, 4, 5, 6];
+        let of = |mut chain: Chain| {
+            chain.extend(&tokens, 3);
+            chain.keys
+        };
+        let seven = of(Chain::private(SequenceId(7)));
+        for other in [Chain::private(SequenceId(8)), Chain::new(7)] {
+            for (a, b) in seven.iter().zip(of(other)) {
                 assert_ne!(*a, b);
             }
         }

@@ -70,6 +70,19 @@ pub struct Sampling {
     pub num_logprobs: Option<u32>,
 }
 
+impl Sampling {
+    /// That of one of a request's samples, which are counted from 0: with the
+    /// seed plus its number, modulo 2^64. So every sample is what a request of
+    /// its own would be with that seed. Seeds are hashed before use: those of
+    /// neighbours have nothing in common.
+    pub fn of_sample(&self, index: usize) -> Sampling {
+        Sampling {
+            seed: self.seed.wrapping_add(index as u64),
+            ..self.clone()
+        }
+    }
+}
+
 /// Greedy, with nothing else asked for.
 impl Default for Sampling {
     fn default() -> Sampling {

@@ -30,7 +30,7 @@ use crate::lifecycle::{Cause, State};
 use crate::ranking::{Rank, Ranking};
 use crate::sequence::Sequence;
 use crate::step_cost::{StepCost, StepWork};
-use crate::{Ahead, Forecast, Limits, SequenceId, Share, Span, StepReport, Time};
+use crate::{Ahead, BlockCopy, Forecast, Limits, SequenceId, Share, Span, StepReport, Time};
 
 /// All sequences, and the pool their blocks are from.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub(crate) struct Scheduler {
     lacks_blocks: bool,
     /// Those that wait for what others compute.
     passed_over: Vec<SequenceId>,
+    /// What the step begins with, in this order.
+    copies: Vec<BlockCopy>,
     /// Reused from question to question.
     backlog: Backlog,
     /// Memory for counting them.
@@ -124,6 +126,7 @@ impl Scheduler {
             order: Vec::new(),
             lacks_blocks: false,
             passed_over: Vec::new(),
+            copies: Vec::new(),
             backlog: Backlog::default(),
             parked_blocks: Vec::new(),
         }
@@ -150,7 +153,9 @@ impl Scheduler {
         if self.sequences.contains_key(&id) {
             self.change(id, Cause::Finish);
         }
-        self.sequences.remove(&id)
+        let sequence = self.sequences.remove(&id)?;
+        self.forget_private(&sequence);
+        Some(sequence)
     }
 
     /// Parks a sequence or resumes it, if its credit says so.
@@ -172,6 +177,7 @@ impl Scheduler {
     /// up streams that have begun; and wide ones are closed no further than the
     /// time goes that those streams can be made to wait.
     pub(crate) fn schedule(&mut self, report: &mut StepReport) {
+        self.copies.clear();
         let mut room = Room {
             tokens: self.limits.max_num_batched_tokens,
             seqs: self.limits.max_num_seqs,
@@ -185,6 +191,11 @@ impl Scheduler {
         self.close_wide_gaps(&mut order, &mut room, report);
         self.order = order;
         self.draft(room.tokens, report);
+    }
+
+    /// What must be copied before the step that was just scheduled.
+    pub(crate) fn copies(&self) -> &[BlockCopy] {
+        &self.copies
     }
 
     /// Finds out who has something waiting, and puts the running ones in order.
@@ -441,6 +452,7 @@ impl Scheduler {
     /// parked ones if need be, and never from running ones.
     fn admit(&mut self, id: SequenceId, report: &mut StepReport) -> bool {
         self.take_cached(id);
+        let begun = self.block_of_sample(id);
         let sequence = &self[id];
         let needed = self.limits.blocks_for(sequence.num_tokens()) - sequence.blocks.len();
         // Who was preempted before leaves a block to each running sequence;
@@ -458,6 +470,9 @@ impl Scheduler {
             let victim = self.parked_victim();
             let victim = victim.expect("there are enough free and parked blocks");
             self.preempt(victim.id, report);
+        }
+        if let Some(begun) = begun {
+            self.copy_block(id, begun, report);
         }
         self.change(id, Cause::Admit);
         self.get_mut(id).expect(RANKED).tell_cached(report);
@@ -540,7 +555,8 @@ impl Scheduler {
         for other in before.filter(|other| other.tenant == rank.tenant) {
             let weight = self.fairness.weight(other.tenant);
             // With one that is much longer it goes along.
-            let counts = self[other.id].gap().min(MUCH_SHORTER * tokens);
+            let gap = self[other.id].expected_gap();
+            let counts = gap.min(MUCH_SHORTER * tokens);
             backlog.pass(other.tenant, weight, counts);
         }
         let ahead = backlog.pass(rank.tenant, self.fairness.weight(rank.tenant), tokens);
@@ -553,7 +569,7 @@ impl Scheduler {
         let mut backlog = self.backlog();
         for rank in self.waiting.iter() {
             let weight = self.fairness.weight(rank.tenant);
-            let ahead = backlog.pass(rank.tenant, weight, self[rank.id].gap());
+            let ahead = backlog.pass(rank.tenant, weight, self[rank.id].expected_gap());
             tell(rank.id, ahead);
         }
         self.backlog = backlog;
@@ -568,7 +584,7 @@ impl Scheduler {
         }
         for rank in self.waiting.iter() {
             let weight = self.fairness.weight(rank.tenant);
-            backlog.add_waiting(rank.tenant, weight, self[rank.id].gap());
+            backlog.add_waiting(rank.tenant, weight, self[rank.id].expected_gap());
         }
         backlog
     }

@@ -3,8 +3,9 @@
 use crate::block_pool::BlockTable;
 use crate::drafting::{Acceptance, Draft};
 use crate::lifecycle::State;
-use crate::prefix_cache::Chain;
+use crate::prefix_cache::{Chain, Key};
 use crate::ranking::Rank;
+use crate::samples::Samples;
 use crate::sampling::Choice;
 use crate::stop::StopMatcher;
 use crate::{
@@ -15,10 +16,12 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId(pub u64);
 
-/// A request with all that has come of it.
+/// A request, or one of its samples, with all that has come of it.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) rank: Rank,
+    /// All of its request.
+    pub(crate) samples: Samples,
     pub(crate) deadline: Option<Time>,
     /// Tokens its reader has room for.
     pub(crate) credit: usize,
@@ -37,7 +40,8 @@ pub(crate) struct Sequence {
     /// The prompt, then what was generated.
     tokens: Vec<u32>,
     num_prompt_tokens: usize,
-    /// Tokens of the prompt that others had computed when it first ran.
+    /// Tokens of the prompt that others had computed when it first ran, or drew
+    /// its first token.
     num_cached_tokens: usize,
     sampling: Sampling,
     stopping: Stopping,
@@ -58,18 +62,21 @@ struct Text {
 impl Sequence {
     pub(crate) fn new(
         id: SequenceId,
+        samples: Samples,
         request: Request,
         acceptance: Acceptance,
         now: Time,
     ) -> Sequence {
         let mut stopping = request.stopping;
+        let private = || samples.are_many().then(|| Chain::private(samples.first()));
         Sequence {
             rank: Rank::new(request.priority, id, request.share.tenant),
+            samples,
             deadline: request.deadline,
             credit: request.credit,
             state: State::Waiting,
             blocks: BlockTable::default(),
-            chain: request.salt.map(Chain::new),
+            chain: request.salt.map(Chain::new).or_else(private),
             num_computed_tokens: 0,
             num_preemptions: 0,
             acceptance,
@@ -106,26 +113,68 @@ impl Sequence {
     /// Names its full blocks, those of tokens that are not computed yet as well.
     pub(crate) fn name_blocks(&mut self, block_size: usize) {
         if let Some(chain) = &mut self.chain {
-            chain.extend(&self.tokens, block_size);
+            let known = match chain.is_private {
+                true => self.num_prompt_tokens,
+                false => self.tokens.len(),
+            };
+            chain.extend(&self.tokens[..known], block_size);
         }
     }
 
-    /// How many blocks another sequence may have computed for it: not the one
-    /// of its last token.
-    pub(crate) fn num_shareable_blocks(&self, block_size: usize) -> usize {
-        (self.tokens.len() - 1) / block_size
+    /// Keys of the blocks that another sequence may have computed for it: not
+    /// that of its last token.
+    pub(crate) fn shareable_keys(&self, block_size: usize) -> &[Key] {
+        let most = (self.tokens.len() - 1) / block_size;
+        let keys = self.chain.as_ref().map_or(&[][..], Chain::keys);
+        &keys[..most.min(keys.len())]
+    }
+
+    /// How many tokens another sample of its request may have computed for it.
+    pub(crate) fn num_shareable_tokens(&self) -> usize {
+        self.num_prompt_tokens.min(self.tokens.len() - 1)
+    }
+
+    /// Whether others may use what is in its blocks.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.chain.as_ref().is_some_and(|chain| chain.is_trusted)
     }
 
     /// Notes what of its tokens it need not compute, as it is admitted.
     pub(crate) fn tell_cached(&mut self, report: &mut StepReport) {
         let cached = self.num_computed_tokens;
-        if self.started.is_some() {
+        if self.num_preemptions > 0 {
             report.num_resumed += cached;
-        } else {
-            self.num_cached_tokens = cached;
+            return;
+        }
+        self.num_cached_tokens = cached.min(self.num_prompt_tokens);
+        if self.is_first_sample() {
             report.num_prompt += self.num_prompt_tokens;
             report.num_cached += cached;
             report.num_hits += usize::from(cached > 0);
+        } else {
+            report.num_shared += cached;
+        }
+    }
+
+    fn is_first_sample(&self) -> bool {
+        self.id() == self.samples.first()
+    }
+
+    /// Tokens of its prompt as far as it is counted among those that wait: once
+    /// for all samples.
+    pub(crate) fn num_queued_tokens(&self) -> usize {
+        match self.is_first_sample() {
+            true => self.num_prompt_tokens,
+            false => 0,
+        }
+    }
+
+    /// Tokens it can be expected to compute when its turn comes: while it waits,
+    /// the first sample computes the prompt.
+    pub(crate) fn expected_gap(&self) -> usize {
+        match self.state == State::Waiting && !self.is_first_sample() {
+            true => self.num_generated().max(1),
+            false => self.gap(),
         }
     }
 
@@ -167,20 +216,27 @@ impl Sequence {
             self.started = Some(now);
             // The only growth its tokens and their blocks will ever need.
             self.tokens.reserve_exact(self.stopping.max_tokens);
-            if let Some(chain) = &mut self.chain {
+            if let Some(chain) = self.chain.as_mut().filter(|chain| !chain.is_private) {
                 chain.reserve(self.tokens.capacity() / block_size);
             }
         }
         first
     }
 
-    /// Whether it ever was part of a step.
-    pub(crate) fn is_started(&self) -> bool {
-        self.started.is_some()
+    /// Whether it waits for its prompt to be computed.
+    pub(crate) fn waits_for_row(&self) -> bool {
+        self.state == State::Waiting && self.num_generated() == 0
     }
 
-    pub(crate) fn num_prompt_tokens(&self) -> usize {
-        self.num_prompt_tokens
+    /// It needs nothing of its prompt but the row of logits that another sample
+    /// has computed.
+    pub(crate) fn skip_prompt(&mut self) {
+        self.num_cached_tokens = self.num_prompt_tokens;
+    }
+
+    /// The first time it was part of a step.
+    pub(crate) fn started(&self) -> Option<Time> {
+        self.started
     }
 
     /// What the choice of its next token depends on.

@@ -30,6 +30,13 @@ pub struct StepReport {
     pub num_cached: usize,
     /// Sequences of which some were.
     pub num_hits: usize,
+    /// Tokens of prompts that samples had from others of their request, when
+    /// they came to have pages.
+    pub num_shared: usize,
+    /// Samples whose first token was drawn from what another one computed.
+    pub num_shared_rows: usize,
+    /// Blocks that were copied, because samples went on in different ways.
+    pub num_copied: usize,
     /// Tokens that preempted sequences found in the prefix cache when they
     /// came back.
     pub num_resumed: usize,
@@ -61,6 +68,9 @@ impl StepReport {
         self.num_prompt = 0;
         self.num_cached = 0;
         self.num_hits = 0;
+        self.num_shared = 0;
+        self.num_shared_rows = 0;
+        self.num_copied = 0;
         self.num_resumed = 0;
     }
 }

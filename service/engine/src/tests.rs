@@ -11,6 +11,7 @@ mod pages;
 mod prefixes;
 mod random;
 mod random_schedules;
+mod samples;
 mod sim;
 mod step_budget;
 mod traces;

@@ -47,6 +47,7 @@ pub(crate) struct Entry {
 pub(crate) struct Reservation {
     /// Tokens taken from the rate: none if there was no rate.
     pub(crate) tokens: u64,
+    /// Of each sample.
     pub(crate) max_output_tokens: u64,
 }
 
@@ -87,10 +88,10 @@ impl Account {
         change(&mut books.tokens, limits.tokens_per_minute, now);
     }
 
-    /// Takes a slot and one of the requests a minute, or neither.
-    pub(crate) fn enter(&self, now: Duration) -> Result<Entry, Refusal> {
+    /// Takes slots and as many of the requests a minute, or none of either.
+    pub(crate) fn enter(&self, samples: u64, now: Duration) -> Result<Entry, Refusal> {
         let mut books = self.books();
-        match books.enter(now) {
+        match books.enter(samples, now) {
             Ok(entry) => Ok(entry),
             Err(cause) => Err(self.refuse(&mut books, cause)),
         }
@@ -101,12 +102,13 @@ impl Account {
     pub(crate) fn reserve(
         &self,
         entry: &mut Entry,
+        samples: u64,
         prompt_tokens: u64,
         output: MaxOutput,
         now: Duration,
     ) -> Result<Reservation, Refusal> {
         let mut books = self.books();
-        match books.reserve(prompt_tokens, output, now) {
+        match books.reserve(samples, prompt_tokens, output, now) {
             Ok(reservation) => {
                 books.counts.admitted += 1;
                 Ok(reservation)
@@ -153,11 +155,11 @@ impl Account {
         self.books().durations.add(duration);
     }
 
-    /// Takes back a slot.
-    pub(crate) fn leave(&self) {
+    /// Takes back slots.
+    pub(crate) fn leave(&self, samples: u64) {
         let mut books = self.books();
-        debug_assert!(books.running > 0, "{}: nobody is in", self.tenant);
-        books.running = books.running.saturating_sub(1);
+        debug_assert!(books.running >= samples, "{}: nobody is in", self.tenant);
+        books.running = books.running.saturating_sub(samples);
     }
 
     pub(crate) fn usage(&self) -> TenantUsage {
@@ -174,18 +176,22 @@ impl Account {
 }
 
 impl Books {
-    fn enter(&mut self, now: Duration) -> Result<Entry, Cause> {
+    fn enter(&mut self, samples: u64, now: Duration) -> Result<Entry, Cause> {
+        if let Some(limit) = self.max_samples().filter(|limit| samples > *limit) {
+            let got = samples;
+            return Err(Cause::TooManySamples { got, limit });
+        }
         let rate = self.requests.as_mut().map(|bucket| {
-            let wait = bucket.wait(1, now);
+            let wait = bucket.wait(samples, now);
             (bucket, wait)
         });
         let rate_wait = rate.as_ref().map_or(Duration::ZERO, |(_, wait)| *wait);
         if let Some(limit) = self
             .limits
             .concurrent_requests
-            .filter(|limit| self.running >= *limit)
+            .filter(|limit| self.running + samples > *limit)
         {
-            let ends = self.running - limit + 1;
+            let ends = self.running + samples - limit;
             let wait = self.durations.wait(ends, self.running).max(rate_wait);
             // Under a millisecond is no advice.
             let retry_after = whole_millis(wait).max(Duration::from_millis(1));
@@ -199,15 +205,28 @@ impl Books {
                     retry_after: whole_millis(wait),
                 });
             }
-            requests = 1;
+            requests = samples;
             bucket.take(requests);
         }
-        self.running += 1;
+        self.running += samples;
         Ok(Entry { requests })
+    }
+
+    /// Most samples that a request may ever have. One at least, which a limit
+    /// that lets in nobody refuses like any request.
+    fn max_samples(&self) -> Option<u64> {
+        let Limits {
+            requests_per_minute,
+            concurrent_requests,
+            ..
+        } = self.limits;
+        let limits = [requests_per_minute, concurrent_requests];
+        limits.into_iter().flatten().min().map(|limit| limit.max(1))
     }
 
     fn reserve(
         &mut self,
+        samples: u64,
         prompt_tokens: u64,
         output: MaxOutput,
         now: Duration,
@@ -216,8 +235,9 @@ impl Books {
         if let Some(limit) = self.limits.max_prompt_tokens.filter(|limit| got > *limit) {
             return Err(Cause::PromptTooLong { got, limit });
         }
-        let max_output_tokens = self.max_output_tokens(prompt_tokens, output)?;
-        let asked = prompt_tokens.saturating_add(max_output_tokens);
+        let max_output_tokens = self.max_output_tokens(samples, prompt_tokens, output)?;
+        let all_output = max_output_tokens.saturating_mul(samples);
+        let asked = prompt_tokens.saturating_add(all_output);
         let mut tokens = 0;
         if let Some(bucket) = &mut self.tokens {
             let limit = bucket.per_minute();
@@ -241,7 +261,13 @@ impl Books {
         })
     }
 
-    fn max_output_tokens(&self, prompt_tokens: u64, output: MaxOutput) -> Result<u64, Cause> {
+    /// Of each sample.
+    fn max_output_tokens(
+        &self,
+        samples: u64,
+        prompt_tokens: u64,
+        output: MaxOutput,
+    ) -> Result<u64, Cause> {
         let limit = self.limits.max_output_tokens.unwrap_or(u64::MAX);
         match output {
             MaxOutput::Asked(got) if got > limit => Err(Cause::OutputTooLong { got, limit }),
@@ -250,7 +276,7 @@ impl Books {
                 // A prompt that leaves room for no token at all is refused as
                 // one that never fits, rather than answered with nothing.
                 let room = self.limits.tokens_per_minute.map_or(u64::MAX, |minute| {
-                    minute.saturating_sub(prompt_tokens).max(1)
+                    (minute.saturating_sub(prompt_tokens) / samples).max(1)
                 });
                 Ok(most.min(limit).min(room))
             }

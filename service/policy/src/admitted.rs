@@ -67,7 +67,12 @@ impl Admitted {
         self.cache_salt.0
     }
 
-    /// Tokens that may be generated.
+    /// Samples that it may have.
+    pub fn samples(&self) -> u64 {
+        self.slot.samples
+    }
+
+    /// Tokens that may be generated, for each sample.
     pub fn max_output_tokens(&self) -> u64 {
         self.reservation.max_output_tokens
     }
@@ -82,13 +87,13 @@ impl Admitted {
         }
     }
 
-    /// The request has generated `output_tokens` so far, all counted, as of
+    /// The request has generated `output_tokens` so far, of all samples, as of
     /// `now`. With a token there must have been a prompt: that implies
     /// [`Admitted::started`]. Without one it does not, so that a request which
     /// ends before it began can be told to have used nothing.
     ///
-    /// Tokens beyond [`Admitted::max_output_tokens`] are counted as usage, but
-    /// not charged: whoever runs the request is to stop it there.
+    /// Tokens beyond [`Admitted::max_output_tokens`] of each sample are counted
+    /// as usage, but not charged: whoever runs the request is to stop it there.
     pub fn used(&mut self, output_tokens: u64, now: Duration) {
         if output_tokens > 0 {
             self.started();

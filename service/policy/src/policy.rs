@@ -116,6 +116,26 @@ impl Policy {
     /// infer or not any more ([`Cause::Revoked`]). A refused request takes
     /// nothing.
     pub fn enter(&self, caller: &Authorised, now: Duration) -> Result<Ticket, Refusal> {
+        self.enter_samples(caller, 1, now)
+    }
+
+    /// Likewise for a request with so many samples, each of which counts as one
+    /// request: all are let in or none.
+    ///
+    /// # Errors
+    ///
+    /// Also if the tenant may never have so many ([`Cause::TooManySamples`]).
+    ///
+    /// # Panics
+    ///
+    /// Without samples.
+    pub fn enter_samples(
+        &self,
+        caller: &Authorised,
+        samples: u64,
+        now: Duration,
+    ) -> Result<Ticket, Refusal> {
+        assert!(samples > 0, "a request without samples");
         let directory = self.directory();
         let Some(member) = directory.member(caller.tenant()) else {
             return Err(Refusal::new(caller.tenant().clone(), Cause::Revoked));
@@ -124,8 +144,9 @@ impl Policy {
         if !directory.stands(caller, Role::Inference) {
             return Err(account.refused(Cause::Revoked));
         }
-        let entry = account.enter(now)?;
-        Ok(Ticket::new(account, entry, member.cache_salt, now))
+        let entry = account.enter(samples, now)?;
+        let salt = member.cache_salt;
+        Ok(Ticket::new(account, samples, entry, salt, now))
     }
 
     /// What each configured tenant has used, sorted by name.

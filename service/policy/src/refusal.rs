@@ -40,6 +40,14 @@ pub enum Cause {
         /// an estimate from how long the tenant's requests took lately.
         retry_after: Duration,
     },
+    /// The request has more samples than the tenant may ever run, or begin in a
+    /// minute.
+    TooManySamples {
+        /// Samples asked for.
+        got: u64,
+        /// The most there may be.
+        limit: u64,
+    },
     /// The prompt is longer than the tenant may send.
     PromptTooLong {
         /// Tokens of the prompt.
@@ -90,6 +98,7 @@ impl Refusal {
             Cause::PromptTooLong { .. }
             | Cause::OutputTooLong { .. }
             | Cause::NeverFits { .. }
+            | Cause::TooManySamples { .. }
             | Cause::Revoked => None,
         }
     }
@@ -97,13 +106,14 @@ impl Refusal {
 
 impl Cause {
     /// All names, by [`Cause::index`].
-    pub(crate) const NAMES: [&str; 7] = [
+    pub(crate) const NAMES: [&str; 8] = [
         "requests_per_minute",
         "tokens_per_minute",
         "concurrent_requests",
         "max_prompt_tokens",
         "max_output_tokens",
         "never_fits",
+        "too_many_samples",
         "revoked",
     ];
 
@@ -115,12 +125,13 @@ impl Cause {
             Cause::PromptTooLong { .. } => 3,
             Cause::OutputTooLong { .. } => 4,
             Cause::NeverFits { .. } => 5,
-            Cause::Revoked => 6,
+            Cause::TooManySamples { .. } => 6,
+            Cause::Revoked => 7,
         }
     }
 
-    /// The limit's key in the tenants file; `never_fits` and `revoked` for
-    /// those that have none.
+    /// The limit's key in the tenants file; `never_fits`, `too_many_samples`
+    /// and `revoked` for those that have none.
     pub fn name(&self) -> &'static str {
         Cause::NAMES[self.index()]
     }
@@ -162,6 +173,10 @@ impl fmt::Display for Refusal {
             Cause::NeverFits { asked, limit } => write!(
                 f,
                 "request needs {asked} tokens; tenant {tenant} may use {limit} a minute"
+            ),
+            Cause::TooManySamples { got, limit } => write!(
+                f,
+                "{got} samples are asked for; tenant {tenant} may run, or begin in a minute, {limit}"
             ),
             Cause::Revoked => {
                 write!(

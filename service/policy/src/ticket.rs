@@ -19,14 +19,16 @@ pub struct Ticket {
     cache_salt: CacheSalt,
 }
 
-/// One of a tenant's concurrent requests, until it is dropped.
+/// One of a tenant's concurrent requests, or as many as it has samples, until
+/// it is dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) account: Arc<Account>,
+    pub(crate) samples: u64,
     pub(crate) since: Duration,
 }
 
-/// How much output a request may need, in tokens.
+/// How much output each sample of a request may need, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxOutput {
     /// The client asks for so many: more than its tenant may have is refused.
@@ -39,12 +41,14 @@ pub enum MaxOutput {
 impl Ticket {
     pub(crate) fn new(
         account: &Arc<Account>,
+        samples: u64,
         entry: Entry,
         cache_salt: CacheSalt,
         now: Duration,
     ) -> Ticket {
         let slot = Slot {
             account: account.clone(),
+            samples,
             since: now,
         };
         Ticket {
@@ -64,8 +68,13 @@ impl Ticket {
         self.slot.account.number()
     }
 
+    /// Samples that it was let in with.
+    pub fn samples(&self) -> u64 {
+        self.slot.samples
+    }
+
     /// Sets aside what the request may need of the tenant's tokens a minute:
-    /// its prompt and all its output.
+    /// its prompt, once, and the output of all its samples.
     ///
     /// # Errors
     ///
@@ -80,7 +89,9 @@ impl Ticket {
         now: Duration,
     ) -> Result<Admitted, Refusal> {
         let account = &self.slot.account;
-        let reservation = account.reserve(&mut self.entry, prompt_tokens, output, now)?;
+        let samples = self.slot.samples;
+        let entry = &mut self.entry;
+        let reservation = account.reserve(entry, samples, prompt_tokens, output, now)?;
         Ok(Admitted::new(
             self.slot,
             prompt_tokens,
@@ -92,6 +103,6 @@ impl Ticket {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.account.leave();
+        self.account.leave(self.samples);
     }
 }

@@ -35,6 +35,57 @@ fn requests_come_back_one_by_one() {
 }
 
 #[test]
+fn samples_are_let_in_together_and_count_one_by_one() {
+    let acme = Acme::new(
+        "requests_per_minute = 6\nconcurrent_requests = 5\ntokens_per_minute = 600\n\
+         max_output_tokens = 100",
+    );
+    let enter = |samples| acme.policy.enter_samples(&acme.caller, samples, s(0));
+    let three = enter(3).unwrap();
+    let refusal = enter(3).unwrap_err();
+    assert!(matches!(
+        refusal.cause(),
+        Cause::ConcurrentRequests { limit: 5, .. }
+    ));
+    assert_eq!(acme.usage().running, 3, "none of the others is in");
+    let refusal = enter(6).unwrap_err();
+    assert_eq!(refusal.cause(), &Cause::TooManySamples { got: 6, limit: 5 });
+    assert_eq!(refusal.retry_after(), None);
+
+    // The prompt once, and the output of each.
+    let mut admitted = three.admit(50, Asked(100), s(0)).unwrap();
+    assert_eq!(admitted.max_output_tokens(), 100);
+    let cause = Cause::TokensPerMinute {
+        limit: 600,
+        asked: 300,
+        retry_after: s(5),
+    };
+    let refusal = enter(2).unwrap().admit(100, Asked(100), s(0)).unwrap_err();
+    assert_eq!(refusal.cause(), &cause);
+    admitted.used(120, s(1));
+    drop(admitted);
+    assert_eq!(acme.usage().running, 0);
+    assert_eq!(
+        (acme.usage().input_tokens, acme.usage().output_tokens),
+        (50, 120)
+    );
+
+    // What it has not used is there again, and a minute has three requests left.
+    let refusal = enter(4).unwrap_err();
+    let retry_after = s(10);
+    assert_eq!(
+        refusal.cause(),
+        &Cause::RequestsPerMinute {
+            limit: 6,
+            retry_after
+        }
+    );
+    let later = acme.policy.enter_samples(&acme.caller, 3, s(60)).unwrap();
+    let default = later.admit(550, AtMost(1000), s(60)).unwrap();
+    assert_eq!(default.max_output_tokens(), 50 / 3);
+}
+
+#[test]
 fn a_wait_is_rounded_up_to_a_millisecond() {
     // One in 8571.43 ms.
     let acme = Acme::new("requests_per_minute = 7");
@@ -154,6 +205,7 @@ fn a_refused_request_takes_nothing() {
         ("max_prompt_tokens", 10),
         ("max_output_tokens", 10),
         ("never_fits", 10),
+        ("too_many_samples", 0),
         ("revoked", 0),
     ];
     assert_eq!(usage.refused, expected);

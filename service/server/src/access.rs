@@ -44,10 +44,12 @@ impl Access {
         self.origin
     }
 
-    /// Takes one of the tenant's requests.
-    pub(crate) fn enter(&self, caller: &Authorised) -> Result<Ticket, Refusal> {
-        let entered = self.policy.enter(caller, self.now());
-        entered.map_err(|refused| Refusal::quota("", refused))
+    /// Takes one of the tenant's requests, or one for each of several samples.
+    pub(crate) fn enter(&self, caller: &Authorised, samples: usize) -> Result<Ticket, Refusal> {
+        let entered = self
+            .policy
+            .enter_samples(caller, samples as u64, self.now());
+        entered.map_err(|refused| Refusal::quota("n", refused))
     }
 
     /// Takes the tenants from the file as it is now. Requests that run go on.

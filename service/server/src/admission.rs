@@ -53,7 +53,7 @@ async fn admit_in_time(
     span: &RequestSpan,
     audit: &Audit,
 ) -> Result<RequestStream, Refusal> {
-    let mut place = served.place(ticket.tenant_number())?;
+    let mut place = served.place(&ticket)?;
     served.check_model(&request.model)?;
     let stop = request
         .stopping
@@ -104,6 +104,8 @@ async fn admit_in_time(
         Taken {
             place,
             waiting: accepted.waiting,
+            first: accepted.first,
+            samples: accepted.samples,
             events: accepted.events,
         },
         meter,

@@ -19,8 +19,9 @@ use std::{
 };
 
 use ternion_engine::{
-    Ahead, Batch, Engine, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits,
-    Request, SequenceId, Share, SubmitError, Time, Timings, Usage, Vocabulary, panic_message,
+    Ahead, Batch, BlockCopy, Engine, Event, Executor, ExecutorError, FinishReason, Forecast,
+    Limits, Logits, Request, SequenceId, Share, SubmitError, Time, Timings, Usage, Vocabulary,
+    panic_message,
 };
 use ternion_policy::Admitted;
 use tokio::sync::oneshot;
@@ -47,6 +48,7 @@ enum Command {
 
 struct Submission {
     request: Request,
+    samples: usize,
     /// When it was handed in. That a step runs just then is a wait as well.
     at: Time,
     outbox_capacity: usize,
@@ -56,7 +58,8 @@ struct Submission {
 /// A request that the engine took.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) id: SequenceId,
+    /// Of the first sample, which those of the others follow.
+    pub(crate) first: SequenceId,
     pub(crate) events: OutboxReader,
     pub(crate) position: Position,
 }
@@ -64,6 +67,8 @@ pub(crate) struct Accepted {
 /// The same, and what the tenant set aside for it.
 #[derive(Debug)]
 pub(crate) struct Submitted {
+    pub(crate) first: SequenceId,
+    pub(crate) samples: usize,
     pub(crate) events: OutboxReader,
     pub(crate) waiting: Waiting,
     pub(crate) admitted: Admitted,
@@ -116,8 +121,9 @@ pub(crate) struct EngineHandle {
 
 impl EngineHandle {
     /// Hands a request to the engine. Its reader has room for
-    /// `outbox_capacity` tokens. One that its tenant's limits were not asked
-    /// about can't come here, and none gets more tokens than were set aside.
+    /// `outbox_capacity` tokens of each sample. One that its tenant's limits
+    /// were not asked about can't come here, and none gets more samples or
+    /// tokens than were set aside.
     pub(crate) async fn submit(
         &self,
         mut request: Request,
@@ -135,9 +141,11 @@ impl EngineHandle {
         // What can never be served need not wait for the end of a step.
         request.check(&self.limits, self.vocab_size)?;
         let prompt_tokens = request.prompt.len();
+        let samples = usize::try_from(admitted.samples()).unwrap_or(usize::MAX);
         let (reply, answer) = oneshot::channel();
         let submission = Submission {
             request,
+            samples,
             at: self.origin.elapsed(),
             outbox_capacity,
             reply,
@@ -154,13 +162,15 @@ impl EngineHandle {
             return Err(SubmitRefused::Stopped);
         };
         let Accepted {
-            id,
+            first,
             events,
             position,
         } = answer?;
         Ok(Submitted {
+            first,
+            samples,
             events,
-            waiting: Waiting::new(id, prompt_tokens, position, self.positions.clone()),
+            waiting: Waiting::new(first, prompt_tokens, position, self.positions.clone()),
             admitted,
         })
     }
@@ -222,6 +232,7 @@ struct EngineLoop<E> {
     executor: Contained<E>,
     commands: Receiver<Command>,
     waker: Waker,
+    /// Requests, by their first samples.
     live: BTreeMap<SequenceId, Live>,
     /// Reused from step to step.
     events: Vec<Event>,
@@ -242,6 +253,8 @@ struct EngineLoop<E> {
 
 struct Live {
     outbox: Outbox,
+    /// Its samples that have not ended.
+    alive: Vec<SequenceId>,
     /// The engine has been told.
     cancelled: bool,
 }
@@ -366,23 +379,26 @@ impl<E: Executor> EngineLoop<E> {
     fn submit(&mut self, submission: Submission) {
         let Submission {
             mut request,
+            samples,
             at,
             outbox_capacity,
             reply,
         } = submission;
-        let (outbox, events) = outbox(outbox_capacity, self.waker.clone());
+        let (outbox, events) = outbox(outbox_capacity, samples, self.waker.clone());
         request.credit = outbox.credit();
-        let answer = match self.engine.submit(request, at) {
-            Ok(id) => {
+        let answer = match self.engine.submit_samples(request, samples, at) {
+            Ok(first) => {
+                let ids = first.0..first.0 + samples as u64;
                 let live = Live {
                     outbox,
+                    alive: ids.map(SequenceId).collect(),
                     cancelled: false,
                 };
-                self.live.insert(id, live);
+                self.live.insert(first, live);
                 self.publish();
-                let ahead = self.engine.ahead(id).unwrap_or_default();
+                let ahead = self.engine.ahead(first).unwrap_or_default();
                 Ok(Accepted {
-                    id,
+                    first,
                     events,
                     position: position(&self.engine.forecast(), ahead),
                 })
@@ -436,12 +452,18 @@ impl<E: Executor> EngineLoop<E> {
     }
 
     fn look_at_readers(&mut self) {
-        for (id, live) in &mut self.live {
+        for live in self.live.values_mut() {
             if !live.outbox.is_abandoned() {
-                self.engine.set_credit(*id, live.outbox.credit());
+                let credit = live.outbox.credit();
+                for id in &live.alive {
+                    self.engine.set_credit(*id, credit);
+                }
             } else if !live.cancelled {
                 live.cancelled = true;
-                self.engine.cancel(*id, self.origin.elapsed());
+                let now = self.origin.elapsed();
+                for id in &live.alive {
+                    self.engine.cancel(*id, now);
+                }
             }
         }
     }
@@ -455,16 +477,16 @@ impl<E: Executor> EngineLoop<E> {
         // Dropping it could panic again.
         std::mem::forget(std::mem::replace(&mut self.engine, fresh));
         self.events.clear();
-        self.events
-            .extend(self.live.keys().map(|id| Event::Finished {
-                id: *id,
-                reason: FinishReason::Failed {
-                    message: "engine panicked".to_owned(),
-                },
-                text_end: 0,
-                usage: Usage::default(),
-                timings: Timings::default(),
-            }));
+        let alive = self.live.values().flat_map(|live| &live.alive);
+        self.events.extend(alive.map(|id| Event::Finished {
+            id: *id,
+            reason: FinishReason::Failed {
+                message: "engine panicked".to_owned(),
+            },
+            text_end: 0,
+            usage: Usage::default(),
+            timings: Timings::default(),
+        }));
     }
 
     fn publish(&self) {
@@ -494,14 +516,22 @@ impl<E: Executor> EngineLoop<E> {
                 | Event::Token { id, .. }
                 | Event::Finished { id, .. } => *id,
             };
+            // The ids of samples follow that of the first.
+            let owner = self.live.range_mut(..=id).next_back();
+            let Some((first, live)) = owner.filter(|(_, live)| live.alive.contains(&id)) else {
+                continue;
+            };
             if let Event::Finished { reason, .. } = &event {
                 if let FinishReason::Failed { message } = reason {
                     tracing::error!(sequence = id.0, message, "step failed");
                 }
-                if let Some(mut live) = self.live.remove(&id) {
-                    live.outbox.put(event);
+                live.alive.retain(|alive| *alive != id);
+                live.outbox.put(event);
+                if live.alive.is_empty() {
+                    let first = *first;
+                    self.live.remove(&first);
                 }
-            } else if let Some(live) = self.live.get_mut(&id) {
+            } else {
                 live.outbox.put(event);
             }
         }
@@ -520,6 +550,10 @@ fn position(forecast: &Forecast, ahead: Ahead) -> Position {
 struct Contained<E>(E);
 
 impl<E: Executor> Executor for Contained<E> {
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        self.0.copy_blocks(copies);
+    }
+
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         // A step writes KV pages and scratch memory that the next one writes
         // before it reads, so nothing half done is ever seen.

@@ -65,6 +65,7 @@ impl Bench {
                 deadline,
                 credit: 0,
             },
+            samples: 1,
             at: self.handle.time(Instant::now()),
             outbox_capacity: room,
             reply,

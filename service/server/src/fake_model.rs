@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use ternion_engine::{Batch, Executor, ExecutorError, Limits, Logits, Vocabulary};
+use ternion_engine::{Batch, BlockCopy, Executor, ExecutorError, Limits, Logits, Vocabulary};
 use ternion_policy::{
     Admitted, Authorised, Credential, KeyHash, MaxOutput, Policy, Role, TenantId, Tenants,
 };
@@ -61,6 +61,9 @@ impl Counting {
 }
 
 impl Executor for Counting {
+    /// What follows a token depends on nothing else.
+    fn copy_blocks(&mut self, _: &[BlockCopy]) {}
+
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         let mut whole = self.logits.begin(self.vocab, batch.num_logits());
         for span in &batch.spans {
@@ -182,6 +185,7 @@ pub(crate) fn served_within(
         kernels: Vec::new(),
         default_sampling: default_sampling(&model.generation),
         bounds: Bounds {
+            max_samples: 16.min(limits.max_num_seqs + limits.max_queued),
             vocab_size: vocabulary.size(),
             context_limit: limits.max_model_len,
             kv_tokens: limits.num_blocks * limits.block_size,

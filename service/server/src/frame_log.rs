@@ -113,6 +113,7 @@ fn size(frame: &Frame) -> usize {
             Frame::Started(started) => started.encoded_len(),
             // An alternative takes more here than on the wire.
             Frame::Delta(delta) => 2 * delta.encoded_len(),
+            Frame::Finished(finished) => finished.encoded_len(),
         }
 }
 

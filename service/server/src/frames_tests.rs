@@ -20,7 +20,7 @@ impl Vocabulary for Pieces {
 }
 
 fn assembler(pieces: &[&'static [u8]]) -> Assembler {
-    Assembler::new(Arc::new(Pieces(pieces.to_vec())))
+    Assembler::new(0, Arc::new(Pieces(pieces.to_vec())))
 }
 
 fn text_of(delta: Option<v1::Delta>) -> String {

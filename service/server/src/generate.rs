@@ -143,7 +143,9 @@ async fn begin(
     registration: Option<Registration>,
 ) -> Result<Frames, Refusal> {
     let in_flight = served.drain.enter()?;
-    let ticket = served.access.enter(caller)?;
+    let ticket = served
+        .access
+        .enter(caller, served.bounds.samples(&request))?;
     let claim = served.live.claim(&Scope::calls(caller.tenant()), id)?;
     let stream = admit(&served, request, ticket, &claim, deadline, &span, &audit).await?;
     let (out, frames) = mpsc::channel(FRAMES_AHEAD);
@@ -211,6 +213,7 @@ pub(crate) fn response(seq: u64, frame: Frame) -> v1::GenerateResponse {
         Frame::Queued(queued) => To::Queued(queued),
         Frame::Started(started) => To::Started(started),
         Frame::Delta(delta) => To::Delta(delta),
+        Frame::Finished(finished) => To::Finished(finished),
     };
     v1::GenerateResponse {
         seq,
@@ -225,3 +228,7 @@ mod tests;
 #[cfg(test)]
 #[path = "retained_tests.rs"]
 mod retained_tests;
+
+#[cfg(test)]
+#[path = "samples_tests.rs"]
+mod samples_tests;

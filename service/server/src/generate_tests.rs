@@ -76,9 +76,14 @@ pub(super) fn tokens(frames: &[v1::generate_response::Frame]) -> Vec<u32> {
 /// Waits until a request that nobody reads can't go on: the frames ahead are
 /// full, its task holds one more, and its outbox is full.
 pub(super) async fn stuck(served: &Served, frames: &Frames) {
+    samples_stuck(served, frames, 1).await;
+}
+
+/// Likewise with so many samples.
+pub(super) async fn samples_stuck(served: &Served, frames: &Frames, samples: usize) {
     for _ in 0..3 {
         until(|| {
-            served.engine.load().parked == 1 && frames.frames().as_ref().len() == FRAMES_AHEAD
+            served.engine.load().parked == samples && frames.frames().as_ref().len() == FRAMES_AHEAD
         })
         .await;
         // The request's task may have had something to do yet.

@@ -88,7 +88,7 @@ impl Inference {
     fn counted<T>(&self, call: &Request<T>, method: &'static str) -> Result<Counted, Status> {
         let caller = caller(call)?;
         let audit = Audit::open(&caller, method, "");
-        match self.0.access.enter(&caller) {
+        match self.0.access.enter(&caller, 1) {
             Ok(ticket) => Ok(Counted {
                 audit,
                 _ticket: ticket,

@@ -83,6 +83,7 @@ mod setting_kind;
 mod setting_list;
 mod settings;
 mod status;
+mod tally;
 mod telemetry;
 mod tls;
 mod trial;

@@ -262,7 +262,9 @@ pub(crate) struct End {
     pub(crate) code: Code,
     /// From its arrival.
     pub(crate) after: Duration,
+    /// Of all samples.
     pub(crate) output_tokens: u64,
+    pub(crate) samples: u64,
     pub(crate) phases: Phases,
 }
 
@@ -309,6 +311,11 @@ impl RequestMetrics {
             .record(seconds, &self.gen_ai);
     }
 
+    /// Whose time says nothing.
+    pub(crate) fn one_more_token(&self) {
+        self.instruments.output_tokens.add(1, &self.labels);
+    }
+
     pub(crate) fn next_token(&self, after_last: Duration) {
         self.instruments.output_tokens.add(1, &self.labels);
         self.instruments
@@ -334,8 +341,10 @@ impl RequestMetrics {
                 histogram.record(time.as_secs_f64(), &self.labels);
             }
         }
-        if let (Code::Ok, Some(decode), 2..) = (end.code, end.phases.decode, end.output_tokens) {
-            let per_token = decode.as_secs_f64() / (end.output_tokens - 1) as f64;
+        // Of a sample: they run side by side.
+        let tokens_after_first = end.output_tokens.saturating_sub(end.samples);
+        if let (Code::Ok, Some(decode), 1..) = (end.code, end.phases.decode, tokens_after_first) {
+            let per_token = decode.as_secs_f64() * end.samples as f64 / tokens_after_first as f64;
             instruments
                 .gen_ai_time_per_output_token
                 .record(per_token, &self.gen_ai);

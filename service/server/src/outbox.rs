@@ -1,4 +1,5 @@
-//! The bounded way from the engine's thread to one request's reader.
+//! The bounded way from the engine's thread to one request's reader, for all
+//! samples of the request.
 //!
 //! The engine never waits for a reader: it asks how much [`Outbox::credit`]
 //! there is and produces no more tokens than that. A reader that stops reading
@@ -38,6 +39,8 @@ pub(crate) struct Outbox {
     events: mpsc::Sender<Event>,
     /// Places for events that come without credit and have not come yet.
     set_aside: usize,
+    /// Samples that have not ended.
+    alive: usize,
     signals: Arc<Signals>,
 }
 
@@ -52,9 +55,9 @@ pub(crate) struct OutboxReader {
 /// `Started` and `Finished` come without credit.
 const NUM_WITHOUT_CREDIT: usize = 2;
 
-/// An outbox with room for `capacity` tokens.
-pub(crate) fn outbox(capacity: usize, waker: Waker) -> (Outbox, OutboxReader) {
-    let (sender, receiver) = mpsc::channel(capacity + NUM_WITHOUT_CREDIT);
+/// An outbox with room for `capacity` tokens of each sample.
+pub(crate) fn outbox(capacity: usize, samples: usize, waker: Waker) -> (Outbox, OutboxReader) {
+    let (sender, receiver) = mpsc::channel(samples * (capacity + NUM_WITHOUT_CREDIT));
     let signals = Arc::new(Signals {
         cancelled: AtomicBool::new(false),
         parking: Parking::new(),
@@ -66,18 +69,20 @@ pub(crate) fn outbox(capacity: usize, waker: Waker) -> (Outbox, OutboxReader) {
     };
     let outbox = Outbox {
         events: sender,
-        set_aside: NUM_WITHOUT_CREDIT,
+        set_aside: samples * NUM_WITHOUT_CREDIT,
+        alive: samples,
         signals,
     };
     (outbox, reader)
 }
 
 impl Outbox {
-    /// Tokens that may be produced. At 0 the reader will wake the engine as
-    /// soon as there is room.
+    /// Tokens that each sample which has not ended may produce. At 0 the reader
+    /// will wake the engine as soon as there is room.
     pub(crate) fn credit(&self) -> usize {
         let room = || self.events.capacity().saturating_sub(self.set_aside);
-        self.signals.parking.room(room)
+        let share = || room() / self.alive.max(1);
+        self.signals.parking.room(share)
     }
 
     /// Whether nobody wants the rest.
@@ -91,6 +96,9 @@ impl Outbox {
     pub(crate) fn put(&mut self, event: Event) {
         if !matches!(event, Event::Token { .. }) {
             self.set_aside = self.set_aside.saturating_sub(1);
+        }
+        if let Event::Finished { .. } = event {
+            self.alive = self.alive.saturating_sub(1);
         }
         if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
             tracing::error!(?event, "outbox overflows: the engine ignored its credit");
@@ -118,7 +126,7 @@ impl OutboxReader {
         self.events.len()
     }
 
-    /// Asks for the end: a `Finished` will come soon.
+    /// Asks for the end: a `Finished` of each sample will come soon.
     pub(crate) fn cancel(&self) {
         self.signals.cancelled.store(true, Ordering::SeqCst);
         self.waker.wake();

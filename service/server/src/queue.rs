@@ -17,7 +17,7 @@ use std::{
 /// What a tenant may take of a queue, in what is left of it.
 const GREED: usize = 4;
 
-/// Requests, and tokens of prompts.
+/// Requests, each sample of one counted, and tokens of prompts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Amount {
     pub(crate) requests: usize,
@@ -70,11 +70,12 @@ struct Taken {
     by_tenant: HashMap<u32, Amount>,
 }
 
-/// A request's place, until it is dropped.
+/// A request's place, or one for each of its samples, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     queue: Arc<Queue>,
     tenant: u32,
+    samples: usize,
     tokens: usize,
 }
 
@@ -87,21 +88,29 @@ impl Queue {
         }
     }
 
-    /// A place for a request whose prompt is not known yet.
-    pub(crate) fn enter(self: &Arc<Queue>, tenant: u32) -> Result<Place, QueueFull> {
+    /// Places for all samples of a request whose prompt is not known yet.
+    pub(crate) fn enter(
+        self: &Arc<Queue>,
+        tenant: u32,
+        samples: usize,
+    ) -> Result<Place, QueueFull> {
         self.change(|taken| {
             let own = taken.by_tenant.entry(tenant).or_default();
             let (queued, limit) = (taken.all.requests, self.limit.requests);
-            if queued >= limit || self.is_greedy(own.requests, limit - queued) {
+            let others = samples.saturating_sub(1);
+            // As the last of them would find it, if they came one by one.
+            let left = limit.saturating_sub(queued).saturating_sub(others);
+            if left == 0 || self.is_greedy(own.requests + others, left) {
                 return Err(QueueFull::Requests { queued, limit });
             }
-            own.requests += 1;
-            taken.all.requests += 1;
+            own.requests += samples;
+            taken.all.requests += samples;
             Ok(())
         })?;
         Ok(Place {
             queue: self.clone(),
             tenant,
+            samples,
             tokens: 0,
         })
     }
@@ -120,7 +129,7 @@ impl Queue {
     }
 
     #[cfg(test)]
-    fn taken(&self) -> Amount {
+    pub(crate) fn taken(&self) -> Amount {
         self.change(|taken| taken.all)
     }
 }
@@ -168,11 +177,11 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.started();
-        let tenant = self.tenant;
+        let (tenant, samples) = (self.tenant, self.samples);
         self.queue.change(|taken| {
-            taken.all.requests -= 1;
+            taken.all.requests -= samples;
             if let Some(own) = taken.by_tenant.get_mut(&tenant) {
-                own.requests -= 1;
+                own.requests -= samples;
             }
         });
     }
@@ -189,28 +198,28 @@ mod tests {
     #[test]
     fn places_are_counted_and_come_back() {
         let queue = queue(2, 100, false);
-        let one = queue.enter(0).expect("the first");
-        let _two = queue.enter(0).expect("the second");
+        let one = queue.enter(0, 1).expect("the first");
+        let _two = queue.enter(0, 1).expect("the second");
         let (queued, limit) = (2, 2);
         let full = QueueFull::Requests { queued, limit };
-        assert_eq!(queue.enter(0).expect_err("a third"), full);
+        assert_eq!(queue.enter(0, 1).expect_err("a third"), full);
         drop(one);
-        drop(queue.enter(0).expect("there is room again"));
+        drop(queue.enter(0, 1).expect("there is room again"));
         assert_eq!(queue.taken().requests, 1);
     }
 
     #[test]
     fn tokens_count_until_a_request_is_started() {
         let queue = queue(10, 100, false);
-        let mut long = queue.enter(0).expect("room");
+        let mut long = queue.enter(0, 1).expect("room");
         long.take(300).expect("it is alone");
-        let mut short = queue.enter(0).expect("room");
+        let mut short = queue.enter(0, 1).expect("room");
         let full = short.take(1).expect_err("no room for tokens");
         assert_eq!(full.tokens_over(), 201);
         long.started();
         short.take(60).expect("the long one has gone on");
         queue
-            .enter(0)
+            .enter(0, 1)
             .expect("room")
             .take(41)
             .expect_err("too many");
@@ -228,7 +237,7 @@ mod tests {
     fn a_tenant_leaves_places_to_others() {
         let queue = queue(100, usize::MAX, true);
         let fill =
-            |tenant| -> Vec<Place> { std::iter::from_fn(|| queue.enter(tenant).ok()).collect() };
+            |tenant| -> Vec<Place> { std::iter::from_fn(|| queue.enter(tenant, 1).ok()).collect() };
         let first = fill(0);
         assert_eq!(first.len(), 80);
         let second = fill(1);
@@ -240,9 +249,29 @@ mod tests {
     }
 
     #[test]
+    fn samples_have_places_all_or_none() {
+        let alone = queue(5, 100, false);
+        let three = alone.enter(0, 3).expect("room");
+        let (queued, limit) = (3, 5);
+        let full = QueueFull::Requests { queued, limit };
+        assert_eq!(alone.enter(0, 3).expect_err("two are left"), full);
+        drop(alone.enter(0, 2).expect("two are left"));
+        drop(three);
+        assert_eq!(alone.taken(), Amount::default());
+        // Where there are tenants, as many as would get in one by one.
+        for samples in [1, 3, 16, 80] {
+            let queue = queue(100, usize::MAX, true);
+            let places = std::iter::from_fn(|| queue.enter(0, samples).ok());
+            let places: Vec<Place> = places.collect();
+            assert_eq!(places.len(), 80 / samples);
+            queue.enter(1, 16).expect("what is left to others");
+        }
+    }
+
+    #[test]
     fn the_only_tenant_may_have_all() {
         let queue = queue(100, usize::MAX, false);
-        let places: Vec<Place> = std::iter::from_fn(|| queue.enter(0).ok()).collect();
+        let places: Vec<Place> = std::iter::from_fn(|| queue.enter(0, 1).ok()).collect();
         assert_eq!(places.len(), 100);
     }
 
@@ -251,7 +280,7 @@ mod tests {
         let queue = queue(1000, 1000, true);
         let fill = |tenant| -> Vec<Place> {
             std::iter::from_fn(|| {
-                let mut place = queue.enter(tenant).ok()?;
+                let mut place = queue.enter(tenant, 1).ok()?;
                 place.take(10).ok()?;
                 Some(place)
             })

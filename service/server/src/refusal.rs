@@ -60,7 +60,8 @@ pub(crate) enum Refusal {
     TokenizerPanicked,
     #[error("{refused}")]
     Quota {
-        /// The input's, where the prompt is what is too long.
+        /// The input's, where the prompt is what is too long, or that of the
+        /// samples.
         field: &'static str,
         refused: Box<ternion_policy::Refusal>,
     },

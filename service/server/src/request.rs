@@ -14,6 +14,16 @@ pub(crate) struct Bounds {
     pub(crate) context_limit: usize,
     /// Tokens that the KV cache can hold.
     pub(crate) kv_tokens: usize,
+    pub(crate) max_samples: usize,
+}
+
+impl Bounds {
+    /// Samples that a request has, or would have if it asked for as many as it
+    /// may.
+    pub(crate) fn samples(&self, request: &v1::GenerateRequest) -> usize {
+        let asked = request.n.map_or(1, |n| n as usize);
+        asked.clamp(1, self.max_samples)
+    }
 }
 
 /// One field that is wrong.
@@ -56,6 +66,7 @@ pub(crate) struct Checked {
     /// the context leaves.
     pub(crate) max_tokens_given: bool,
     pub(crate) priority: i32,
+    pub(crate) samples: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -118,6 +129,10 @@ pub(crate) fn check(
         let range = format!("is {priority}, from -{MAX_PRIORITY} to {MAX_PRIORITY}");
         found.add("priority", range);
     }
+    let samples = bounds.samples(&request);
+    if let Some(n) = request.n.filter(|n| *n as usize != samples) {
+        found.add("n", format!("is {n}, from 1 to {}", bounds.max_samples));
+    }
     if request.request_id.len() > MAX_REQUEST_ID_BYTES {
         let len = request.request_id.len();
         found.add(
@@ -140,6 +155,7 @@ pub(crate) fn check(
         stopping,
         max_tokens_given,
         priority,
+        samples,
     })
 }
 

@@ -1,6 +1,9 @@
 //! How far a request has come, and the spans that this makes.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant, SystemTime},
+};
 
 use opentelemetry::{
     Context, KeyValue,
@@ -39,8 +42,8 @@ pub(crate) struct Progress {
     pub(crate) started: Option<Instant>,
     pub(crate) first_token: Option<Instant>,
     pub(crate) finished: Option<Instant>,
-    /// The token that its task saw last.
-    pub(crate) last_token: Option<Instant>,
+    /// The token of each sample that its task saw last.
+    pub(crate) last_tokens: HashMap<u64, Instant>,
     /// The first token that its task saw.
     pub(crate) streaming: Option<Instant>,
     pub(crate) output_tokens: u64,

@@ -15,7 +15,7 @@ use opentelemetry::{
     trace::Status as SpanStatus,
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use ternion_engine::Event;
+use ternion_engine::{Event, SequenceId, Timings};
 use ternion_proto::v1;
 use tonic::{Code, Status, metadata::MetadataMap};
 use tracing::Span;
@@ -47,6 +47,7 @@ struct Open {
 #[derive(Debug, Default)]
 struct Told {
     progress: Progress,
+    samples: u64,
     /// Its end was told, and is in the metrics.
     over: bool,
 }
@@ -123,7 +124,11 @@ impl RequestSpan {
         let Checked {
             sampling, stopping, ..
         } = checked;
+        self.0.told().samples = checked.samples as u64;
         let span = &self.0.span;
+        if checked.samples > 1 {
+            span.set_attribute(semconv::REQUEST_CHOICE_COUNT, int(checked.samples));
+        }
         if checked.max_tokens_given {
             span.set_attribute(semconv::REQUEST_MAX_TOKENS, int(stopping.max_tokens));
         }
@@ -143,26 +148,37 @@ impl RequestSpan {
         self.0.metrics.accepted(prompt_tokens);
     }
 
-    /// The engine said something, and the request's task has read it.
-    pub(crate) fn event(&self, event: &Event) {
+    /// The engine said something, and the request's task has read it. `first` is
+    /// the request's first sample.
+    pub(crate) fn event(&self, event: &Event, first: SequenceId) {
         let mut told = self.0.told();
         let progress = &mut told.progress;
         let now = Instant::now();
         match event {
-            Event::Started { .. } => progress.started = Some(now),
-            Event::Token { .. } => {
+            Event::Started { .. } => {
+                progress.started.get_or_insert(now);
+            }
+            Event::Token { id, .. } => {
                 progress.output_tokens += 1;
-                match progress.last_token.replace(now) {
-                    None => {
+                let last = progress.last_tokens.insert(id.0 - first.0, now);
+                match (last, progress.first_token) {
+                    (Some(last), _) => self.0.metrics.next_token(now - last),
+                    // Another sample's first.
+                    (None, Some(_)) => self.0.metrics.one_more_token(),
+                    (None, None) => {
                         progress.first_token = Some(now);
                         progress.streaming = Some(now);
                         self.0.metrics.first_token(self.0.age(now));
                     }
-                    Some(last) => self.0.metrics.next_token(now - last),
                 }
             }
-            Event::Finished { timings, .. } => progress.told(timings),
+            Event::Finished { .. } => {}
         }
+    }
+
+    /// All its samples have ended, and this is where its time went.
+    pub(crate) fn took(&self, timings: &Timings) {
+        self.0.told().progress.told(timings);
     }
 
     /// A frame is with the connection, for which it waited so long.
@@ -243,6 +259,7 @@ impl Open {
             code,
             after: self.age(now),
             output_tokens: progress.output_tokens,
+            samples: told.samples.max(1),
             phases,
         });
         let reasons = Array::String(vec![StringValue::from(reason)]);

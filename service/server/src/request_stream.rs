@@ -1,8 +1,8 @@
-//! One running request, as its frames come.
+//! One running request, with all its samples, as its frames come.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use ternion_engine::{Event, Vocabulary};
+use ternion_engine::{Event, SequenceId, Vocabulary};
 use ternion_proto::v1;
 use tokio::sync::Notify;
 
@@ -15,6 +15,7 @@ use crate::{
     queue_position::Waiting,
     request_span::RequestSpan,
     status,
+    tally::Tally,
 };
 
 /// The frames of a request. Dropping it ends the request.
@@ -26,10 +27,20 @@ pub(crate) struct RequestStream {
     place: Place,
     events: OutboxReader,
     meter: Meter,
-    assembler: Assembler,
-    /// An event that came while others were collected into a delta.
+    /// Id of the first sample.
+    first: SequenceId,
+    /// One for each sample.
+    assemblers: Vec<Assembler>,
+    /// Samples that have not ended.
+    remaining: u32,
+    tally: Tally,
+    /// A sample has failed, and with it the request.
+    failed: Option<Outcome>,
+    /// An event that came while others were collected into deltas.
     held: Option<Event>,
-    /// The last frame, while the last delta goes out before it.
+    /// Frames that go out before anything else happens.
+    ready: VecDeque<Frame>,
+    /// The last frame, behind those.
     ending: Option<Ending>,
     facts: Facts,
     wanted: Wanted,
@@ -73,6 +84,9 @@ pub(crate) struct Facts {
 pub(crate) struct Taken {
     pub(crate) place: Place,
     pub(crate) waiting: Waiting,
+    /// Id of the first sample; those of the others follow.
+    pub(crate) first: SequenceId,
+    pub(crate) samples: usize,
     pub(crate) events: OutboxReader,
 }
 
@@ -85,14 +99,22 @@ impl RequestStream {
         wanted: Wanted,
         span: RequestSpan,
     ) -> RequestStream {
+        let samples = u32::try_from(taken.samples).expect("they are bounded");
         RequestStream {
             queued: Some(taken.waiting.queued()),
             waiting: Some(taken.waiting),
             place: taken.place,
             events: taken.events,
             meter,
-            assembler: Assembler::new(vocabulary),
+            first: taken.first,
+            assemblers: (0..samples)
+                .map(|index| Assembler::new(index, vocabulary.clone()))
+                .collect(),
+            remaining: samples,
+            tally: Tally::default(),
+            failed: None,
             held: None,
+            ready: VecDeque::new(),
             ending: None,
             facts,
             wanted,
@@ -105,10 +127,13 @@ impl RequestStream {
         if let Some(queued) = self.queued.take() {
             return Ok(Frame::Queued(queued));
         }
-        if let Some(ending) = self.ending.take() {
-            return Err(ending);
-        }
         loop {
+            if let Some(frame) = self.ready.pop_front() {
+                return Ok(frame);
+            }
+            if let Some(ending) = self.ending.take() {
+                return Err(ending);
+            }
             let event = match self.held.take() {
                 Some(event) => event,
                 None => match self.news().await {
@@ -117,9 +142,7 @@ impl RequestStream {
                     News::Lost => return Err(lost()),
                 },
             };
-            if let Some(next) = self.frame(event) {
-                return next;
-            }
+            self.take(event);
         }
     }
 
@@ -157,7 +180,7 @@ impl RequestStream {
                 () = self.wanted.revoked() => self.events.cancel(),
                 event = self.events.recv() => return match event {
                     Some(event) => {
-                        self.span.event(&event);
+                        self.span.event(&event, self.first);
                         News::Event(event)
                     }
                     None => News::Lost,
@@ -167,73 +190,121 @@ impl RequestStream {
         }
     }
 
-    fn frame(&mut self, event: Event) -> Option<Result<Frame, Ending>> {
+    fn take(&mut self, event: Event) {
         match event {
-            Event::Started { .. } => {
-                self.waiting = None;
-                self.place.started();
-                self.meter.started();
-                Some(Ok(Frame::Started(v1::Started {
-                    request_id: self.facts.request_id.clone(),
-                    model: self.facts.model.clone(),
-                    kernel: self.facts.kernel.clone(),
-                    seed: self.facts.seed,
-                })))
-            }
+            Event::Started { .. } => self.start(),
             Event::Token {
+                id,
                 token,
                 text_end,
                 logprob,
                 top,
-                ..
             } => {
                 self.meter.token();
-                self.assembler.push(token, text_end, logprob, &top);
+                let index = self.index(id);
+                self.assemblers[index].push(token, text_end, logprob, &top);
                 self.collect();
-                self.assembler.take().map(|delta| Ok(Frame::Delta(delta)))
+                for index in 0..self.assemblers.len() {
+                    self.tell(index);
+                }
             }
             Event::Finished {
+                id,
                 reason,
                 text_end,
                 usage: used,
                 timings: times,
-                ..
             } => {
-                self.meter.finished(used.completion_tokens);
-                self.assembler.finish(text_end);
+                let index = self.index(id);
+                self.tally.add(index, &used, &times);
+                self.meter.finished(self.tally.usage().completion_tokens);
+                self.assemblers[index].finish(text_end);
+                self.tell(index);
                 let drained = self.wanted.drained && !self.wanted.cancelled;
-                let ending = Ending {
-                    outcome: outcome(&reason, &self.facts.stop, drained, &self.facts.request_id),
-                    usage: usage(&used),
-                    timings: timings(&times),
-                };
-                match self.assembler.take() {
-                    None => Some(Err(ending)),
-                    Some(delta) => {
-                        self.ending = Some(ending);
-                        Some(Ok(Frame::Delta(delta)))
-                    }
-                }
+                let facts = &self.facts;
+                let outcome = outcome(&reason, &facts.stop, drained, &facts.request_id);
+                self.finish(index as u32, outcome);
             }
         }
     }
 
-    /// Adds the tokens that are there already to the delta, so that a reader
+    fn index(&self, id: SequenceId) -> usize {
+        // The engine's ids are those it was given, in this order.
+        (id.0 - self.first.0) as usize
+    }
+
+    /// With the first of its samples.
+    fn start(&mut self) {
+        if self.waiting.take().is_none() {
+            return;
+        }
+        self.place.started();
+        self.meter.started();
+        self.ready.push_back(Frame::Started(v1::Started {
+            request_id: self.facts.request_id.clone(),
+            model: self.facts.model.clone(),
+            kernel: self.facts.kernel.clone(),
+            seed: self.facts.seed,
+        }));
+    }
+
+    /// What was collected of a sample.
+    fn tell(&mut self, index: usize) {
+        let delta = self.assemblers[index].take();
+        if self.failed.is_none() {
+            self.ready.extend(delta.map(Frame::Delta));
+        }
+    }
+
+    fn finish(&mut self, index: u32, outcome: Outcome) {
+        self.remaining -= 1;
+        if let Outcome::Failed(_) = outcome {
+            self.failed.get_or_insert(outcome.clone());
+        }
+        if self.remaining == 0 {
+            let timings_of_all = self.tally.timings();
+            self.span.took(&timings_of_all);
+            self.ending = Some(Ending {
+                outcome: self.failed.take().unwrap_or(outcome),
+                index,
+                usage: usage(&self.tally.usage()),
+                timings: timings(&timings_of_all),
+            });
+            return;
+        }
+        match (&self.failed, outcome) {
+            // All is told with the last of them.
+            (Some(_), _) | (None, Outcome::Failed(_)) => self.events.cancel(),
+            (None, Outcome::Finished(reason, matched)) => {
+                self.ready.push_back(Frame::Finished(v1::Finished {
+                    reason: reason.into(),
+                    matched,
+                    usage: None,
+                    timings: None,
+                    index,
+                    remaining: self.remaining,
+                }));
+            }
+        }
+    }
+
+    /// Adds the tokens that are there already to the deltas, so that a reader
     /// that is late gets few large frames. Not those that come meanwhile: a
     /// fast engine could go on like that to the end.
     fn collect(&mut self) {
         for _ in 0..self.events.len() {
             let event = self.events.try_recv();
-            match event.inspect(|event| self.span.event(event)) {
+            match event.inspect(|event| self.span.event(event, self.first)) {
                 Some(Event::Token {
+                    id,
                     token,
                     text_end,
                     logprob,
                     top,
-                    ..
                 }) => {
                     self.meter.token();
-                    self.assembler.push(token, text_end, logprob, &top);
+                    let index = self.index(id);
+                    self.assemblers[index].push(token, text_end, logprob, &top);
                 }
                 other => {
                     self.held = other;
@@ -248,12 +319,16 @@ impl Drop for RequestStream {
     /// What was generated counts, also where nobody came to read it.
     fn drop(&mut self) {
         self.events.cancel();
-        let unread = std::iter::from_fn(|| self.events.try_recv());
-        for event in self.held.take().into_iter().chain(unread) {
+        while let Some(event) = self.held.take().or_else(|| self.events.try_recv()) {
             match event {
                 Event::Started { .. } => self.meter.started(),
                 Event::Token { .. } => self.meter.token(),
-                Event::Finished { usage, .. } => self.meter.finished(usage.completion_tokens),
+                Event::Finished {
+                    id, usage, timings, ..
+                } => {
+                    self.tally.add(self.index(id), &usage, &timings);
+                    self.meter.finished(self.tally.usage().completion_tokens);
+                }
             }
         }
     }
@@ -285,6 +360,7 @@ impl Wanted {
 fn lost() -> Ending {
     Ending {
         outcome: Outcome::Failed(status::drained()),
+        index: 0,
         usage: v1::Usage::default(),
         timings: v1::Timings::default(),
     }

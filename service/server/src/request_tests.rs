@@ -1,6 +1,7 @@
 use super::*;
 
 const BOUNDS: Bounds = Bounds {
+    max_samples: 4,
     vocab_size: 1000,
     context_limit: 64,
     kv_tokens: 64,

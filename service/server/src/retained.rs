@@ -307,7 +307,7 @@ impl Drop for Registration {
 
 /// What two requests are told apart by, field by field.
 #[derive(Debug, PartialEq, Eq)]
-struct Fields([(&'static str, u64); 8]);
+struct Fields([(&'static str, u64); 9]);
 
 impl Fields {
     fn of(request: &v1::GenerateRequest, hasher: &RandomState) -> Fields {
@@ -321,6 +321,7 @@ impl Fields {
             add_bos,
             priority,
             logprobs,
+            n,
             request_id: _,
             idempotency_key: _,
             resumable: _,
@@ -341,6 +342,7 @@ impl Fields {
             ("add_bos", hasher.hash_one(add_bos)),
             ("priority", hasher.hash_one(priority)),
             ("logprobs", hasher.hash_one(logprobs)),
+            ("n", hasher.hash_one(n)),
         ])
     }
 

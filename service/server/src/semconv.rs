@@ -14,6 +14,7 @@ pub(crate) const REQUEST_MAX_TOKENS: &str = "gen_ai.request.max_tokens";
 pub(crate) const REQUEST_TEMPERATURE: &str = "gen_ai.request.temperature";
 pub(crate) const REQUEST_TOP_P: &str = "gen_ai.request.top_p";
 pub(crate) const REQUEST_TOP_K: &str = "gen_ai.request.top_k";
+pub(crate) const REQUEST_CHOICE_COUNT: &str = "gen_ai.request.choice.count";
 pub(crate) const REQUEST_SEED: &str = "gen_ai.request.seed";
 pub(crate) const RESPONSE_ID: &str = "gen_ai.response.id";
 pub(crate) const RESPONSE_MODEL: &str = "gen_ai.response.model";

@@ -329,6 +329,10 @@ fn launch(
         kernels: kernels::messages(&survey),
         default_sampling: default_sampling(&model.generation),
         bounds: Bounds {
+            max_samples: settings
+                .limits
+                .max_samples
+                .min(scheduler.max_num_seqs + scheduler.max_queued),
             vocab_size: vocabulary.size(),
             context_limit,
             kv_tokens: kv.config.num_blocks.saturating_mul(kv.config.block_size),

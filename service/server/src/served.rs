@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ternion_engine::{Sampling, Vocabulary};
 use ternion_model::Model;
+use ternion_policy::Ticket;
 use ternion_proto::v1;
 
 use crate::{
@@ -54,9 +55,11 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// A place in the queue for a tenant's request.
-    pub(crate) fn place(&self, tenant: u32) -> Result<Place, Refusal> {
-        self.queue.enter(tenant).map_err(|full| self.full(full))
+    /// Places in the queue for a tenant's request.
+    pub(crate) fn place(&self, ticket: &Ticket) -> Result<Place, Refusal> {
+        let samples = usize::try_from(ticket.samples()).unwrap_or(usize::MAX);
+        let entered = self.queue.enter(ticket.tenant_number(), samples);
+        entered.map_err(|full| self.full(full))
     }
 
     /// Room in the queue for its prompt.

@@ -265,6 +265,7 @@ impl Session {
         registration: Option<Registration>,
     ) -> Result<(), Refusal> {
         let claim = self.claim(id)?;
+        let samples = self.served.bounds.samples(&request);
         let timeout = timeout_ms.map(|ms| Duration::from_millis(ms.into()));
         let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let task = Start {
@@ -272,7 +273,7 @@ impl Session {
             caller: self.caller.clone(),
             // In the order of the frames: which of them is one too many must
             // not depend on which task runs first.
-            ticket: self.served.access.enter(&self.caller),
+            ticket: self.served.access.enter(&self.caller, samples),
             // The frame's id is the one that counts.
             request: v1::GenerateRequest {
                 request_id: String::new(),
@@ -395,6 +396,7 @@ pub(crate) fn response(id: &str, seq: u64, frame: Frame) -> v1::SessionResponse 
         Frame::Queued(queued) => To::Queued(queued),
         Frame::Started(started) => To::Started(started),
         Frame::Delta(delta) => To::Delta(delta),
+        Frame::Finished(finished) => To::Finished(finished),
     };
     v1::SessionResponse {
         request_id: id.to_owned(),

@@ -425,6 +425,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "Largest message a client may send",
     },
     Setting {
+        key: "limits.max_samples",
+        flag: "max-samples",
+        kind: Kind::Count { min: 1, max: 128 },
+        default: Some("16"),
+        help: "Most samples of one request (its n)",
+    },
+    Setting {
         key: "limits.max_concurrent_streams",
         flag: "max-concurrent-streams",
         kind: Kind::Count {

@@ -156,6 +156,7 @@ pub(crate) enum Detached {
 #[serde(deny_unknown_fields)]
 pub(crate) struct LimitSettings {
     pub(crate) max_message_bytes: usize,
+    pub(crate) max_samples: usize,
     pub(crate) max_concurrent_streams: u32,
     pub(crate) max_connections: Option<usize>,
     #[serde(default, deserialize_with = "some_duration")]

@@ -104,9 +104,9 @@ fn quota(field: &str, refused: &ternion_policy::Refusal) -> (Code, ErrorDetails)
         Cause::TokensPerMinute { limit, asked, .. } | Cause::NeverFits { limit, asked } => {
             &[("limit", limit), ("asked", asked)]
         }
-        Cause::PromptTooLong { got, limit } | Cause::OutputTooLong { got, limit } => {
-            &[("got", got), ("limit", limit)]
-        }
+        Cause::PromptTooLong { got, limit }
+        | Cause::OutputTooLong { got, limit }
+        | Cause::TooManySamples { got, limit } => &[("got", got), ("limit", limit)],
         Cause::Revoked => &[],
     };
     let why = refused.cause().name().to_uppercase();
@@ -120,7 +120,7 @@ fn quota(field: &str, refused: &ternion_policy::Refusal) -> (Code, ErrorDetails)
             details.set_retry_info(refused.retry_after());
             Code::ResourceExhausted
         }
-        Cause::PromptTooLong { .. } => {
+        Cause::PromptTooLong { .. } | Cause::TooManySamples { .. } => {
             details.add_bad_request_violation(field, told);
             Code::OutOfRange
         }

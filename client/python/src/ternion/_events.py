@@ -63,7 +63,7 @@ class Events(Iterator[Event]):
             else:
                 self._note(response)
                 event = event_in(response)
-                if isinstance(event, Finished):
+                if isinstance(event, Finished) and not event.remaining:
                     self.finished = event
                 if event is not None:
                     return event

@@ -92,6 +92,9 @@ class RequestArguments(SamplingArguments, StoppingArguments, total=False):
     """Higher runs first when requests wait. Default 0, from -100 to 100."""
     logprobs: int | None
     """Log-probabilities of each token: 0 for the chosen one only, up to 20 alternatives."""
+    n: int | None
+    """Samples: so many answers to the one prompt, which is computed once. Each ``Delta`` and
+    ``Finished`` has the ``index`` of its sample; its seed is that of ``Started`` plus the index."""
     resumable: bool | None
     """Survive a connection that breaks: the events are read on, without a gap, over another one,
     as long as the server waits for its clients. It outlives its events: ``cancel_request`` ends

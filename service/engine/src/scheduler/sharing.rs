@@ -1,7 +1,19 @@
 //! What sequences with the same tokens share.
 
 use super::{RANKED, Scheduler};
-use crate::SequenceId;
+use crate::lifecycle::State;
+use crate::sequence::Sequence;
+use crate::{BlockCopy, BlockId, SequenceId, StepReport};
+
+/// A block of another sample that holds the next tokens of a sequence.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    block: BlockId,
+    /// Its place in either table.
+    place: usize,
+    /// Tokens of the sequence that are computed up to there.
+    num_computed_tokens: usize,
+}
 
 impl Scheduler {
     /// Gives a waiting sequence the blocks that are cached of its tokens. Not
@@ -10,13 +22,68 @@ impl Scheduler {
     pub(super) fn take_cached(&mut self, id: SequenceId) {
         let block_size = self.limits.block_size;
         let sequence = self.sequences.get_mut(&id).expect(RANKED);
-        let most = sequence.num_shareable_blocks(block_size);
+        let most = sequence.shareable_keys(block_size).len();
         if let Some(chain) = &mut sequence.chain {
             self.pool
                 .take_cached(&mut sequence.blocks, &chain.keys()[..most]);
             chain.num_kept = sequence.blocks.len();
             chain.is_trusted = true;
             sequence.num_computed_tokens = chain.num_kept * block_size;
+        }
+    }
+
+    /// Behind the blocks that a waiting sample has by now, the one with most of
+    /// the rest of its prompt that another sample has.
+    pub(super) fn block_of_sample(&self, id: SequenceId) -> Option<Begun> {
+        let sequence = &self[id];
+        let place = sequence.blocks.len();
+        let end = (place + 1) * self.limits.block_size;
+        let most = sequence.num_shareable_tokens().min(end);
+        self.other_samples(id)
+            .filter(|other| other.is_trusted())
+            .filter_map(|other| {
+                let num_computed_tokens = other.num_computed_tokens.min(most);
+                Some(Begun {
+                    block: other.blocks.get(place)?,
+                    place,
+                    num_computed_tokens,
+                })
+            })
+            .filter(|begun| begun.num_computed_tokens > sequence.num_computed_tokens)
+            .max_by_key(|begun| begun.num_computed_tokens)
+    }
+
+    /// Has such a block copied into that of a sequence, which now has one there:
+    /// it is about to write behind what was begun.
+    ///
+    /// Whose it was may have lost it for that meanwhile. But nothing is written
+    /// before all is copied, in the order in which it was asked for.
+    pub(super) fn copy_block(&mut self, id: SequenceId, begun: Begun, report: &mut StepReport) {
+        let sequence = self.sequences.get_mut(&id).expect(RANKED);
+        sequence.num_computed_tokens = begun.num_computed_tokens;
+        let own = sequence.blocks.get(begun.place);
+        let to = own.expect("it has blocks for all its tokens");
+        if to != begun.block {
+            let from = begun.block;
+            self.copies.push(BlockCopy { from, to });
+            report.num_copied += 1;
+        }
+    }
+
+    /// Those that are alive.
+    fn other_samples(&self, id: SequenceId) -> impl Iterator<Item = &Sequence> {
+        let others = self[id].samples.others(id);
+        others.filter_map(|other| self.sequences.get(&other))
+    }
+
+    /// The last sample of a request that shares nothing with others has ended.
+    pub(super) fn forget_private(&mut self, ended: &Sequence) {
+        let is_alive = |id| self.sequences.contains_key(&id);
+        if let Some(chain) = &ended.chain
+            && chain.is_private
+            && !ended.samples.ids().any(is_alive)
+        {
+            self.pool.forget(chain.keys());
         }
     }
 
@@ -41,11 +108,12 @@ impl Scheduler {
         if let Some(chain) = &mut sequence.chain
             && chain.is_trusted
         {
-            for place in chain.num_kept..num_full {
+            let num_named = num_full.min(chain.keys().len());
+            for place in chain.num_kept..num_named {
                 let key = chain.keys()[place];
                 self.pool.keep(&mut sequence.blocks, place, key);
             }
-            chain.num_kept = num_full;
+            chain.num_kept = num_named;
         }
     }
 
@@ -70,10 +138,19 @@ impl Scheduler {
     /// the block or stops running, and only so many rank before.
     pub(super) fn is_being_computed(&self, id: SequenceId) -> bool {
         let (sequence, block_size) = (&self[id], self.limits.block_size);
-        let Some(chain) = &sequence.chain else {
+        if sequence.chain.is_none() {
             return false;
+        }
+        let wanted = sequence.shareable_keys(block_size);
+        // Of a sample's prompt it waits for the last, unfinished block as well.
+        let shareable = sequence.num_shareable_tokens();
+        let computes_prompt = |other: &Sequence| {
+            let is_before = other.state == State::Running && other.rank < sequence.rank;
+            is_before && other.is_trusted() && other.num_computed_tokens < shareable
         };
-        let wanted = &chain.keys()[..sequence.num_shareable_blocks(block_size)];
+        if self.other_samples(id).any(computes_prompt) {
+            return true;
+        }
         let before = self
             .running
             .iter()
@@ -108,7 +185,7 @@ impl Scheduler {
 impl Scheduler {
     /// Panics unless the blocks that a sequence shares are full and, as long as
     /// they are trusted, cached.
-    pub(super) fn check_sharing(&self, sequence: &crate::sequence::Sequence) {
+    pub(super) fn check_sharing(&self, sequence: &Sequence) {
         let full = sequence.num_computed_tokens / self.limits.block_size;
         for (place, block) in sequence.blocks.blocks().enumerate() {
             let tables = self.pool.num_tables(block);

@@ -4,8 +4,8 @@
 
 use crate::sampling::{Choice, Sampler};
 use crate::{
-    Batch, Draw, Executor, ExecutorError, Logits, Row, Sampling, Sought, Span, TokenLogit,
-    Vocabulary, Wanted,
+    Batch, BlockCopy, BlockId, Draw, Executor, ExecutorError, Logits, Row, Sampling, Sought, Span,
+    TokenLogit, Vocabulary, Wanted,
 };
 
 pub(super) const END: u32 = 0;
@@ -89,6 +89,8 @@ pub(super) struct FakeModel {
     pub(super) fault: Fault,
     /// The batch of the last step, whole where parts of it were run again.
     pub(super) last: Batch,
+    /// What was copied before it.
+    pub(super) copied: Vec<BlockCopy>,
 }
 
 impl FakeModel {
@@ -99,6 +101,7 @@ impl FakeModel {
             logits: Logits::default(),
             fault: Fault::None,
             last: Batch::default(),
+            copied: Vec::new(),
         }
     }
 
@@ -179,6 +182,16 @@ fn drawn_from(row: &[f32], draw: Draw) -> u32 {
 }
 
 impl Executor for FakeModel {
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        for copy in copies {
+            assert_ne!(copy.from, copy.to);
+            let begin = |block: BlockId| block.0 as usize * self.block_size;
+            let from = begin(copy.from)..begin(copy.from) + self.block_size;
+            self.pages.copy_within(from, begin(copy.to));
+        }
+        self.copied.extend_from_slice(copies);
+    }
+
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         self.check_spans(batch);
         if self.last.spans.is_empty() {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::fake::{FakeModel, FakeVocabulary};
 use crate::{
-    Batch, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, SequenceId, Span,
-    StepReport, Time,
+    Batch, BlockCopy, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, SequenceId,
+    Span, StepReport, Time,
 };
 
 /// About a model of 2 billion weights on two cores.
@@ -53,6 +53,10 @@ struct TimedModel {
 }
 
 impl Executor for TimedModel {
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        self.model.copy_blocks(copies);
+    }
+
     fn execute(&mut self, batch: &Batch) -> Result<&Logits, ExecutorError> {
         let parts = batch.spans.iter().map(|span| Part {
             took: time_of(span),

@@ -51,6 +51,9 @@ struct Seen {
     hopeless: usize,
     reruns: usize,
     culprits: usize,
+    shared_rows: usize,
+    shared_prompts: usize,
+    copied: usize,
     endings: BTreeMap<String, usize>,
 }
 
@@ -69,6 +72,9 @@ impl Seen {
         self.hopeless += other.hopeless;
         self.reruns += other.reruns;
         self.culprits += other.culprits;
+        self.shared_rows += other.shared_rows;
+        self.shared_prompts += other.shared_prompts;
+        self.copied += other.copied;
         for (kind, count) in other.endings {
             *self.endings.entry(kind).or_default() += count;
         }
@@ -89,18 +95,23 @@ impl Seen {
         assert!(self.hopeless > 100, "{self:?}");
         assert!(self.culprits > 100, "{self:?}");
         assert!(self.reruns > 2 * self.culprits, "{self:?}");
+        assert!(self.shared_rows > 1000, "{self:?}");
+        assert!(self.shared_prompts > 1000, "{self:?}");
+        assert!(self.copied > 1000, "{self:?}");
         assert_eq!(self.endings.len(), 7, "{self:?}");
         assert!(self.endings.values().all(|count| *count > 100), "{self:?}");
     }
 }
 
-/// What the other side of the engine knows about a request.
+/// What the other side of the engine knows about a sample of a request.
 struct Watched {
     request: Request,
+    /// The first sample of its request.
+    first: SequenceId,
     answer: Answer,
     submitted: Time,
     credit: usize,
-    started: bool,
+    started: Option<Time>,
     num_tokens: usize,
     num_preemptions: u32,
     cancelled: Option<Time>,
@@ -194,26 +205,19 @@ impl Schedule {
 
     fn submit(&mut self, seen: &mut Seen) {
         let request = self.request();
-        match self.sim.engine.submit(request.clone(), self.sim.now()) {
-            Ok(id) => {
-                let watched = Watched {
-                    answer: answer(&request),
-                    submitted: self.sim.now(),
-                    credit: request.credit,
-                    request,
-                    started: false,
-                    num_tokens: 0,
-                    num_preemptions: 0,
-                    cancelled: None,
-                    finished: false,
-                };
-                self.pages.submitted(id, watched.request.salt);
-                assert!(self.watched.insert(id, watched).is_none());
-                self.sim.name(id);
-            }
+        let count = self.random.pick(&[1, 1, 1, 1, 2, 3, 5]);
+        let now = self.sim.now();
+        let alive_limit = self.limits.max_num_seqs + self.limits.max_queued;
+        match self.sim.engine.submit_samples(request.clone(), count, now) {
+            Ok(first) => (0..count).for_each(|index| self.accepted(first, index, &request)),
             Err(SubmitError::QueueFull { queued, limit }) => {
-                assert_eq!(queued, limit);
-                assert_eq!(limit, self.limits.max_num_seqs + self.limits.max_queued);
+                assert_eq!(limit, alive_limit);
+                assert!(queued <= limit && queued + count > limit);
+                seen.refusals += 1;
+            }
+            Err(SubmitError::BadParameter { field, .. }) => {
+                assert_eq!(field, "samples");
+                assert!(count > alive_limit);
                 seen.refusals += 1;
             }
             Err(SubmitError::TokensQueued {
@@ -237,6 +241,27 @@ impl Schedule {
             }
             Err(error) => panic!("{error}"),
         }
+    }
+
+    fn accepted(&mut self, first: SequenceId, index: usize, request: &Request) {
+        let id = SequenceId(first.0 + index as u64);
+        let mut request = request.clone();
+        request.sampling.seed += index as u64;
+        let watched = Watched {
+            answer: answer(&request),
+            first,
+            submitted: self.sim.now(),
+            credit: request.credit,
+            request,
+            started: None,
+            num_tokens: 0,
+            num_preemptions: 0,
+            cancelled: None,
+            finished: false,
+        };
+        self.pages.submitted(id, watched.request.salt, first);
+        assert!(self.watched.insert(id, watched).is_none());
+        self.sim.name(id);
     }
 
     fn request(&mut self) -> Request {
@@ -299,13 +324,16 @@ impl Schedule {
         self.sim.engine.set_credit(id, credit);
     }
 
-    /// Of those that were accepted and not started.
+    /// Of those that were accepted and not started, the first samples'.
     fn queued_tokens(&self) -> usize {
-        let waits = |watched: &&Watched| {
-            !watched.started && !watched.finished && watched.cancelled.is_none()
+        let waits = |(id, watched): &(&SequenceId, &Watched)| {
+            let has_ended = watched.finished || watched.cancelled.is_some();
+            **id == watched.first && watched.started.is_none() && !has_ended
         };
-        let waiting = self.watched.values().filter(waits);
-        waiting.map(|watched| watched.request.prompt.len()).sum()
+        let waiting = self.watched.iter().filter(waits);
+        waiting
+            .map(|(_, watched)| watched.request.prompt.len())
+            .sum()
     }
 
     /// Neither cancelled nor told to have ended.
@@ -327,7 +355,9 @@ impl Schedule {
         );
         self.check_batch(&report, seen);
         if !report.scheduled.is_empty() {
-            self.pages.watch(&report, &self.sim.model.last);
+            let (batch, copied) = (&self.sim.model.last, &self.sim.model.copied);
+            self.pages.watch(&report, batch, copied);
+            assert_eq!(report.num_copied, copied.len());
         }
         for id in streaming {
             let scheduled = report
@@ -397,6 +427,9 @@ impl Schedule {
         seen.cached += report.num_cached;
         seen.resumed += report.num_resumed;
         seen.evicted += report.num_evicted;
+        seen.shared_rows += report.num_shared_rows;
+        seen.shared_prompts += report.num_shared;
+        seen.copied += report.num_copied;
         seen.rejected += report.num_drafted - report.num_accepted;
         for (place, (id, _)) in report.scheduled.iter().enumerate() {
             let watched = &self.watched[id];
@@ -417,10 +450,13 @@ impl Schedule {
         let after_batch = now + self.sim.takes;
         match event {
             Event::Started { id, at } => {
+                let first = self.watched[&id].first;
+                let with_another = |watched: &Watched| watched.first == first;
+                let mut started = self.watched.values().filter(|w| with_another(w));
+                assert!(at == now || started.any(|other| other.started == Some(at)));
                 let watched = self.watched.get_mut(&id).unwrap();
-                assert!(!watched.finished && !watched.started);
-                assert_eq!(at, now);
-                watched.started = true;
+                assert!(!watched.finished && watched.started.is_none());
+                watched.started = Some(at);
                 None
             }
             Event::Token {
@@ -431,7 +467,7 @@ impl Schedule {
                 top,
             } => {
                 let watched = self.watched.get_mut(&id).unwrap();
-                assert!(!watched.finished && watched.started && watched.credit > 0);
+                assert!(!watched.finished && watched.started.is_some() && watched.credit > 0);
                 assert_eq!(token, watched.answer.tokens[watched.num_tokens]);
                 assert_eq!(text_end, watched.answer.text_ends[watched.num_tokens]);
                 let asked = watched.request.sampling.num_logprobs;
@@ -478,7 +514,15 @@ impl Schedule {
                 assert_eq!(usage.prompt_tokens, watched.request.prompt.len());
                 assert_eq!(usage.completion_tokens, watched.num_tokens);
                 let began_at = self.pages.began_at.get(&id).copied();
-                assert_eq!(usage.cached_tokens, began_at.unwrap_or(0));
+                let prompt_tokens = watched.request.prompt.len();
+                // Who has tokens and was in no step had all of its prompt.
+                let none_computed = if watched.num_tokens > 0 {
+                    prompt_tokens
+                } else {
+                    0
+                };
+                let cached = began_at.map_or(none_computed, |at| at.min(prompt_tokens));
+                assert_eq!(usage.cached_tokens, cached);
                 let sum = timings.queue + timings.prefill + timings.decode;
                 assert_eq!(sum, end - watched.submitted);
                 assert_eq!(timings.preemptions, watched.num_preemptions);

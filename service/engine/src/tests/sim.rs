@@ -84,6 +84,18 @@ impl Sim {
         id
     }
 
+    /// The ids of samples follow each other.
+    pub(super) fn submit_samples<const N: usize>(
+        &mut self,
+        names: [&'static str; N],
+        request: Request,
+    ) -> [SequenceId; N] {
+        let first = self.engine.submit_samples(request, N, self.now()).unwrap();
+        let ids = std::array::from_fn(|index| SequenceId(first.0 + index as u64));
+        self.names.extend(ids.into_iter().zip(names));
+        ids
+    }
+
     /// For sequences whose trace nobody reads.
     pub(super) fn name(&mut self, id: SequenceId) {
         self.names.insert(id, "x");
@@ -95,6 +107,7 @@ impl Sim {
         let mut times = std::iter::once(begin).chain(std::iter::repeat(end));
         let now = || times.next().expect("it has no end");
         self.model.last.clear();
+        self.model.copied.clear();
         let report = self.engine.step(now, &mut self.model, &mut self.events);
         let report = report.clone();
         self.engine.check();

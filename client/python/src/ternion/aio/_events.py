@@ -62,7 +62,7 @@ class Events(AsyncIterator[Event]):
                 self.last_seq = response.seq
                 self._attempts.begin_anew()
                 event = event_in(response)
-                if isinstance(event, Finished):
+                if isinstance(event, Finished) and not event.remaining:
                     self.finished = event
                 if event is not None:
                     return event

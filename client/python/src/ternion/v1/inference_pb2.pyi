@@ -64,6 +64,7 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     RESUMABLE_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
@@ -90,6 +91,17 @@ class GenerateRequest(_message.Message):
     request_id: _builtins.str
     """Id under which logs, traces and the audit trail name the request. Empty:
     the server draws one. In a Session the frame's id is used.
+    """
+    n: _builtins.int
+    """Samples: so many answers to the one prompt, which is computed once. Absent:
+    1. At most what the server allows, 16 unless it is configured otherwise.
+
+    Sample i, counted from 0, has the tokens of a request without n whose seed
+    is the seed in force plus i, modulo 2^64. All are taken into the queue or
+    none, and each counts as a request there and in what a tenant may have at
+    once and in a minute; the prompt's tokens count once. They are cancelled,
+    expire and fail together, and have one reader: where it takes nothing, all
+    are parked.
     """
     idempotency_key: _builtins.str
     """At most 128 bytes of the client's choice. A request under a key that the
@@ -139,18 +151,21 @@ class GenerateRequest(_message.Message):
         priority: _builtins.int | None = ...,
         logprobs: _builtins.int | None = ...,
         request_id: _builtins.str = ...,
+        n: _builtins.int | None = ...,
         idempotency_key: _builtins.str = ...,
         resumable: _builtins.bool = ...,
         resume: Global___Resume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_add_bos", b"_add_bos", "_logprobs", b"_logprobs", "_parse_special", b"_parse_special", "_priority", b"_priority", "add_bos", b"add_bos", "chat", b"chat", "input", b"input", "logprobs", b"logprobs", "parse_special", b"parse_special", "priority", b"priority", "resume", b"resume", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_add_bos", b"_add_bos", "_logprobs", b"_logprobs", "_n", b"_n", "_parse_special", b"_parse_special", "_priority", b"_priority", "add_bos", b"add_bos", "chat", b"chat", "input", b"input", "logprobs", b"logprobs", "n", b"n", "parse_special", b"parse_special", "priority", b"priority", "resume", b"resume", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_bos", b"_add_bos", "_logprobs", b"_logprobs", "_parse_special", b"_parse_special", "_priority", b"_priority", "add_bos", b"add_bos", "chat", b"chat", "idempotency_key", b"idempotency_key", "input", b"input", "logprobs", b"logprobs", "model", b"model", "parse_special", b"parse_special", "priority", b"priority", "request_id", b"request_id", "resumable", b"resumable", "resume", b"resume", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_bos", b"_add_bos", "_logprobs", b"_logprobs", "_n", b"_n", "_parse_special", b"_parse_special", "_priority", b"_priority", "add_bos", b"add_bos", "chat", b"chat", "idempotency_key", b"idempotency_key", "input", b"input", "logprobs", b"logprobs", "model", b"model", "n", b"n", "parse_special", b"parse_special", "priority", b"priority", "request_id", b"request_id", "resumable", b"resumable", "resume", b"resume", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__add_bos: _TypeAlias = _typing.Literal["add_bos"]  # noqa: Y015
     _WhichOneofArgType__add_bos: _TypeAlias = _typing.Literal["_add_bos", b"_add_bos"]  # noqa: Y015
     _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
+    _WhichOneofReturnType__n: _TypeAlias = _typing.Literal["n"]  # noqa: Y015
+    _WhichOneofArgType__n: _TypeAlias = _typing.Literal["_n", b"_n"]  # noqa: Y015
     _WhichOneofReturnType__parse_special: _TypeAlias = _typing.Literal["parse_special"]  # noqa: Y015
     _WhichOneofArgType__parse_special: _TypeAlias = _typing.Literal["_parse_special", b"_parse_special"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
@@ -161,6 +176,8 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__add_bos) -> _WhichOneofReturnType__add_bos | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__logprobs) -> _WhichOneofReturnType__logprobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n) -> _WhichOneofReturnType__n | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parse_special) -> _WhichOneofReturnType__parse_special | None: ...
     @_typing.overload
@@ -588,7 +605,9 @@ class Queued(_message.Message):
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     ahead: _builtins.int
-    """Requests that will be started before this one, if no others come."""
+    """Requests that will be started before this one, if no others come; of one
+    with samples, each of those counts.
+    """
     wait_seconds: _builtins.float
     """Seconds until it is started, estimated by how long steps and answers took
     so far. Absent while too little is known of them.
@@ -612,7 +631,9 @@ Global___Queued: _TypeAlias = Queued  # noqa: Y015
 
 @_typing.final
 class Started(_message.Message):
-    """The first token is being computed."""
+    """The first token is being computed. Once a request, however many samples it
+    has.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -625,7 +646,7 @@ class Started(_message.Message):
     kernel: _builtins.str
     """Name and instruction set of the kernel plugin in use."""
     seed: _builtins.int
-    """Seed in force."""
+    """Seed in force; of the first sample, if there are more."""
     def __init__(
         self,
         *,
@@ -649,10 +670,13 @@ class Delta(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Whole characters only; may be empty while a character, or the beginning
     of a stop string, is incomplete.
     """
+    index: _builtins.int
+    """Of which sample, below the request's n."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -665,10 +689,11 @@ class Delta(_message.Message):
         text: _builtins.str = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
+        index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -727,6 +752,10 @@ Global___TopLogprob: _TypeAlias = TopLogprob  # noqa: Y015
 
 @_typing.final
 class Finished(_message.Message):
+    """One for each sample, of which none has a frame after its own. The one with
+    none remaining is the request's last frame.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
@@ -734,13 +763,23 @@ class Finished(_message.Message):
     STOP_STRING_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
     reason: Global___FinishReason.ValueType
     stop_token_id: _builtins.int
     stop_string: _builtins.str
+    index: _builtins.int
+    """Which sample has ended."""
+    remaining: _builtins.int
+    """Samples of the request that have not."""
     @_builtins.property
-    def usage(self) -> Global___Usage: ...
+    def usage(self) -> Global___Usage:
+        """Of the request, in its last frame only."""
+
     @_builtins.property
-    def timings(self) -> Global___Timings: ...
+    def timings(self) -> Global___Timings:
+        """Likewise."""
+
     def __init__(
         self,
         *,
@@ -749,10 +788,12 @@ class Finished(_message.Message):
         stop_string: _builtins.str = ...,
         usage: Global___Usage | None = ...,
         timings: Global___Timings | None = ...,
+        index: _builtins.int = ...,
+        remaining: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["matched", b"matched", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["matched", b"matched", "reason", b"reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "matched", b"matched", "reason", b"reason", "remaining", b"remaining", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_matched: _TypeAlias = _typing.Literal["stop_token_id", "stop_string"]  # noqa: Y015
     _WhichOneofArgType_matched: _TypeAlias = _typing.Literal["matched", b"matched"]  # noqa: Y015
@@ -800,10 +841,11 @@ class Usage(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
+    """Once, however many samples have the prompt."""
     completion_tokens: _builtins.int
-    """End tokens included."""
+    """End tokens included; the sum of all samples."""
     cached_tokens: _builtins.int
-    """Prompt tokens that came from a cache."""
+    """Prompt tokens that came from a cache, and not only from another sample."""
     def __init__(
         self,
         *,
@@ -821,7 +863,9 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
-    """Seconds."""
+    """Seconds. A request's first step and token are those of whichever sample was
+    the first to have one, its last token that of the last.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -839,7 +883,9 @@ class Timings(_message.Message):
     decode_seconds: _builtins.float
     """From the first token to the last."""
     preemptions: _builtins.int
-    """Times the request lost its KV pages and was computed again."""
+    """Times the request lost its KV pages and was computed again; the sum of all
+    samples.
+    """
     def __init__(
         self,
         *,

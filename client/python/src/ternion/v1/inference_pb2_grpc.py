@@ -66,8 +66,8 @@ class InferenceServiceServicer:
 
     def Session(self, request_iterator, context):
         """Many requests on one stream, each under an id of the client's choice.
-        Every Start ends in exactly one Finished or Failed frame with its id; a
-        request that fails does not end the stream. When the client half-closes,
+        Every Start ends in exactly one Finished with no samples remaining or
+        Failed frame with its id; a request that fails does not end the stream. When the client half-closes,
         its running requests go on; when the stream breaks, they are cancelled,
         unless they are resumable.
 

@@ -33,8 +33,8 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Session: _grpc.StreamStreamMultiCallable[_inference_pb2.SessionRequest, _inference_pb2.SessionResponse]
     """Many requests on one stream, each under an id of the client's choice.
-    Every Start ends in exactly one Finished or Failed frame with its id; a
-    request that fails does not end the stream. When the client half-closes,
+    Every Start ends in exactly one Finished with no samples remaining or
+    Failed frame with its id; a request that fails does not end the stream. When the client half-closes,
     its running requests go on; when the stream breaks, they are cancelled,
     unless they are resumable.
 
@@ -59,8 +59,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Session: _aio.StreamStreamMultiCallable[_inference_pb2.SessionRequest, _inference_pb2.SessionResponse]  # type: ignore[assignment]
     """Many requests on one stream, each under an id of the client's choice.
-    Every Start ends in exactly one Finished or Failed frame with its id; a
-    request that fails does not end the stream. When the client half-closes,
+    Every Start ends in exactly one Finished with no samples remaining or
+    Failed frame with its id; a request that fails does not end the stream. When the client half-closes,
     its running requests go on; when the stream breaks, they are cancelled,
     unless they are resumable.
 
@@ -88,8 +88,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.SessionResponse], _abc.AsyncIterator[_inference_pb2.SessionResponse]]:
         """Many requests on one stream, each under an id of the client's choice.
-        Every Start ends in exactly one Finished or Failed frame with its id; a
-        request that fails does not end the stream. When the client half-closes,
+        Every Start ends in exactly one Finished with no samples remaining or
+        Failed frame with its id; a request that fails does not end the stream. When the client half-closes,
         its running requests go on; when the stream breaks, they are cancelled,
         unless they are resumable.
 

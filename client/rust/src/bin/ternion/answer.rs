@@ -11,6 +11,7 @@ use tokio::signal::ctrl_c;
 
 use crate::failure::Failure;
 use crate::json;
+use crate::samples::Samples;
 use crate::stdout;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(crate) enum Show {
     Json,
 }
 
-/// Returns the whole text.
+/// Returns the whole text, of all samples.
 pub(crate) async fn stream(
     client: &Client,
     request: Generate,
@@ -36,9 +37,10 @@ pub(crate) async fn stream(
         _ = ctrl_c() => return Err(Failure::Interrupted),
     };
     let resumable = request.request.resumable;
+    let mut output = Output::new(show, request.request.n.unwrap_or(1) as usize);
     session.start(&id, request).await?;
-    let mut output = Output::new(show);
     let mut interrupted = false;
+    let mut unwell = None;
     loop {
         let event = tokio::select! {
             event = next(&mut session, resumable) => event?,
@@ -54,10 +56,13 @@ pub(crate) async fn stream(
         let Some(event) = event else { break };
         output.show(&event)?;
         if let Event::Finished(finished) = event {
-            return match finished.reason() {
-                FinishReason::Stop | FinishReason::Length => Ok(output.text),
-                reason => Err(Failure::Ended(reason)),
-            };
+            match finished.reason() {
+                FinishReason::Stop | FinishReason::Length => {}
+                reason => unwell = Some(reason),
+            }
+            if finished.remaining == 0 {
+                return unwell.map_or(Ok(output.text), |reason| Err(Failure::Ended(reason)));
+            }
         }
     }
     Err(Failure::Server(Error::Transport {
@@ -93,11 +98,12 @@ pub(crate) fn drawn_id() -> String {
 struct Output {
     show: Show,
     text: String,
+    samples: Samples,
     waiting: ProgressBar,
 }
 
 impl Output {
-    fn new(show: Show) -> Output {
+    fn new(show: Show, samples: usize) -> Output {
         let waiting = match show {
             // Draws nothing where standard error is no terminal.
             Show::Text => ProgressBar::new_spinner().with_message("sent"),
@@ -107,6 +113,7 @@ impl Output {
         Output {
             show,
             text: String::new(),
+            samples: Samples::new(samples),
             waiting,
         }
     }
@@ -133,18 +140,26 @@ impl Output {
                     .set_message(format!("{tokens} prompt tokens, {ahead} ahead{wait}"));
                 Ok(())
             }
-            Event::Started(_) => {
+            Event::Started(started) => {
+                self.samples.seed = started.seed;
                 self.waiting.set_message("reading the prompt");
                 Ok(())
             }
             Event::Delta(delta) => {
                 self.waiting.finish_and_clear();
+                if self.samples.are_many() {
+                    self.samples.take(delta);
+                    return Ok(());
+                }
                 stdout::write(&delta.text)
             }
             Event::Finished(finished) => {
                 self.waiting.finish_and_clear();
-                stdout::write("\n")?;
-                if io::stderr().is_terminal() {
+                match self.samples.are_many() {
+                    true => self.samples.end(finished)?,
+                    false => stdout::write("\n")?,
+                }
+                if finished.remaining == 0 && io::stderr().is_terminal() {
                     eprintln!("[{}]", summary(finished));
                 }
                 Ok(())

@@ -6,7 +6,6 @@ use ternion_client::{Client, Generate as Request, system, user};
 use crate::answer::{self, Show};
 use crate::failure::Failure;
 use crate::request::RequestOptions;
-use crate::samples;
 
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
@@ -34,9 +33,9 @@ pub(crate) struct Generate {
         long,
         value_name = "N",
         default_value_t = 1,
-        value_parser = clap::value_parser!(u32).range(1..=64)
+        value_parser = clap::value_parser!(u32).range(1..=128)
     )]
-    pub(crate) samples: u32,
+    samples: u32,
 
     /// Name of this request in the server's logs and traces.
     #[arg(long, value_name = "ID")]
@@ -102,7 +101,10 @@ impl Generate {
         request.request.request_id = self.request_id.clone().unwrap_or_default();
         request.request.idempotency_key = self.idempotency_key.clone().unwrap_or_default();
         request.request.resumable = !self.no_resume;
-        Ok(request)
+        Ok(match self.samples {
+            1 => request,
+            count => request.samples(count),
+        })
     }
 }
 
@@ -116,15 +118,7 @@ fn read(path: &Path) -> Result<String, Failure> {
     })
 }
 
-pub(crate) async fn run(
-    client: &Client,
-    request: Request,
-    count: u32,
-    json: bool,
-) -> Result<(), Failure> {
-    if count > 1 {
-        return samples::run(client, request, count, json).await;
-    }
+pub(crate) async fn run(client: &Client, request: Request, json: bool) -> Result<(), Failure> {
     let show = if json { Show::Json } else { Show::Text };
     answer::stream(client, request, show).await?;
     Ok(())

@@ -25,18 +25,23 @@ pub(crate) enum Line {
         seed: u64,
     },
     Delta {
+        index: u32,
         text: String,
         token_ids: Vec<u32>,
         logprobs: Option<Vec<Logprob>>,
     },
     Finished {
+        index: u32,
         finish_reason: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         stop_token_id: Option<u32>,
         #[serde(skip_serializing_if = "Option::is_none")]
         stop_string: Option<String>,
-        usage: Usage,
-        timings: Timings,
+        /// The request's, with the last of its samples.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        timings: Option<Timings>,
     },
     Error {
         code: &'static str,
@@ -102,6 +107,7 @@ impl From<&Event> for Line {
                 seed: started.seed,
             },
             Event::Delta(delta) => Line::Delta {
+                index: delta.index,
                 text: delta.text.clone(),
                 token_ids: delta.token_ids.clone(),
                 logprobs: (!delta.logprobs.is_empty())
@@ -119,24 +125,23 @@ impl Line {
             Some(Matched::StopString(text)) => (None, Some(text.clone())),
             None => (None, None),
         };
-        let usage = finished.usage.unwrap_or_default();
-        let timings = finished.timings.unwrap_or_default();
         Line::Finished {
+            index: finished.index,
             finish_reason: reason_name(finished.reason()),
             stop_token_id,
             stop_string,
-            usage: Usage {
+            usage: finished.usage.map(|usage| Usage {
                 prompt_tokens: usage.prompt_tokens,
                 completion_tokens: usage.completion_tokens,
                 cached_tokens: usage.cached_tokens,
-            },
-            timings: Timings {
+            }),
+            timings: finished.timings.map(|timings| Timings {
                 queue_seconds: timings.queue_seconds,
                 prefill_seconds: timings.prefill_seconds,
                 time_to_first_token_seconds: timings.time_to_first_token_seconds,
                 decode_seconds: timings.decode_seconds,
                 preemptions: timings.preemptions,
-            },
+            }),
         }
     }
 

@@ -112,7 +112,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Action::Generate(generate) => {
             let request = generate.request()?;
             let client = connect().await?;
-            generate::run(&client, request, generate.samples, json).await
+            generate::run(&client, request, json).await
         }
         Action::Chat(chat) => chat::run(&connect().await?, *chat, json).await,
         Action::Models => models::run(&connect().await?, json).await,
