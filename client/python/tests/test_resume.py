@@ -12,6 +12,8 @@ from server import Server, idle
 import ternion
 from ternion import aio
 from ternion._request import GenerateArguments
+from ternion._resumable import Resumable
+from ternion.v1.inference_pb2 import GenerateRequest, SessionResponse
 
 # Of large frames, some 40 KB in all: more than goes through before a cut.
 LONG: GenerateArguments = {
@@ -168,6 +170,16 @@ def test_a_session_goes_on_with_what_is_resumable(fast_server: Server) -> None:
     assert heard.finished == {"a", "b"}
     with pytest.raises(ternion.TransportError, match="the session is closed"):
         session.reconnect()
+
+
+def test_a_request_goes_on_until_its_last_sample_ends() -> None:
+    resumable = Resumable()
+    resumable.add("a", GenerateRequest(resumable=True, n=2))
+    resumable.note(SessionResponse(request_id="a", seq=3, finished=ternion.Finished(remaining=1)))
+    (frame,) = resumable.frames()
+    assert frame.start.resume.last_seq == 3
+    resumable.note(SessionResponse(request_id="a", seq=5, finished=ternion.Finished(index=1)))
+    assert resumable.frames() == []
 
 
 def test_and_one_of_asyncio(fast_server: Server) -> None:

@@ -23,7 +23,8 @@ class Resumable:
 
     def note(self, response: SessionResponse) -> None:
         """Note how far a request has come."""
-        if response.WhichOneof("frame") in ("finished", "failed"):
+        frame = response.WhichOneof("frame")
+        if frame == "failed" or (frame == "finished" and not response.finished.remaining):
             self.remove(response.request_id)
         elif response.request_id in self._last_seq:
             self._last_seq[response.request_id] = response.seq
