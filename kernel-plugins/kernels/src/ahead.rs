@@ -11,34 +11,49 @@
 //! third. Weights are asked for beyond the end of the rows too, as a thread's
 //! next rows mostly follow. Stopping there costs one thread what it gained.
 
-use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use core::arch::x86_64::{_MM_HINT_NTA, _MM_HINT_T0, _mm_prefetch};
 
-/// How far: with six kilobytes two threads with one token are up to four
-/// hundredths slower, and one thread with four tokens is three; it gains one
-/// with one token.
-const AHEAD: usize = 8192;
+/// How far, where weights are read once: with eight kilobytes two hundredths
+/// slower.
+const ONCE: usize = 6144;
+/// How far, where they are read again: four tokens lose three hundredths with
+/// six kilobytes.
+const AGAIN: usize = 8192;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
 /// Asks for the first weights of some rows, before any is read: a thread's rows
 /// seldom follow the last it had.
 pub(crate) fn first(rows: &[u8]) {
-    for line in rows[..rows.len().min(AHEAD)].chunks(LINE) {
+    for line in rows[..rows.len().min(ONCE)].chunks(LINE) {
         // SAFETY: every x86-64 CPU has the instruction, and it reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
     }
 }
 
-/// Asks for what will be read when these have been. Weights pass through the
-/// second-level cache even if no other tokens read them again: passing it by
-/// makes two threads two to nine hundredths slower where memory gives each all
-/// that it can take.
+/// For weights that are read once: they pass the second-level cache by, which
+/// holds what was fetched while the thread waited. A whole model is three to
+/// four hundredths faster for it, though a benchmark of single regions is up to
+/// two slower where memory gives each thread all that it can take.
 #[inline(always)]
-pub(crate) fn next<const N: usize>(weights: &[u8; N]) {
+pub(crate) fn once<const N: usize>(weights: &[u8; N]) {
     for line in (0..N).step_by(LINE) {
-        let there = weights.as_ptr().wrapping_add(AHEAD + line);
         // SAFETY: every x86-64 CPU has the instruction, and it reads nothing:
         // where there is no memory it does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(there.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(there(weights, ONCE + line)) }
     }
+}
+
+/// For weights that are read again for every group of tokens.
+#[inline(always)]
+pub(crate) fn again<const N: usize>(weights: &[u8; N]) {
+    for line in (0..N).step_by(LINE) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(there(weights, AGAIN + line)) }
+    }
+}
+
+#[inline(always)]
+fn there(weights: &[u8], offset: usize) -> *const i8 {
+    weights.as_ptr().wrapping_add(offset).cast()
 }

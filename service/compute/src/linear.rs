@@ -235,7 +235,7 @@ fn divide(
     tile: usize,
     least: usize,
 ) -> Vec<Range<usize>> {
-    let (least, most) = (least.next_multiple_of(tile), MAX_CHUNK_ROWS.max(tile));
+    let [least, most] = [least, MAX_CHUNK_ROWS].map(|rows| rows.next_multiple_of(tile));
     let mut chunks = Vec::new();
     let mut first = rows.start;
     for worker in 1..=team_size {
@@ -338,21 +338,22 @@ mod tests {
 
     #[test]
     fn chunks_are_whole_tiles_and_all_rows() {
-        for (matrices, team_size) in [
-            (vec![2560, 640, 640], 2),
-            (vec![6912, 6912], 7),
-            (vec![40], 3),
-            (vec![1, 33, 64], 16),
-            (vec![32; 5], 1),
+        for (matrices, team_size, tile) in [
+            (vec![2560, 640, 640], 2, 32),
+            (vec![6912, 6912], 2, 128),
+            (vec![6912, 6912], 7, 32),
+            (vec![40], 3, 32),
+            (vec![1, 33, 64], 16, 32),
+            (vec![32; 5], 1, 32),
         ] {
             let width = matrices.iter().sum();
             let mut offset = 0;
             for rows in matrices {
                 let mut end = offset;
-                for chunk in divide(offset..offset + rows, (width, team_size), 32, 50) {
+                for chunk in divide(offset..offset + rows, (width, team_size), tile, 50) {
                     assert_eq!(chunk.start, end);
-                    assert!(!chunk.is_empty() && chunk.len() <= MAX_CHUNK_ROWS);
-                    let is_whole = chunk.len().is_multiple_of(32) || chunk.end == offset + rows;
+                    assert!(!chunk.is_empty() && chunk.len() < MAX_CHUNK_ROWS + tile);
+                    let is_whole = chunk.len().is_multiple_of(tile) || chunk.end == offset + rows;
                     assert!(is_whole, "{chunk:?} of {offset} and {rows}");
                     end = chunk.end;
                 }

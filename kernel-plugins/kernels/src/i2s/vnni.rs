@@ -107,7 +107,7 @@ macro_rules! vnni {
             fn unpack(steps: &[Step], panel: &mut [Field]) {
                 let low = $broadcast8(0x03);
                 for (step, fields) in steps.iter().zip(panel.as_chunks_mut::<4>().0) {
-                    ahead::next(step);
+                    ahead::again(step);
                     for (v, vector) in step.as_chunks().0.iter().enumerate() {
                         let f0 = load(vector);
                         let f1 = $shift_codes::<2>(f0);
@@ -162,7 +162,10 @@ macro_rules! vnni {
                     array::from_fn(|place| $broadcast8((0x03_u8 << (2 * place)).cast_signed()));
                 let mut sums = [[[$zero(); S]; V]; N];
                 for (step, words) in steps.iter().zip(words) {
-                    ahead::next(step);
+                    match N {
+                        1 => ahead::once(step),
+                        _ => ahead::again(step),
+                    }
                     let (vectors, _) = step.as_chunks();
                     let mut codes: [$vector; V] = array::from_fn(|v| load(&vectors[block * V + v]));
                     for words in words.as_chunks::<S>().0 {

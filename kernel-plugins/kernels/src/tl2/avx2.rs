@@ -186,7 +186,7 @@ fn codes_of(block: &Block) -> [__m256i; BLOCK_CODES] {
     let mut codes = [_mm256_setzero_si256(); BLOCK_CODES];
     let mut spare = _mm256_setzero_si256();
     for k in 0..BLOCK_WORDS {
-        ahead::next(&block[k]);
+        ahead::again(&block[k]);
         let [first, second] = load_words(block, k);
         let firsts = [
             first,

@@ -226,7 +226,7 @@ fn add_looked_up<const PREFETCH: bool>(
     let mut spare = _mm512_setzero_si512();
     for (k, vector) in block.iter().enumerate() {
         if PREFETCH {
-            ahead::next(vector);
+            ahead::once(vector);
         }
         let word = load(vector);
         let indices = [
