@@ -159,6 +159,7 @@ impl Forced {
             share: Share::default(),
             priority: 0,
             salt: None,
+            num_public: 0,
             deadline: None,
             credit: usize::MAX,
         };

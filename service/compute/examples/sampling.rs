@@ -124,6 +124,7 @@ fn run(
             share: Share::default(),
             priority: 0,
             salt: None,
+            num_public: 0,
             deadline: None,
             credit: usize::MAX,
         };

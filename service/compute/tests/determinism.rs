@@ -494,6 +494,7 @@ fn request(index: usize) -> Request {
         },
         priority: random.below(3) as i32,
         salt: None,
+        num_public: 0,
         deadline: None,
         credit: usize::MAX,
     }

@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn keys(tokens: &[u32]) -> Vec<Key> {
-        let mut chain = Chain::new(0);
+        let mut chain = Chain::new(0, 0);
         chain.extend(tokens, 2);
         chain.keys().to_vec()
     }

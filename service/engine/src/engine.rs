@@ -14,7 +14,8 @@ use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
 use crate::{
     Ahead, Batch, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits, Request,
-    Row, SequenceId, Span, StepReport, SubmitError, Time, Vocabulary, Wanted, panic_message,
+    Row, SequenceId, Sought, Span, StepReport, SubmitError, Time, Vocabulary, Wanted,
+    panic_message,
 };
 
 /// Takes requests, and runs them a step at a time.
@@ -304,8 +305,15 @@ impl Engine {
     fn say_what_is_wanted(&mut self) {
         let batch = &mut self.batch;
         for (span, &(id, _)) in batch.spans.iter_mut().zip(&self.report.scheduled) {
-            let choice = self.scheduler[id].choice(&self.end_tokens);
-            if let (1.., Some(sought)) = (span.num_logits, choice.sought(self.num_tokens)) {
+            let sequence = &self.scheduler[id];
+            let choice = sequence.choice(&self.end_tokens);
+            // The row behind a prompt is that of all samples, each of which
+            // draws with luck of its own.
+            let is_of_many = sequence.samples.are_many() && sequence.num_generated() == 0;
+            let sought = choice.sought(self.num_tokens);
+            let sought =
+                sought.filter(|sought| !is_of_many || matches!(sought, Sought::Largest(_)));
+            if let (1.., Some(sought)) = (span.num_logits, sought) {
                 let named_begin = batch.named_tokens.len();
                 for tokens in choice.named() {
                     batch.named_tokens.extend_from_slice(tokens);

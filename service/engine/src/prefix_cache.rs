@@ -5,7 +5,9 @@
 //! block before it, and whoever has the same tokens from the beginning on may
 //! use it as it is. The first name of a chain is a hash of the request's salt:
 //! sequences with different salts have no names in common, so that neither what
-//! they are answered nor how long it takes depends on what others asked.
+//! they are answered nor how long it takes depends on what others asked. What a
+//! prompt has in common with a public one is nobody's secret, and has the same
+//! names whatever the salt, which comes in behind it.
 //!
 //! A name is the whole of BLAKE3's 256 bits. To make two contents have one
 //! name is to break the hash, so tokens are not kept to be compared as well.
@@ -23,7 +25,10 @@ pub(crate) struct Key([u8; 32]);
 /// The keys of a sequence's full blocks, in position order.
 #[derive(Debug)]
 pub(crate) struct Chain {
+    /// Goes into the name of the first block that isn't public.
     root: Key,
+    /// How many of the first tokens are public.
+    public: usize,
     /// Whether the samples of one request are all that can ever use them, and
     /// so no more of them than their prompt.
     pub(crate) is_private: bool,
@@ -36,8 +41,11 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    pub(crate) fn new(salt: u128) -> Chain {
-        Chain::from_root(&salt.to_le_bytes(), false)
+    pub(crate) fn new(salt: u128, public: usize) -> Chain {
+        Chain {
+            public,
+            ..Chain::from_root(&salt.to_le_bytes(), false)
+        }
     }
 
     /// For the samples of a request that has nothing in common with others. Half
@@ -49,6 +57,7 @@ impl Chain {
     fn from_root(root: &[u8], is_private: bool) -> Chain {
         Chain {
             root: Key(*blake3::hash(root).as_bytes()),
+            public: 0,
             is_private,
             keys: Vec::new(),
             num_kept: 0,
@@ -68,15 +77,21 @@ impl Chain {
 
     /// Names the full blocks among `tokens` that have no name yet.
     pub(crate) fn extend(&mut self, tokens: &[u32], block_size: usize) {
-        let mut parent = *self.keys.last().unwrap_or(&self.root);
-        for block in tokens.chunks_exact(block_size).skip(self.keys.len()) {
+        let num_public = self.public / block_size;
+        let blocks = tokens.chunks_exact(block_size).enumerate();
+        for (index, block) in blocks.skip(self.keys.len()) {
+            // A root is the hash of less than any block, so nobody's name.
             let mut hasher = blake3::Hasher::new();
-            hasher.update(&parent.0);
+            if index == num_public {
+                hasher.update(&self.root.0);
+            }
+            if let Some(parent) = self.keys.last() {
+                hasher.update(&parent.0);
+            }
             for token in block {
                 hasher.update(&token.to_le_bytes());
             }
-            parent = Key(*hasher.finalize().as_bytes());
-            self.keys.push(parent);
+            self.keys.push(Key(*hasher.finalize().as_bytes()));
         }
     }
 }
@@ -175,7 +190,7 @@ mod tests {
     use super::*;
 
     fn keys(salt: u128, tokens: &[u32]) -> Vec<Key> {
-        let mut chain = Chain::new(salt);
+        let mut chain = Chain::new(salt, 0);
         chain.extend(tokens, 3);
         chain.keys
     }
@@ -206,6 +221,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_public_has_the_same_names_whatever_the_salt() {
+        let tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+        let of = |salt, public| {
+            let mut chain = Chain::new(salt, public);
+            chain.extend(&tokens, 3);
+            chain.keys
+        };
+        let in_common = |public: [usize; 2]| {
+            let [a, b] = [of(1, public[0]), of(2, public[1])];
+            let same: Vec<bool> = a.iter().zip(&b).map(|(a, b)| a == b).collect();
+            same
+        };
+        assert_eq!(in_common([6, 6]), [true, true, false, false]);
+        // Of a block that isn't public to its end nothing is.
+        assert_eq!(in_common([8, 7]), [true, true, false, false]);
+        assert_eq!(in_common([8, 4]), [true, false, false, false]);
+        assert_eq!(in_common([12, 12]), [true; 4]);
+        assert_eq!(in_common([0, 0]), [false; 4]);
+        assert_ne!(of(1, 3)[1], of(1, 0)[1], "the same tokens, kept apart");
+        assert_eq!(of(1, 8), of(1, 6));
+    }
+
+    #[test]
     fn private_keys_are_those_of_no_salt_and_no_other_request() {
         let tokens = [1, 2, 3, 4, 5, 6];
         let of = |mut chain: Chain| {
@@ -213,7 +251,7 @@ mod tests {
             chain.keys
         };
         let seven = of(Chain::private(SequenceId(7)));
-        for other in [Chain::private(SequenceId(8)), Chain::new(7)] {
+        for other in [Chain::private(SequenceId(8)), Chain::new(7, 0)] {
             for (a, b) in seven.iter().zip(of(other)) {
                 assert_ne!(*a, b);
             }
@@ -223,7 +261,7 @@ mod tests {
     #[test]
     fn keys_found_piece_by_piece_are_those_found_at_once() {
         let tokens: Vec<u32> = (0..20).collect();
-        let mut chain = Chain::new(3);
+        let mut chain = Chain::new(3, 0);
         for len in 0..=tokens.len() {
             chain.extend(&tokens[..len], 3);
         }

@@ -20,6 +20,9 @@ pub struct Request {
     /// as far as they begin the same way, and can tell so from how long they
     /// take. Those with different salts, or without one, share nothing.
     pub salt: Option<u128>,
+    /// Of the prompt's first so many tokens what is computed may be used
+    /// whatever the salt, by and of all that have a salt: they are no secret.
+    pub num_public: usize,
     /// From this moment on the request runs no further step.
     pub deadline: Option<Time>,
     /// Tokens the reader has room for, `usize::MAX` where that is no concern.

@@ -76,7 +76,10 @@ impl Sequence {
             credit: request.credit,
             state: State::Waiting,
             blocks: BlockTable::default(),
-            chain: request.salt.map(Chain::new).or_else(private),
+            chain: request
+                .salt
+                .map(|salt| Chain::new(salt, request.num_public))
+                .or_else(private),
             num_computed_tokens: 0,
             num_preemptions: 0,
             acceptance,

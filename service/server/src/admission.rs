@@ -129,6 +129,7 @@ fn engine_request(
         stopping.min_tokens = stopping.min_tokens.min(stopping.max_tokens);
     }
     Request {
+        num_public: served.public_prompts.in_common(&prompt),
         prompt,
         sampling: checked.sampling,
         stopping,

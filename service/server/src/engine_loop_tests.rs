@@ -62,6 +62,7 @@ impl Bench {
                 share: Share::default(),
                 priority: 0,
                 salt: None,
+                num_public: 0,
                 deadline,
                 credit: 0,
             },
@@ -285,6 +286,7 @@ async fn the_thread_serves_and_stops() {
         share: Share::default(),
         priority: 0,
         salt: None,
+        num_public: 0,
         deadline: None,
         credit: 0,
     };

@@ -19,6 +19,7 @@ use crate::{
     metrics::Metrics,
     models::default_sampling,
     prompt::Prompts,
+    public_prompts::PublicPrompts,
     queue::{Amount, Queue},
     request::Bounds,
     retained::{RetainedRequests, Retention},
@@ -209,6 +210,7 @@ pub(crate) fn served_within(
         read_timeout,
         retained: Arc::new(RetainedRequests::new(retention)),
         prefix_cache: true,
+        public_prompts: PublicPrompts::default(),
         max_stream_requests: limits.max_num_seqs + limits.max_queued,
     };
     (Arc::new(served), thread)

@@ -159,6 +159,7 @@ mod tests {
             pages,
             memory_bytes: bytes,
             prefix_cache: true,
+            public_prompts: None,
             precision: None,
         };
         let size = kv_size(
@@ -242,6 +243,7 @@ mod tests {
                 pages: None,
                 memory_bytes: Some(64 << 10),
                 prefix_cache: true,
+                public_prompts: None,
                 precision,
             };
             kv_size(

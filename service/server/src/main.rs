@@ -58,6 +58,7 @@ mod outbox;
 mod preset;
 mod processors;
 mod prompt;
+mod public_prompts;
 mod queue;
 mod queue_position;
 mod reader;

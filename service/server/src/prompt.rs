@@ -93,7 +93,7 @@ fn text_bytes(input: &Input) -> usize {
     }
 }
 
-fn encode(model: &Model, input: Input) -> Result<Vec<u32>, Refusal> {
+pub(crate) fn encode(model: &Model, input: Input) -> Result<Vec<u32>, Refusal> {
     match input {
         Input::TokenIds(ids) => Ok(ids),
         Input::Text {

@@ -56,6 +56,7 @@ use crate::{
     operations,
     processors::Placement,
     prompt::Prompts,
+    public_prompts::PublicPrompts,
     queue::{Amount, Queue},
     reload,
     request::Bounds,
@@ -264,6 +265,10 @@ fn launch(
     let (model, took) = opening.finish()?;
     stages.push((Stage::Model, took));
     let model = Arc::new(model);
+    let public_prompts = match &settings.kv.public_prompts {
+        Some(path) => PublicPrompts::read(path, &model).context("kv.public_prompts")?,
+        None => PublicPrompts::default(),
+    };
     let kernel = survey.selected()?;
     let why_kernel = survey.found.iter().find_map(|found| match &found.state {
         State::Selected { why } => Some(why.clone()),
@@ -357,6 +362,7 @@ fn launch(
         read_timeout: Some(settings.outbox.read_timeout).filter(|timeout| !timeout.is_zero()),
         retained: Arc::new(RetainedRequests::new(retention(&settings.resume))),
         prefix_cache: settings.kv.prefix_cache,
+        public_prompts,
         // More could not be alive in the engine either.
         max_stream_requests: scheduler.max_num_seqs + scheduler.max_queued,
     };

@@ -14,6 +14,7 @@ use crate::{
     live_requests::LiveRequests,
     metrics::Metrics,
     prompt::Prompts,
+    public_prompts::PublicPrompts,
     queue::{Place, Queue, QueueFull},
     refusal::{RETRY_DELAY, Refusal},
     request::Bounds,
@@ -50,6 +51,7 @@ pub(crate) struct Served {
     pub(crate) retained: Arc<RetainedRequests>,
     /// Whether requests share what is computed of their prompts.
     pub(crate) prefix_cache: bool,
+    pub(crate) public_prompts: PublicPrompts,
     /// Requests that one Session stream may have at once.
     pub(crate) max_stream_requests: usize,
 }

@@ -304,6 +304,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
                one tenant, and of a cache_group of tenants: on or off",
     },
     Setting {
+        key: "kv.public_prompts",
+        flag: "public-prompts",
+        kind: Kind::Path,
+        default: None,
+        help: "File of prompts that are nobody's secret: what is computed of them is used for all \
+               tenants. One JSON object a line, {\"system\": \"...\"} or {\"text\": \"...\"}",
+    },
+    Setting {
         key: "scheduler.max_num_seqs",
         flag: "max-num-seqs",
         kind: Kind::Count { min: 1, max: 4096 },

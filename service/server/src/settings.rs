@@ -107,6 +107,7 @@ pub(crate) struct KvSettings {
     pub(crate) pages: Option<usize>,
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) prefix_cache: bool,
+    pub(crate) public_prompts: Option<PathBuf>,
     /// `None`: the model's own.
     #[serde(rename = "type", default, deserialize_with = "kv_precision")]
     pub(crate) precision: Option<KvPrecision>,

@@ -2,18 +2,27 @@
 
 use std::collections::HashMap;
 
-use crate::{Batch, BlockCopy, Limits, SequenceId, StepReport};
+use crate::{Batch, BlockCopy, Limits, Request, SequenceId, StepReport};
+
+/// What a sequence may have in common with others.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    salt: Option<u128>,
+    /// Its first pages that are public.
+    num_public: usize,
+    /// The first sample of its request.
+    first: SequenceId,
+}
 
 /// Sees to it that no sequence reads what it must not: of those without its
-/// salt nothing, and without a salt nothing but its own and that of the other
+/// salt nothing but what is public, and without a salt nothing but its own and that of the other
 /// samples of its request.
 #[derive(Debug)]
 pub(super) struct Pages {
     block_size: usize,
     /// The last sequence that wrote to each page.
     writers: Vec<Option<SequenceId>>,
-    /// The salt of each sequence, and the first sample of its request.
-    kinds: HashMap<SequenceId, (Option<u128>, SequenceId)>,
+    kinds: HashMap<SequenceId, Kind>,
     /// Where the first span of each sequence began.
     pub(super) began_at: HashMap<SequenceId, usize>,
     /// Pages in more than one table of a batch.
@@ -31,8 +40,13 @@ impl Pages {
         }
     }
 
-    pub(super) fn submitted(&mut self, id: SequenceId, salt: Option<u128>, first: SequenceId) {
-        self.kinds.insert(id, (salt, first));
+    pub(super) fn submitted(&mut self, id: SequenceId, request: &Request, first: SequenceId) {
+        let kind = Kind {
+            salt: request.salt,
+            num_public: request.num_public / self.block_size,
+            first,
+        };
+        self.kinds.insert(id, kind);
     }
 
     pub(super) fn watch(&mut self, report: &StepReport, batch: &Batch, copies: &[BlockCopy]) {
@@ -49,14 +63,14 @@ impl Pages {
             let (read, written) = batch
                 .table_of(span)
                 .split_at(span.position / self.block_size);
-            for block in read {
+            for (index, block) in read.iter().enumerate() {
                 let writer = self.writers[block.0 as usize].expect("it was written");
-                self.check_reader(*id, writer);
+                self.check_reader(*id, writer, index);
                 *in_tables.entry(block).or_insert(0) += 1;
             }
-            for block in written {
+            for (index, block) in (read.len()..).zip(written) {
                 if let Some(writer) = copied.remove(block) {
-                    self.check_reader(*id, writer);
+                    self.check_reader(*id, writer, index);
                     assert_ne!(span.position % self.block_size, 0, "copied for nothing");
                 }
                 self.writers[block.0 as usize] = Some(*id);
@@ -66,11 +80,15 @@ impl Pages {
         assert!(copied.is_empty(), "{copied:?} are copied and not written");
     }
 
-    fn check_reader(&self, id: SequenceId, writer: SequenceId) {
-        let ((salt, first), (of_writer, first_of_writer)) = (self.kinds[&id], self.kinds[&writer]);
+    /// Whether a sequence may read what another wrote to its page of that place.
+    fn check_reader(&self, id: SequenceId, writer: SequenceId, index: usize) {
+        let (reader, wrote) = (self.kinds[&id], self.kinds[&writer]);
+        let is_public = index < reader.num_public.min(wrote.num_public);
+        let is_shared = is_public || reader.salt == wrote.salt;
         assert!(
-            first == first_of_writer || (salt.is_some() && salt == of_writer),
-            "{id:?} with salt {salt:?} reads what {writer:?} with {of_writer:?} wrote"
+            reader.first == wrote.first
+                || (reader.salt.is_some() && wrote.salt.is_some() && is_shared),
+            "{id:?}, {reader:?}, reads page {index} that {writer:?}, {wrote:?}, wrote"
         );
     }
 }

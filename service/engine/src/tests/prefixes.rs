@@ -83,6 +83,30 @@ fn other_salts_and_none_share_nothing() {
 }
 
 #[test]
+fn what_is_public_is_shared_across_salts_and_nothing_behind_it() {
+    let mut sim = Sim::new(ROOMY);
+    let public = |salt, num_public| Request {
+        salt,
+        num_public,
+        ..salted(9, 1)
+    };
+    for (salt, num_public, want) in [
+        (Some(7), 5, 0),
+        // Pages of two tokens: two are public to their end.
+        (Some(8), 5, 4),
+        (Some(9), 3, 2),
+        (Some(9), 0, 0),
+        (None, 5, 0),
+        // All of its own, and what is behind the public ones, too.
+        (Some(8), 5, 8),
+    ] {
+        let id = sim.submit("a", public(salt, num_public));
+        sim.run();
+        assert_eq!(cached(&sim, id), want, "{salt:?} {num_public}");
+    }
+}
+
+#[test]
 fn requests_that_arrive_together_wait_for_the_one_that_computes_what_they_share() {
     let mut sim = Sim::new(Limits {
         max_num_batched_tokens: 4,

@@ -259,7 +259,7 @@ impl Schedule {
             cancelled: None,
             finished: false,
         };
-        self.pages.submitted(id, watched.request.salt, first);
+        self.pages.submitted(id, &watched.request, first);
         assert!(self.watched.insert(id, watched).is_none());
         self.sim.name(id);
     }
@@ -303,9 +303,12 @@ impl Schedule {
             let common = prompt_len.min(random.within(1..=12));
             prompt[..common].copy_from_slice(&beginning[..common]);
         }
+        let public = self.beginnings[0].iter().zip(&prompt);
+        let num_public = public.take_while(|(public, token)| public == token).count();
         let now = self.sim.now();
         Request {
             prompt,
+            num_public,
             sampling,
             stopping,
             share: random.pick(&SHARES),

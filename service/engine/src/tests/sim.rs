@@ -40,6 +40,7 @@ pub(super) fn request(prompt_len: usize, max_tokens: usize) -> Request {
         share: Share::default(),
         priority: 0,
         salt: None,
+        num_public: 0,
         deadline: None,
         credit: usize::MAX,
     }
