@@ -39,7 +39,7 @@ pub(crate) struct Sequence {
     pub(crate) draft: Option<Draft>,
     /// The prompt, then what was generated.
     tokens: Vec<u32>,
-    num_prompt_tokens: usize,
+    pub(crate) num_prompt_tokens: usize,
     /// Tokens of the prompt that others had computed when it first ran, or drew
     /// its first token.
     num_cached_tokens: usize,

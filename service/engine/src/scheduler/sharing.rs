@@ -142,11 +142,11 @@ impl Scheduler {
             return false;
         }
         let wanted = sequence.shareable_keys(block_size);
-        // Of a sample's prompt it waits for the last, unfinished block as well.
-        let shareable = sequence.num_shareable_tokens();
+        // A sample waits for all of its prompt, and for what follows it.
+        let prompt = sequence.num_prompt_tokens;
         let computes_prompt = |other: &Sequence| {
             let is_before = other.state == State::Running && other.rank < sequence.rank;
-            is_before && other.is_trusted() && other.num_computed_tokens < shareable
+            is_before && other.is_trusted() && other.num_computed_tokens < prompt
         };
         if self.other_samples(id).any(computes_prompt) {
             return true;

@@ -6,6 +6,21 @@ use super::oracle::answer;
 use super::sim::{ROOMY, Sim, TINY, request};
 use crate::{Event, FinishReason, Limits, Request, Sampling, SequenceId, SubmitError};
 
+#[test]
+fn a_prompt_of_any_length_is_computed_once() {
+    for prompt_len in 1..=9 {
+        let mut sim = Sim::new(ROOMY);
+        let ids = sim.submit_samples(["a", "b", "c"], drawn(prompt_len, 3));
+        let mut computed = 0;
+        for _ in 0..6 {
+            computed += sim.step().scheduled.iter().map(|(_, len)| len).sum::<usize>();
+        }
+        let generated: usize = ids.iter().map(|id| sim.tokens(*id).len()).sum();
+        // The last token of each is never computed.
+        assert_eq!(computed, prompt_len + generated - 3, "{prompt_len}");
+    }
+}
+
 /// Samples differ.
 fn drawn(prompt_len: usize, max_tokens: usize) -> Request {
     Request {
