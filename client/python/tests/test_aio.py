@@ -55,9 +55,9 @@ async def test_samples_are_told_apart(aio: ternion.aio.Client) -> None:
         await session.start("s", text="Once", n=3, seed=7, temperature=1.5, max_tokens=12)
         await session.half_close()
         again = ["", "", ""]
-        async for _, event in session:
-            if isinstance(event, ternion.Delta):
-                again[event.index] += event.text
+        async for _, of_session in session:
+            if isinstance(of_session, ternion.Delta):
+                again[of_session.index] += of_session.text
     assert again == texts
 
 

@@ -177,7 +177,7 @@ def test_a_request_goes_on_until_its_last_sample_ends() -> None:
     resumable.add("a", GenerateRequest(resumable=True, n=2))
     resumable.note(SessionResponse(request_id="a", seq=3, finished=ternion.Finished(remaining=1)))
     (frame,) = resumable.frames()
-    assert frame.start.resume.last_seq == 3
+    assert frame.start.request.resume.last_seq == 3
     resumable.note(SessionResponse(request_id="a", seq=5, finished=ternion.Finished(index=1)))
     assert resumable.frames() == []
 

@@ -13,7 +13,12 @@ fn a_prompt_of_any_length_is_computed_once() {
         let ids = sim.submit_samples(["a", "b", "c"], drawn(prompt_len, 3));
         let mut computed = 0;
         for _ in 0..6 {
-            computed += sim.step().scheduled.iter().map(|(_, len)| len).sum::<usize>();
+            computed += sim
+                .step()
+                .scheduled
+                .iter()
+                .map(|(_, len)| len)
+                .sum::<usize>();
         }
         let generated: usize = ids.iter().map(|id| sim.tokens(*id).len()).sum();
         // The last token of each is never computed.
