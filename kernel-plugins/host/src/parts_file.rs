@@ -143,9 +143,9 @@ fn map(file: &File, len: usize) -> io::Result<Mmap> {
     // replaced or removed, which leaves the mapped one alone. The bytes are
     // read as plain integers and shown to the plugin as what it wrote.
     let map = unsafe { MmapOptions::new().len(len).map(file) }?;
-    // A fifth less time for a pass over weights that aren't in the
-    // processor's caches. As the file was written (`parts_writer.rs`) or, if
-    // it has left the memory since, as it is read.
+    // Passes over weights are faster. The system's cache has the file in huge
+    // pages as it was written (`huge_pages.rs`) or, if it has left the memory
+    // since, as it is read.
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
     Ok(map)

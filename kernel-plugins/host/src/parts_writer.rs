@@ -31,7 +31,7 @@ pub struct PartsWriter<'a> {
     cache: &'a CacheDir,
     plan: &'a PartsPlan,
     file: File,
-    huge_pages: OnceLock<Option<HugePages>>,
+    huge_pages: OnceLock<HugePages>,
     /// The checks of the parts, in the header's form; zeros for those that
     /// aren't there yet.
     checks: Mutex<Vec<[u8; CHECK]>>,
@@ -91,7 +91,9 @@ impl<'a> PartsWriter<'a> {
             .set_len(0)
             .and_then(|()| allocate(&self.file, bytes))
             .map_err(|source| self.unwritable(source))?;
-        let _ = self.huge_pages.set(HugePages::of(&self.file, bytes));
+        if let Some(huge_pages) = HugePages::of(&self.file, bytes) {
+            let _ = self.huge_pages.set(huge_pages);
+        }
         Ok(())
     }
 
@@ -103,7 +105,7 @@ impl<'a> PartsWriter<'a> {
     pub fn put(&self, index: usize, bytes: &[u8], word: Word) -> Result<(), PackedWriterError> {
         let part = &self.plan.parts[index];
         assert_eq!(bytes.len(), part.bytes, "the size of part {index}");
-        if let Some(Some(huge_pages)) = self.huge_pages.get() {
+        if let Some(huge_pages) = self.huge_pages.get() {
             huge_pages.allocate(&part.pages);
         }
         self.file

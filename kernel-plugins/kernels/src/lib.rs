@@ -3,6 +3,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod ahead;
+mod fetch;
 pub mod float;
 pub mod head;
 pub mod i2s;

@@ -16,6 +16,9 @@
 //! outlive it, and giving each chunk its own part of one output buffer, takes
 //! `unsafe`; what it offers is safe.
 
+mod ahead;
+mod matrix;
+
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
@@ -25,18 +28,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use ahead::Ahead;
+pub use matrix::Columns;
+use matrix::{RowsOf, Shareable};
+
 /// How long a worker waits for the next region before it goes to sleep: longer
 /// than what lies between two regions of a step, which is microseconds, and
 /// short enough not to take the core from the threads that feed and drain the
 /// engine between steps. With ten times as much, a small model served over gRPC
 /// on two cores took 27 ms a token instead of less than one.
 const PATIENCE: Duration = Duration::from_micros(50);
-
-/// Bytes that a worker fetches at most while it waits: a part of its
-/// second-level cache, and what memory gives one core in some ten microseconds.
-const AHEAD: usize = 384 << 10;
-/// Of which so many between two looks whether the next region is there.
-const AHEAD_STEP: usize = 8 * 64;
 
 /// Turns between two looks at the clock. How long a turn takes differs much
 /// between CPUs, so that turns alone don't tell.
@@ -83,14 +84,6 @@ struct Share {
     /// The next to hand out; beyond the end when all are.
     next: AtomicUsize,
     end: AtomicUsize,
-}
-
-/// Memory that a worker reads soon: no more than an address and a length, as
-/// nothing but a hint is made of them.
-#[derive(Default)]
-struct Ahead {
-    begin: AtomicUsize,
-    len: AtomicUsize,
 }
 
 /// What goes between caller and workers, once each way: in one line, which is
@@ -352,10 +345,7 @@ impl Team {
         for (worker, ahead) in (1..).zip(&self.shared.ahead) {
             let first = share_end(ranges, worker - 1, size);
             if first < ranges.len() {
-                let memory = read(first);
-                let len = memory.len().min(AHEAD);
-                ahead.begin.store(memory.as_ptr().addr(), Ordering::Relaxed);
-                ahead.len.store(len, Ordering::Relaxed);
+                ahead.expect(read(first));
             }
         }
     }
@@ -453,22 +443,6 @@ impl Shared {
         }
     }
 
-    /// Fetches until all is there or there is something to do; what is left may
-    /// be fetched after that.
-    fn fetch_ahead(&self, ahead: &Ahead, something_to_do: impl Fn() -> bool) {
-        loop {
-            let len = ahead.len.load(Ordering::Relaxed);
-            if len == 0 || something_to_do() {
-                return;
-            }
-            let begin = ahead.begin.load(Ordering::Relaxed);
-            let step = len.min(AHEAD_STEP);
-            fetch(begin..begin + step);
-            ahead.begin.store(begin + step, Ordering::Relaxed);
-            ahead.len.store(len - step, Ordering::Relaxed);
-        }
-    }
-
     /// Whether a worker's region has panicked, and forgets it. Written only
     /// then, since the workers read what lies in the same cache line.
     fn has_panicked(&self) -> bool {
@@ -478,7 +452,7 @@ impl Shared {
     /// Returns the new epoch once it is no longer `seen`.
     fn wait_for_region(&self, worker: usize, seen: u32) -> u32 {
         let changed = || self.call.epoch.load(Ordering::Acquire) != seen;
-        self.fetch_ahead(&self.ahead[worker - 1], changed);
+        self.ahead[worker - 1].fetch_until(changed);
         if spin_until(self.patience, changed) {
             return self.call.epoch.load(Ordering::Acquire);
         }
@@ -494,124 +468,6 @@ impl Shared {
                 return epoch;
             }
             std::thread::park();
-        }
-    }
-}
-
-/// Asks for the cache lines at some addresses, whether or not there is anything.
-fn fetch(addresses: Range<usize>) {
-    for at in addresses.step_by(64) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: every CPU of this kind has the instruction, which never
-        // faults and reads nothing as far as the program can tell.
-        unsafe {
-            use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T1>(core::ptr::without_provenance(at));
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: likewise.
-        unsafe {
-            core::arch::asm!(
-                "prfm pldl2keep, [{at}]",
-                at = in(reg) at,
-                options(nostack, preserves_flags, readonly),
-            );
-        }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let _ = at;
-    }
-}
-
-/// A pointer that may be copied to the workers of one region.
-struct Shareable<T>(*mut T);
-
-impl<T> Shareable<T> {
-    fn pointer(&self) -> *mut T {
-        self.0
-    }
-}
-
-// SAFETY: what the pointer reaches is `Send`, and the methods that use one
-// give every element to one worker only.
-unsafe impl<T: Send> Send for Shareable<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for Shareable<T> {}
-
-/// A matrix whose rows go to different workers.
-struct RowsOf<'a, T> {
-    base: Shareable<T>,
-    num_rows: usize,
-    row_len: usize,
-    _borrow: PhantomData<&'a ()>,
-}
-
-impl<'a, T> RowsOf<'a, T> {
-    fn new(matrix: &'a mut [T], num_rows: usize) -> RowsOf<'a, T> {
-        let row_len = matrix.len().checked_div(num_rows).unwrap_or(0);
-        assert_eq!(
-            matrix.len(),
-            num_rows * row_len,
-            "not {num_rows} whole rows"
-        );
-        RowsOf {
-            base: Shareable(matrix.as_mut_ptr()),
-            num_rows,
-            row_len,
-            _borrow: PhantomData,
-        }
-    }
-
-    /// # Safety
-    ///
-    /// No two slices of one row may live at the same time.
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "the caller sees to it that rows don't alias"
-    )]
-    unsafe fn row(&self, row: usize) -> &mut [T] {
-        assert!(row < self.num_rows, "row {row} of {}", self.num_rows);
-        // SAFETY: the row lies inside the matrix that `self` borrows; that no
-        // other slice overlaps it is the caller's promise.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.base.pointer().add(row * self.row_len),
-                self.row_len,
-            )
-        }
-    }
-}
-
-/// Some columns of every row of a matrix; no other worker has them.
-pub struct Columns<'a, T> {
-    base: *mut T,
-    num_rows: usize,
-    stride: usize,
-    range: Range<usize>,
-    _borrow: PhantomData<&'a mut [T]>,
-}
-
-impl<T> Columns<'_, T> {
-    /// Rows of the matrix.
-    pub fn num_rows(&self) -> usize {
-        self.num_rows
-    }
-
-    /// Which columns these are.
-    pub fn range(&self) -> Range<usize> {
-        self.range.clone()
-    }
-
-    /// This part of one row.
-    pub fn row(&mut self, row: usize) -> &mut [T] {
-        assert!(row < self.num_rows, "row {row} of {}", self.num_rows);
-        // SAFETY: `row` and the range lie inside the matrix, which is borrowed
-        // for as long as this value; ranges are disjoint, each is given to one
-        // call, and `&mut self` lets only one slice live at a time.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.base.add(row * self.stride + self.range.start),
-                self.range.len(),
-            )
         }
     }
 }
@@ -721,26 +577,21 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_waits_fetches_what_it_reads_next() {
+    fn workers_that_wait_fetch_what_they_read_next() {
         let team = Team::new(3);
-        let memory = vec![0_u8; 3 * 2 * AHEAD];
+        let memory = vec![0_u8; 6 << 10];
         let ranges = [0..1, 1..4, 4..5, 5..6];
         let asked = Mutex::new(Vec::new());
         team.expect(&ranges, |chunk| {
             asked.lock().expect("nobody panics").push(chunk);
-            &memory[chunk * AHEAD..]
+            &memory[chunk << 10..]
         });
         // Shares of two columns each: the second begins in the second range.
         assert_eq!(asked.into_inner().expect("nobody panics"), [1, 2]);
         team.run(3, &|_, _| {});
-        for ahead in &team.shared.ahead {
-            while ahead.len.load(Ordering::Relaxed) > 0 {
-                std::thread::yield_now();
-            }
+        while !team.shared.ahead.iter().all(|ahead| ahead.is_done()) {
+            std::thread::yield_now();
         }
-        let begins = |worker: usize| team.shared.ahead[worker].begin.load(Ordering::Relaxed);
-        assert_eq!(begins(0), memory.as_ptr().addr() + 2 * AHEAD);
-        assert_eq!(begins(1), memory.as_ptr().addr() + 3 * AHEAD);
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! Tokens are the pieces that Llama 3's tokenizer splits a text into before it
 //! merges, about: most are one token there, long names are several.
 
+mod numbers;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,10 +23,12 @@ use ternion_compute::{
 };
 use ternion_engine::{
     Batch, BlockCopy, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, Sampling,
-    Share, Stopping, TokenLogit, Vocabulary,
+    Share, Stopping, TokenLogit,
 };
 use ternion_kernel_host::Kernel;
 use ternion_kernels::team::Team;
+
+use numbers::Numbers;
 
 const MAX_LEN: usize = 8192;
 const MAX_PROMPT: usize = 2048;
@@ -219,22 +223,5 @@ impl Executor for Forced {
 
     fn vocab_size(&self) -> usize {
         self.executor.vocab_size()
-    }
-}
-
-/// Tokens without text.
-struct Numbers(usize);
-
-impl Vocabulary for Numbers {
-    fn token_bytes(&self, _: u32) -> &[u8] {
-        b""
-    }
-
-    fn size(&self) -> usize {
-        self.0
-    }
-
-    fn is_end(&self, _: u32) -> bool {
-        false
     }
 }

@@ -6,6 +6,8 @@
 //! settings by turns: `STREAMS` sequences of `TOKENS` tokens each, counted from
 //! the first step after their prompts on.
 
+mod numbers;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,11 +15,11 @@ use std::time::Instant;
 use ternion_compute::{
     CpuExecutor, HeadChoice, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
 };
-use ternion_engine::{
-    Engine, Event, Executor, Limits, Request, Sampling, Share, Stopping, Vocabulary,
-};
+use ternion_engine::{Engine, Event, Executor, Limits, Request, Sampling, Share, Stopping};
 use ternion_kernel_host::Kernel;
 use ternion_kernels::team::Team;
+
+use numbers::Numbers;
 
 const BLOCK_SIZE: usize = 16;
 const PROMPT: usize = 8;
@@ -148,21 +150,4 @@ fn run(
     chosen.sort_unstable();
     chosen.dedup();
     ((streams * steps) as f64 / seconds, chosen.len())
-}
-
-/// Tokens without text.
-struct Numbers(usize);
-
-impl Vocabulary for Numbers {
-    fn token_bytes(&self, _: u32) -> &[u8] {
-        b""
-    }
-
-    fn size(&self) -> usize {
-        self.0
-    }
-
-    fn is_end(&self, _: u32) -> bool {
-        false
-    }
 }

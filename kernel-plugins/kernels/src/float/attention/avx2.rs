@@ -238,6 +238,6 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn prefetch<T>(self, at: &T) {
-        super::fetch::line(at);
+        crate::fetch::near(at);
     }
 }

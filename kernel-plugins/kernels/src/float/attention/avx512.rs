@@ -199,6 +199,6 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
 
     #[inline(always)]
     fn prefetch<T>(self, at: &T) {
-        super::fetch::line(at);
+        crate::fetch::near(at);
     }
 }

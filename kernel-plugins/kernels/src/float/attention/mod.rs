@@ -25,7 +25,6 @@
 
 mod aligned;
 mod cell;
-mod fetch;
 mod integer;
 mod lanes;
 mod portable;

@@ -206,6 +206,6 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn prefetch<T>(self, at: &T) {
-        super::fetch::line(at);
+        crate::fetch::near(at);
     }
 }
