@@ -60,7 +60,7 @@ fn main() {
         });
         let mut activations = Activations::default();
         for variant in Variant::available().filter(|v| v.name() != "portable") {
-            for batch in [1, 2, 4, 8, 16] {
+            for batch in [1, 2, 3, 4, 6, 8, 16] {
                 let hidden: Vec<f32> = (0..batch * COLS).map(|i| (i % 97) as f32 - 48.0).collect();
                 activations.prepare(&hidden, &Dither::none(COLS), bits);
                 let time = best(least, || {

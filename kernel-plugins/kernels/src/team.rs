@@ -57,7 +57,7 @@ type Region<'a> = dyn Fn(usize, usize) + Sync + 'a;
 struct Shared {
     call: Line<Call>,
     shares: Vec<Line<Share>>,
-    /// What each worker but the caller is to fetch while it waits.
+    /// What each worker is to fetch while it waits.
     ahead: Vec<Line<Ahead>>,
     patience: Duration,
     asleep: Vec<AtomicBool>,
@@ -137,7 +137,7 @@ impl Team {
                 busy: AtomicUsize::new(0),
             }),
             shares: (0..size).map(|_| Line(Share::default())).collect(),
-            ahead: (1..size).map(|_| Line(Ahead::default())).collect(),
+            ahead: (0..size).map(|_| Line(Ahead::default())).collect(),
             patience: patience(size),
             asleep: (1..size).map(|_| AtomicBool::new(false)).collect(),
             panicked: AtomicBool::new(false),
@@ -228,6 +228,7 @@ impl Team {
 
         let own = catch_unwind(AssertUnwindSafe(|| shared.chunks(0, region)));
         let all_left = || shared.call.busy.load(Ordering::Acquire) == 0;
+        shared.ahead[0].fetch_until(all_left);
         if !spin_until(shared.patience, all_left) {
             // Whoever is still in there may be waiting for this core.
             while !all_left() {
@@ -338,12 +339,16 @@ impl Team {
 impl Team {
     /// Says what a later region begins with: its `ranges` as for
     /// [`columns`](Team::columns), and what is read for one of them and those
-    /// that follow it. While workers wait for the caller, between this region
-    /// and that, they bring the first of it to their caches.
+    /// that follow it. Who waits before that region, the caller for the last
+    /// worker's end and workers for the caller, brings the first of its share to
+    /// its cache.
     pub fn expect<'m>(&self, ranges: &[Range<usize>], read: impl Fn(usize) -> &'m [u8]) {
         let size = self.size();
-        for (worker, ahead) in (1..).zip(&self.shared.ahead) {
-            let first = share_end(ranges, worker - 1, size);
+        for (worker, ahead) in self.shared.ahead.iter().enumerate() {
+            let first = match worker {
+                0 => 0,
+                _ => share_end(ranges, worker - 1, size),
+            };
             if first < ranges.len() {
                 ahead.expect(read(first));
             }
@@ -452,7 +457,7 @@ impl Shared {
     /// Returns the new epoch once it is no longer `seen`.
     fn wait_for_region(&self, worker: usize, seen: u32) -> u32 {
         let changed = || self.call.epoch.load(Ordering::Acquire) != seen;
-        self.ahead[worker - 1].fetch_until(changed);
+        self.ahead[worker].fetch_until(changed);
         if spin_until(self.patience, changed) {
             return self.call.epoch.load(Ordering::Acquire);
         }
@@ -587,11 +592,31 @@ mod tests {
             &memory[chunk << 10..]
         });
         // Shares of two columns each: the second begins in the second range.
-        assert_eq!(asked.into_inner().expect("nobody panics"), [1, 2]);
+        assert_eq!(asked.into_inner().expect("nobody panics"), [0, 1, 2]);
         team.run(3, &|_, _| {});
-        while !team.shared.ahead.iter().all(|ahead| ahead.is_done()) {
+        while !team.shared.ahead[1..].iter().all(|ahead| ahead.is_done()) {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn the_caller_that_waits_fetches_what_it_reads_next() {
+        let team = Team::new(2);
+        let memory = vec![0_u8; 2 << 10];
+        team.expect(&[0..1, 1..2], |chunk| &memory[chunk << 10..]);
+        let arrived = AtomicUsize::new(0);
+        team.run(2, &|worker, _| {
+            // Each has one, so that the caller waits for the other.
+            arrived.fetch_add(1, Ordering::SeqCst);
+            while arrived.load(Ordering::SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+            let end = Instant::now() + Duration::from_secs(60);
+            while worker == 1 && !team.shared.ahead[0].is_done() {
+                assert!(Instant::now() < end, "the caller fetches nothing");
+                std::thread::yield_now();
+            }
+        });
     }
 
     #[test]

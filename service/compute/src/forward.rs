@@ -202,8 +202,9 @@ impl CpuExecutor {
             layer.down.expect(step.team);
             step.linear(&layer.gate_up)?;
             step.quantise(Input::Gated, layer.norm(Norm::FfnSub), &layer.down)?;
-            if let Some(next) = model.layers.get(index + 1) {
-                next.qkv.expect(step.team);
+            match model.layers.get(index + 1) {
+                Some(next) => next.qkv.expect(step.team),
+                None => step.expect_head(),
             }
             step.linear_into_residual(&layer.down)?;
         }
@@ -401,6 +402,12 @@ impl Step<'_> {
         });
     }
 
+    fn expect_head(&self) {
+        let matrix = self.model.source.head();
+        let head = self.model.ready_head();
+        self.s.head.expect(head, &matrix, self.team);
+    }
+
     fn logits(&mut self, batch: &Batch) {
         let a = self.model.architecture();
         let norm = self.norming(&self.model.output_norm);
@@ -417,6 +424,8 @@ impl Step<'_> {
         }
         let matrix = self.model.source.head();
         let head = self.model.ready_head();
+        // Of the next step.
+        self.model.layers[0].qkv.expect(self.team);
         s.head.fill(head, &matrix, batch, &s.normed, self.team);
     }
 }

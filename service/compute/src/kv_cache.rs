@@ -244,10 +244,6 @@ pub(crate) struct Gathered(Vec<u32>);
 /// After so many tokens made up contexts repeat themselves.
 const NOISE_TOKENS: usize = 61;
 
-/// Below so many tokens the caller writes them itself: waking a worker takes
-/// longer.
-const FEW_TOKENS: usize = 8;
-
 impl KvCache {
     /// Reserves the memory. Pages come as they are touched.
     pub(crate) fn reserve(
@@ -300,16 +296,11 @@ impl KvCache {
                 layout.write(entry(token), head, pages);
             }
         };
-        if num_tokens < FEW_TOKENS {
-            let heads = layer.chunks_exact_mut(layout.head_bytes());
-            heads
-                .enumerate()
-                .for_each(|(index, pages)| head(index, pages));
-        } else {
-            team.rows(layer, layout.head_bytes(), |_, index, pages| {
-                head(index, pages)
-            });
-        }
+        // Also of one token: a cache line for each element of a key is most of
+        // the time, and those who write a head's are likely to read them next.
+        team.rows(layer, layout.head_bytes(), |_, index, pages| {
+            head(index, pages)
+        });
     }
 
     /// Copies pages of all layers, one after the other.

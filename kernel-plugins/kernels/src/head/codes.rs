@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use memmap2::MmapMut;
+
 /// Rows of a tile: as many as a vector of 512 bits has sums.
 pub const TILE_ROWS: usize = 16;
 
@@ -58,14 +60,14 @@ pub struct Codes {
 }
 
 enum Lines {
-    Own(Vec<Line>),
+    Own(MmapMut),
     Shared(SharedBytes),
 }
 
 impl Lines {
     fn as_slice(&self) -> &[Line] {
         match self {
-            Lines::Own(lines) => lines,
+            Lines::Own(memory) => bytemuck::cast_slice(memory),
             Lines::Shared(bytes) => bytemuck::cast_slice((**bytes).as_ref()),
         }
     }
@@ -82,15 +84,24 @@ impl fmt::Debug for Codes {
 
 impl Codes {
     /// All codes 0. Memory comes with the first write to it, from whichever
-    /// thread that is.
+    /// thread that is; in huge pages where the system has some, as codes are
+    /// read from one end to the other.
+    ///
+    /// # Panics
+    ///
+    /// If the system has not that much memory.
     pub fn new(bits: Bits, rows: usize, cols: usize) -> Codes {
         let tile_lines = cols.div_ceil(bits.line_cols());
-        let lines = bytemuck::zeroed_vec(rows.div_ceil(TILE_ROWS) * tile_lines);
+        let bytes = rows.div_ceil(TILE_ROWS) * tile_lines * size_of::<Line>();
+        let memory = MmapMut::map_anon(bytes)
+            .unwrap_or_else(|error| panic!("no memory for {bytes} bytes of codes: {error}"));
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
         Codes {
             bits,
             rows,
             cols,
-            lines: Lines::Own(lines),
+            lines: Lines::Own(memory),
         }
     }
 
@@ -150,7 +161,7 @@ impl Codes {
     /// If they are shared.
     pub fn lines_mut(&mut self) -> &mut [Line] {
         match &mut self.lines {
-            Lines::Own(lines) => lines,
+            Lines::Own(memory) => bytemuck::cast_slice_mut(memory),
             Lines::Shared(_) => panic!("shared codes are there already"),
         }
     }

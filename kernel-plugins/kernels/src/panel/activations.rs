@@ -13,6 +13,7 @@
 use core::ops::Range;
 
 use super::FIELD_COLS;
+use crate::float::two_widths;
 
 /// Largest `cols`: `128 * 2^23` is `2^30`, so that no sum leaves `i32`.
 pub const MAX_COLS: usize = 1 << 23;
@@ -72,22 +73,10 @@ impl Activations {
     pub fn prepare(self, activations: &[i8], prepared: &mut [u8]) {
         assert_eq!(activations.len(), self.batch * self.cols, "activations");
         assert_eq!(prepared.len(), self.prepared_bytes(), "prepared bytes");
-        let (sums, groups) = prepared.split_at_mut(self.sums_bytes());
-        let tokens = activations.chunks_exact(self.cols);
-        for (token, sum) in tokens.zip(sums.as_chunks_mut().0) {
-            let total: i32 = token.iter().map(|&x| i32::from(x)).sum();
-            *sum = (-total).to_ne_bytes();
-        }
-        for index in 0..self.num_groups() {
-            let tokens = self.tokens_of(index);
-            let group = &mut groups[tokens.start * self.padded_cols()..];
-            self.interleave(
-                &activations[tokens.start * self.cols..tokens.end * self.cols],
-                &mut group[..tokens.len() * self.padded_cols()],
-            );
-        }
+        lay_out(self, activations, prepared);
     }
 
+    #[inline(always)]
     fn interleave(self, tokens: &[i8], group: &mut [u8]) {
         match tokens.len() / self.cols {
             1 => self.take_turns::<1>(tokens, group),
@@ -102,14 +91,19 @@ impl Activations {
 
     /// With the number of tokens known, so that a field's words are written one
     /// after another and not, token by token, with gaps.
+    #[inline(always)]
     fn take_turns<const TOKENS: usize>(self, tokens: &[i8], group: &mut [u8]) {
         let (fields, _) = group.as_chunks_mut::<FIELD_COLS>().0.as_chunks_mut();
         let (whole, padding) = fields.split_at_mut(self.cols / FIELD_COLS);
-        let of_token: [&[i8]; TOKENS] =
-            core::array::from_fn(|token| &tokens[token * self.cols..][..self.cols]);
-        let words = of_token.map(|token| &token.as_chunks::<FIELD_COLS>().0[..whole.len()]);
-        for (index, field) in whole.iter_mut().enumerate() {
-            *field = words.map(|words| words[index].map(|x| x as u8));
+        let of_token: [&[u8]; TOKENS] = core::array::from_fn(|token| {
+            bytemuck::cast_slice(&tokens[token * self.cols..][..self.cols])
+        });
+        let mut words = of_token.map(|token| token.as_chunks::<FIELD_COLS>().0.iter());
+        for field in whole {
+            let field: &mut [[u8; FIELD_COLS]; TOKENS] = field;
+            for (field, words) in field.iter_mut().zip(&mut words) {
+                *field = *words.next().expect("a word of each field");
+            }
         }
         for field in &mut *padding {
             *field = [[0; FIELD_COLS]; TOKENS];
@@ -117,9 +111,7 @@ impl Activations {
         if let Some(field) = padding.first_mut() {
             for (word, token) in field.iter_mut().zip(of_token) {
                 let rest = token.as_chunks::<FIELD_COLS>().1;
-                for (byte, x) in word.iter_mut().zip(rest) {
-                    *byte = *x as u8;
-                }
+                word[..rest.len()].copy_from_slice(rest);
             }
         }
     }
@@ -165,6 +157,26 @@ impl Activations {
 
     fn sums_bytes(self) -> usize {
         (self.batch * size_of::<i32>()).next_multiple_of(CACHE_LINE)
+    }
+}
+
+two_widths! {
+    /// Prepares activations; both slices are of the right size.
+    fn lay_out(sizes: Activations, activations: &[i8], prepared: &mut [u8]) {
+        let (sums, groups) = prepared.split_at_mut(sizes.sums_bytes());
+        let tokens = activations.chunks_exact(sizes.cols);
+        for (token, sum) in tokens.zip(sums.as_chunks_mut().0) {
+            let total: i32 = token.iter().map(|&x| i32::from(x)).sum();
+            *sum = (-total).to_ne_bytes();
+        }
+        for index in 0..sizes.num_groups() {
+            let tokens = sizes.tokens_of(index);
+            let group = &mut groups[tokens.start * sizes.padded_cols()..];
+            sizes.interleave(
+                &activations[tokens.start * sizes.cols..tokens.end * sizes.cols],
+                &mut group[..tokens.len() * sizes.padded_cols()],
+            );
+        }
     }
 }
 

@@ -30,6 +30,11 @@ impl Int8 {
         self.rounded.bytes()
     }
 
+    /// Codes of all rows, and how many rows with those that fill the last tile.
+    pub(super) fn codes(&self) -> (&[u8], usize) {
+        self.rounded.codes()
+    }
+
     /// Logits of `hidden`, `[n, cols]`, to `logits`, `[n, rows]`.
     pub(super) fn logits(
         &self,

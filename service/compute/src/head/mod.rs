@@ -138,6 +138,16 @@ impl Head {
         }
     }
 
+    /// What is read of all rows from `row` on.
+    fn from_row<'a>(&'a self, matrix: &DenseMatrix<'a>, row: usize) -> &'a [u8] {
+        let (bytes, rows) = match self {
+            Head::Exact => (matrix.bytes(), matrix.rows()),
+            Head::Screened(screen) => screen.codes(),
+            Head::Int8(int8) => int8.codes(),
+        };
+        &bytes[bytes.len() / rows * row..]
+    }
+
     pub(crate) fn choice(&self) -> HeadChoice {
         match self {
             Head::Exact => HeadChoice::F16,
@@ -241,6 +251,14 @@ impl Scratch {
 
     pub(crate) fn candidates(&self) -> Candidates {
         self.screening.candidates()
+    }
+
+    /// Says that the head will be computed soon: the team may fetch the first of
+    /// it while it waits.
+    pub(crate) fn expect(&self, head: &Head, matrix: &DenseMatrix<'_>, team: &Team) {
+        team.expect(&self.chunks, |chunk| {
+            head.from_row(matrix, self.chunks[chunk].start)
+        });
     }
 
     /// Logits of the positions that need some: `hidden` is their hidden

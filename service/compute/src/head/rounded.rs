@@ -137,6 +137,11 @@ impl Rounded {
         }
     }
 
+    /// Codes of all rows, and how many rows with those that fill the last tile.
+    pub(super) fn codes(&self) -> (&[u8], usize) {
+        (self.codes.as_bytes(), self.bounds.len() * TILE_ROWS)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.codes.bytes() + size_of_val(&*self.bounds)
     }

@@ -58,6 +58,11 @@ impl Screen {
     pub(super) fn bytes(&self) -> usize {
         self.rounded.bytes()
     }
+
+    /// Codes of all rows, and how many rows with those that fill the last tile.
+    pub(super) fn codes(&self) -> (&[u8], usize) {
+        self.rounded.codes()
+    }
 }
 
 /// How many of the largest logits are found for a draw that is cut: about as

@@ -202,7 +202,7 @@ mod tests {
         };
         for bits in [Bits::Four, Bits::Eight] {
             for (rows, cols) in [(1, 1), (16, 8), (17, 9), (40, 64), (33, 100), (16, 2560)] {
-                for batch in [1, 2, 3, 4, 5, 7, 8, 9, 17] {
+                for batch in [1, 2, 3, 4, 5, 6, 7, 8, 9, 17] {
                     let codes: Vec<u8> = (0..rows * cols)
                         .map(|_| random() as u8 & bits.max())
                         .collect();

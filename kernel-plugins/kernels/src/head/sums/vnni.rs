@@ -3,6 +3,11 @@
 //! such bytes, so codes are multiplied twice while they are in a register: no
 //! byte of memory more.
 //!
+//! Codes are asked for before they are read ([`ahead`](crate::ahead)): a line is
+//! so much work, of several tokens above all, that the loads a CPU keeps in
+//! flight by itself don't reach far. Without it eight tokens waited for memory
+//! for half of their time.
+//!
 //! One token leaves the two halves of a byte where they are, the upper one as
 //! sixteen times its code with sums of its own. Several tokens share codes
 //! that were shifted into place.
@@ -12,7 +17,8 @@
 
 macro_rules! vnni {
     (
-        $module:ident, $features:literal, detected by $detected:expr, up to $most:literal tokens,
+        $module:ident, $features:literal, detected by $detected:expr,
+        up to $most:literal tokens, fewer: $($fewer:literal)*,
         $vector:ident {
             $load:ident, $store:ident, $zero:ident, $broadcast8:ident, $broadcast32:ident,
             $and:ident, $add:ident, $shift_codes:ident, $shift_left:ident, $shift_right:ident,
@@ -27,6 +33,7 @@ macro_rules! vnni {
 
             use super::super::super::Line;
             use super::super::{Activations, Bits, Sums, Tile};
+            use crate::ahead;
 
             const VECTOR: usize = size_of::<$vector>();
             /// Rows of a vector.
@@ -66,10 +73,8 @@ macro_rules! vnni {
                 let mut token = 0;
                 while token < batch {
                     token += match batch - token {
-                        $most.. => some::<$most>(token, tile, activations, sums),
-                        4.. => some::<4>(token, tile, activations, sums),
-                        2.. => some::<2>(token, tile, activations, sums),
-                        _ => some::<1>(token, tile, activations, sums),
+                        $($fewer => some::<$fewer>(token, tile, activations, sums),)*
+                        _ => some::<$most>(token, tile, activations, sums),
                     };
                 }
             }
@@ -93,6 +98,7 @@ macro_rules! vnni {
                 // By part, half of the byte, half of the activation.
                 let mut sums = [[[$zero(); 2]; 2]; PARTS];
                 for (line, groups) in lines.iter().zip(groups) {
+                    ahead::once(&line.0);
                     for part in 0..PARTS {
                         let codes = load(line, part);
                         for nibble in 0..2 {
@@ -117,6 +123,7 @@ macro_rules! vnni {
             fn one_of_eight_bits(lines: &[Line], groups: &[Group]) -> [$vector; PARTS] {
                 let mut sums = [[$zero(); 2]; PARTS];
                 for (line, group) in lines.iter().zip(groups) {
+                    ahead::once(&line.0);
                     for part in 0..PARTS {
                         let codes = load(line, part);
                         for half in 0..2 {
@@ -159,6 +166,7 @@ macro_rules! vnni {
                 let mask = $broadcast8(0x0f);
                 let mut sums = [[$zero(); 2]; T];
                 for (i, line) in lines.iter().enumerate() {
+                    ahead::again(&line.0);
                     let codes = load(line, part);
                     let codes = [$and(codes, mask), $and($shift_codes::<4>(codes), mask)];
                     for token in 0..T {
@@ -183,6 +191,7 @@ macro_rules! vnni {
                 let groups = groups.map(|groups| &groups[..lines.len()]);
                 let mut sums = [[$zero(); 2]; T];
                 for (i, line) in lines.iter().enumerate() {
+                    ahead::again(&line.0);
                     let codes = load(line, part);
                     for token in 0..T {
                         for half in 0..2 {
@@ -227,7 +236,7 @@ vnni! {
     detected by is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vnni"),
-    up to 8 tokens,
+    up to 8 tokens, fewer: 1 2 3 4 5 6 7,
     __m512i {
         _mm512_loadu_si512, _mm512_storeu_si512, _mm512_setzero_si512, _mm512_set1_epi8,
         _mm512_set1_epi32, _mm512_and_si512, _mm512_add_epi32, _mm512_srli_epi16,
@@ -238,7 +247,7 @@ vnni! {
 vnni! {
     avx, "avx2,avxvnni",
     detected by is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
-    up to 6 tokens,
+    up to 6 tokens, fewer: 1 2 3 4 5,
     __m256i {
         _mm256_loadu_si256, _mm256_storeu_si256, _mm256_setzero_si256, _mm256_set1_epi8,
         _mm256_set1_epi32, _mm256_and_si256, _mm256_add_epi32, _mm256_srli_epi16,
