@@ -139,7 +139,7 @@ impl Head {
     }
 
     /// What is read of all rows from `row` on.
-    fn from_row<'a>(&'a self, matrix: &DenseMatrix<'a>, row: usize) -> &'a [u8] {
+    fn rows_from<'a>(&'a self, matrix: &DenseMatrix<'a>, row: usize) -> &'a [u8] {
         let (bytes, rows) = match self {
             Head::Exact => (matrix.bytes(), matrix.rows()),
             Head::Screened(screen) => screen.codes(),
@@ -257,7 +257,7 @@ impl Scratch {
     /// it while it waits.
     pub(crate) fn expect(&self, head: &Head, matrix: &DenseMatrix<'_>, team: &Team) {
         team.expect(&self.chunks, |chunk| {
-            head.from_row(matrix, self.chunks[chunk].start)
+            head.rows_from(matrix, self.chunks[chunk].start)
         });
     }
 
