@@ -155,25 +155,39 @@ unsafe fn touch(_: *mut u8) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     const MIB: usize = 1 << 20;
 
+    /// Times that a byte is written to while it is touched again and again.
+    const ROUNDS: usize = 20_000_000;
+
     #[test]
     fn what_is_touched_keeps_its_contents() {
-        let mut arena = Arena::reserve(3 * MIB + 5).unwrap();
-        assert_eq!(arena.len(), 3 * MIB + 5);
+        let mut arena = Arena::reserve(MIB + 5).unwrap();
+        assert_eq!(arena.len(), MIB + 5);
         arena[MIB] = 7;
-        arena[3 * MIB + 4] = 9;
-        let toucher = arena.toucher();
-        let touching = std::thread::spawn(move || toucher.touch(0..3 * MIB + 5).unwrap());
-        // Written to at the same time.
-        for byte in arena.iter_mut().step_by(4096) {
-            *byte = byte.wrapping_add(1);
-        }
-        touching.join().unwrap();
-        assert_eq!((arena[0], arena[MIB], arena[MIB + 1]), (1, 8, 0));
-        assert_eq!(arena[3 * MIB + 4], 9);
+        arena[MIB + 4] = 9;
+        let (toucher, written) = (arena.toucher(), AtomicBool::new(false));
+        let begun = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begun.wait();
+                while !written.load(Ordering::Relaxed) {
+                    toucher.touch(MIB..MIB + 5).unwrap();
+                }
+            });
+            begun.wait();
+            for _ in 0..ROUNDS {
+                arena[MIB] = std::hint::black_box(arena[MIB]).wrapping_add(1);
+            }
+            written.store(true, Ordering::Relaxed);
+        });
+        let after = (7 + ROUNDS) as u8;
+        assert_eq!(arena[MIB - 1..], [0, after, 0, 0, 0, 9]);
     }
 
     #[test]
