@@ -13,7 +13,7 @@
 
 use core::arch::x86_64::{_MM_HINT_NTA, _MM_HINT_T0, _mm_prefetch};
 
-/// How far i2s asks, where weights are read once: with eight kilobytes two
+/// How far i2s and the head ask, where weights are read once: with eight kilobytes two
 /// hundredths slower.
 pub(crate) const ONCE: usize = 6144;
 /// How far, where they are read again: four tokens lose three hundredths with

@@ -98,7 +98,7 @@ macro_rules! vnni {
                 // By part, half of the byte, half of the activation.
                 let mut sums = [[[$zero(); 2]; 2]; PARTS];
                 for (line, groups) in lines.iter().zip(groups) {
-                    ahead::once(&line.0);
+                    ahead::once(&line.0, ahead::ONCE);
                     for part in 0..PARTS {
                         let codes = load(line, part);
                         for nibble in 0..2 {
@@ -123,7 +123,7 @@ macro_rules! vnni {
             fn one_of_eight_bits(lines: &[Line], groups: &[Group]) -> [$vector; PARTS] {
                 let mut sums = [[$zero(); 2]; PARTS];
                 for (line, group) in lines.iter().zip(groups) {
-                    ahead::once(&line.0);
+                    ahead::once(&line.0, ahead::ONCE);
                     for part in 0..PARTS {
                         let codes = load(line, part);
                         for half in 0..2 {
@@ -166,7 +166,7 @@ macro_rules! vnni {
                 let mask = $broadcast8(0x0f);
                 let mut sums = [[$zero(); 2]; T];
                 for (i, line) in lines.iter().enumerate() {
-                    ahead::again(&line.0);
+                    ahead::again(&line.0, ahead::AGAIN);
                     let codes = load(line, part);
                     let codes = [$and(codes, mask), $and($shift_codes::<4>(codes), mask)];
                     for token in 0..T {
@@ -191,7 +191,7 @@ macro_rules! vnni {
                 let groups = groups.map(|groups| &groups[..lines.len()]);
                 let mut sums = [[$zero(); 2]; T];
                 for (i, line) in lines.iter().enumerate() {
-                    ahead::again(&line.0);
+                    ahead::again(&line.0, ahead::AGAIN);
                     let codes = load(line, part);
                     for token in 0..T {
                         for half in 0..2 {
