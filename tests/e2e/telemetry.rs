@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use ternion_client::Generate;
 use ternion_proto::v1::generate_response::Frame;
 use ternion_proto::v1::inference_service_client::InferenceServiceClient;
-use ternion_proto::v1::{FinishReason, GenerateRequest, GenerateResponse};
+use ternion_proto::v1::{FinishReason, GenerateRequest, GenerateResponse, Sampling};
 use ternion_tests::{
     Collector, Exported, Powercap, Prometheus, Server, Span, StallingKernel, check_metrics, greedy,
     http_get, misbehaving_kernel,
@@ -213,6 +213,47 @@ async fn a_collector_gets_a_tree_for_each_request_and_the_metrics() {
         "nothing tells the prompt: {:?}",
         exported.spans
     );
+}
+
+#[tokio::test]
+async fn a_request_of_samples_tells_why_each_of_them_ended() {
+    let collector = Collector::start().await;
+    let server = Server::start(&["--otlp-endpoint", &collector.endpoint()]);
+    let mut several = greedy(&[1016, 591], 12).sampling(Sampling {
+        temperature: Some(1.5),
+        seed: Some(1),
+        ..Sampling::default()
+    });
+    several.request.n = Some(8);
+    // Some of the samples end early by one of them.
+    let stopping = several.request.stopping.get_or_insert_default();
+    stopping.stop_token_ids = (0..64).collect();
+    let mut inference = inference(&server).await;
+    let frames = inference.generate(traced(several, FINISHED)).await;
+    let mut frames = frames.expect("a good request").into_inner();
+    let mut reasons = [FinishReason::Unspecified; 8];
+    while let Some(message) = frames.message().await.expect("it goes on") {
+        if let Some(Frame::Finished(finished)) = message.frame {
+            reasons[finished.index as usize] = finished.reason();
+        }
+    }
+    assert!(reasons.contains(&FinishReason::Stop), "{reasons:?}");
+    assert!(reasons.contains(&FinishReason::Length), "{reasons:?}");
+    let text = scrape(&server).await;
+    end(server).await;
+    let labels = r#"code="OK",finish_reason="length",model="ternion-demo""#;
+    let requests = format!("ternion_requests_total{{{labels}}}");
+    assert_eq!(value(&text, &requests), 1.0, "that of the worst");
+    let exported = collector.stop().await;
+    let spans = &exported.spans;
+    let of_trace = |span: &&Span| span.trace_id == id(FINISHED, 16) && span.name.contains("demo");
+    let request = spans.iter().find(of_trace).expect("it is traced");
+    let names = reasons.map(|reason| match reason {
+        FinishReason::Stop => "stop",
+        _ => "length",
+    });
+    let told = request.attribute("gen_ai.response.finish_reasons");
+    assert_eq!(told, json!(names));
 }
 
 /// Sends a Cancel in a session, all of whose requests are in the session's trace.

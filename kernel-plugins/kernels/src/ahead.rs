@@ -13,12 +13,12 @@
 
 use core::arch::x86_64::{_MM_HINT_NTA, _MM_HINT_T0, _mm_prefetch};
 
-/// How far, where weights are read once: with eight kilobytes two hundredths
-/// slower.
-const ONCE: usize = 6144;
+/// How far i2s asks, where weights are read once: with eight kilobytes two
+/// hundredths slower.
+pub(crate) const ONCE: usize = 6144;
 /// How far, where they are read again: four tokens lose three hundredths with
 /// six kilobytes.
-const AGAIN: usize = 8192;
+pub(crate) const AGAIN: usize = 8192;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -36,20 +36,20 @@ pub(crate) fn first(rows: &[u8]) {
 /// four hundredths faster for it, though a benchmark of single regions is up to
 /// two slower where memory gives each thread all that it can take.
 #[inline(always)]
-pub(crate) fn once<const N: usize>(weights: &[u8; N]) {
+pub(crate) fn once<const N: usize>(weights: &[u8; N], ahead: usize) {
     for line in (0..N).step_by(LINE) {
         // SAFETY: every x86-64 CPU has the instruction, and it reads nothing:
         // where there is no memory it does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_NTA>(there(weights, ONCE + line)) }
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(there(weights, ahead + line)) }
     }
 }
 
 /// For weights that are read again for every group of tokens.
 #[inline(always)]
-pub(crate) fn again<const N: usize>(weights: &[u8; N]) {
+pub(crate) fn again<const N: usize>(weights: &[u8; N], ahead: usize) {
     for line in (0..N).step_by(LINE) {
         // SAFETY: as above.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(there(weights, AGAIN + line)) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(there(weights, ahead + line)) }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use ternion_engine::{Batch, BlockCopy, Executor, ExecutorError, Logits};
+use ternion_engine::{Batch, BlockCopy, Crew, Executor, ExecutorError, Logits};
 use ternion_kernel_host::{KernelError, Prepared};
 use ternion_kernels::float::{relu2_times, silu_times};
 use ternion_kernels::team::Team;
 use ternion_model::{Activation, Architecture, Norm};
 
 use crate::attention::{self, Heads, Plan};
+use crate::crew::TeamCrew;
 use crate::dialect::NormFunction;
 use crate::head::{self, Candidates};
 use crate::kv_cache::{Entry, KvCache, KvConfig};
@@ -22,6 +23,7 @@ use crate::rope::RopeTable;
 pub struct CpuExecutor {
     model: Arc<LoadedModel>,
     team: Arc<Team>,
+    crew: Arc<TeamCrew>,
     cache: KvCache,
     kv: KvConfig,
     rope: RopeTable,
@@ -139,6 +141,7 @@ impl CpuExecutor {
             plan: Plan::new(heads),
             rope: RopeTable::new(a.rope, a.rope_theta, a.head_dim, max_model_len),
             scratch,
+            crew: Arc::new(TeamCrew(Arc::clone(&team))),
             team,
             model,
         }
@@ -226,6 +229,10 @@ impl Executor for CpuExecutor {
 
     fn vocab_size(&self) -> usize {
         self.model.architecture().vocab
+    }
+
+    fn crew(&self) -> Option<Arc<dyn Crew>> {
+        Some(self.crew.clone())
     }
 }
 

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod crew;
 mod dialect;
 mod forward;
 mod head;

@@ -8,7 +8,10 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use ternion_compute::{
     CpuExecutor, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
 };
-use ternion_engine::{Batch, BlockId, Executor, Span, Wanted};
+use ternion_engine::{
+    Batch, BlockId, Engine, Executor, Limits, Request, Sampling, Share, Span, Stopping, Time,
+    Vocabulary, Wanted,
+};
 use ternion_kernels::team::Team;
 
 mod plugin;
@@ -68,24 +71,106 @@ const LATE: usize = STEPS / 4;
 fn steps_allocate_nothing_for_their_tokens() {
     for precision in [KvPrecision::F32, KvPrecision::F16, KvPrecision::Int8] {
         for sequences in [1, 3] {
-            let mut executor = executor(precision, sequences);
-            let mut positions = vec![0; sequences];
-            let mut batch = Batch::default();
-            let mut allocations = |executor: &mut CpuExecutor, len| {
-                fill(&mut batch, &mut positions, len);
-                let region = Region::new(ALLOCATOR);
-                executor.execute(&batch).expect("a valid batch");
-                let change = region.change();
-                change.allocations + change.reallocations
-            };
+            let late = of_a_forward_pass(precision, sequences);
             let how = format!("{precision}, {sequences} sequences");
-            assert!(allocations(&mut executor, 200) > 0, "nothing is counted");
-            // Contexts grow beyond a segment, which two workers then share.
-            for _ in 0..60 {
-                allocations(&mut executor, 1);
-            }
-            let late: usize = (0..STEPS).map(|_| allocations(&mut executor, 1)).sum();
             assert!(late <= LATE, "{how}: {late} in {STEPS} steps");
         }
+    }
+    let late = of_whole_rows();
+    assert!(late <= LATE, "whole rows: {late} in {STEPS} steps");
+}
+
+fn counted(run: impl FnOnce()) -> usize {
+    let region = Region::new(ALLOCATOR);
+    run();
+    let change = region.change();
+    change.allocations + change.reallocations
+}
+
+fn of_a_forward_pass(precision: KvPrecision, sequences: usize) -> usize {
+    let mut executor = executor(precision, sequences);
+    let mut positions = vec![0; sequences];
+    let mut batch = Batch::default();
+    let mut allocations = |executor: &mut CpuExecutor, len| {
+        fill(&mut batch, &mut positions, len);
+        counted(|| {
+            executor.execute(&batch).expect("a valid batch");
+        })
+    };
+    assert!(allocations(&mut executor, 200) > 0, "nothing is counted");
+    // Contexts grow beyond a segment, which two workers then share.
+    for _ in 0..60 {
+        allocations(&mut executor, 1);
+    }
+    (0..STEPS).map(|_| allocations(&mut executor, 1)).sum()
+}
+
+/// The engine's and the sampler's, on all threads, where sampling looks at all
+/// logits.
+fn of_whole_rows() -> usize {
+    let sequences = 3;
+    let mut executor = executor(KvPrecision::F16, sequences);
+    let limits = Limits {
+        num_blocks: executor.kv().num_blocks,
+        block_size: BLOCK_SIZE,
+        max_num_seqs: sequences,
+        max_num_batched_tokens: 64,
+        step_budget: None,
+        max_draft_tokens: 0,
+        max_queued: 0,
+        max_queued_tokens: MAX_LEN,
+        max_model_len: MAX_LEN,
+    };
+    let mut engine = Engine::new(limits, Arc::new(Numbers(executor.vocab_size())));
+    for sequence in 0..sequences {
+        let request = request(sequence as u32);
+        engine.submit(request, Time::ZERO).expect("it fits");
+    }
+    let mut events = Vec::with_capacity(MAX_LEN);
+    let mut step = || {
+        events.clear();
+        engine.step(|| Time::ZERO, &mut executor, &mut events);
+    };
+    (0..60).for_each(|_| step());
+    counted(|| (0..STEPS).for_each(|_| step()))
+}
+
+fn request(first: u32) -> Request {
+    Request {
+        prompt: vec![first, 7],
+        sampling: Sampling {
+            temperature: 0.9,
+            top_p: 0.8,
+            repetition_penalty: 1.1,
+            frequency_penalty: 0.1,
+            ..Sampling::default()
+        },
+        stopping: Stopping {
+            max_tokens: MAX_LEN - 2,
+            ..Stopping::default()
+        },
+        share: Share::default(),
+        priority: 0,
+        salt: None,
+        num_public: 0,
+        deadline: None,
+        credit: usize::MAX,
+    }
+}
+
+/// Tokens without text.
+struct Numbers(usize);
+
+impl Vocabulary for Numbers {
+    fn token_bytes(&self, _: u32) -> &[u8] {
+        b""
+    }
+
+    fn size(&self) -> usize {
+        self.0
+    }
+
+    fn is_end(&self, _: u32) -> bool {
+        false
     }
 }

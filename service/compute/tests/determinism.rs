@@ -9,12 +9,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ternion_compute::{
     CpuExecutor, HeadChoice, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
 };
 use ternion_engine::{
-    Batch, BlockCopy, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, Row,
+    Batch, BlockCopy, Crew, Engine, Event, Executor, ExecutorError, Limits, Logits, Request, Row,
     Sampling, SequenceId, Share, Stopping, Time, TokenLogprob, Vocabulary,
 };
 use ternion_kernels::team::Team;
@@ -87,6 +88,7 @@ struct Seen {
     screened: u64,
     copied: usize,
     shared_rows: usize,
+    sampled_by_others: usize,
 }
 
 impl Seen {
@@ -103,6 +105,7 @@ impl Seen {
         assert!(self.screened > 1000, "{self:?}");
         assert!(self.copied > 100, "{self:?}");
         assert!(self.shared_rows > 100, "{self:?}");
+        assert!(self.sampled_by_others > 1000, "{self:?}");
     }
 }
 
@@ -210,8 +213,14 @@ impl Way {
     /// Answers to all requests, by request.
     fn run(&self, logits: Recording<'_>, seen: &mut Seen) -> Vec<Answer> {
         let mut engine = Engine::new(self.limits(), Arc::new(Numbers));
+        let executor = self.executor();
+        let crew = Counted {
+            crew: executor.crew().expect("it has a team"),
+            by_others: AtomicUsize::new(0),
+        };
         let mut executor = Recorded {
-            executor: self.executor(),
+            executor,
+            crew: Arc::new(crew),
             block_size: self.kv.block_size,
             tokens: vec![0; self.kv.num_blocks * self.kv.block_size],
             logits,
@@ -275,6 +284,7 @@ impl Way {
             steps += 1;
         }
         seen.rows += executor.rows;
+        seen.sampled_by_others += executor.crew.by_others.load(Ordering::Relaxed);
         seen.screened += executor.executor.candidates().positions;
         answers
     }
@@ -380,6 +390,7 @@ fn assert_same_bits(row: Row<'_>, want: &[f32], tokens: &[u32]) {
 /// are found in the pages that it reads.
 struct Recorded<'a> {
     executor: CpuExecutor,
+    crew: Arc<Counted>,
     block_size: usize,
     /// By slot of the cache.
     tokens: Vec<u32>,
@@ -422,6 +433,30 @@ impl Executor for Recorded<'_> {
 
     fn vocab_size(&self) -> usize {
         self.executor.vocab_size()
+    }
+
+    fn crew(&self) -> Option<Arc<dyn Crew>> {
+        Some(self.crew.clone())
+    }
+}
+
+/// Counts what is not done by the caller.
+struct Counted {
+    crew: Arc<dyn Crew>,
+    by_others: AtomicUsize,
+}
+
+impl Crew for Counted {
+    fn size(&self) -> usize {
+        self.crew.size()
+    }
+
+    fn each(&self, count: usize, work: &(dyn Fn(usize, usize) + Sync)) {
+        self.crew.each(count, &|worker, item| {
+            self.by_others
+                .fetch_add(usize::from(worker > 0), Ordering::Relaxed);
+            work(worker, item);
+        });
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::crew::Alone;
 use crate::forecast::AnswerLength;
 use crate::lifecycle::State;
 use crate::ranking::Rank;
@@ -12,9 +13,10 @@ use crate::samples::Samples;
 use crate::sampling::Sampler;
 use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
+use crate::whole_rows::WholeRows;
 use crate::{
-    Ahead, Batch, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits, Request,
-    Row, SequenceId, Sought, Span, StepReport, SubmitError, Time, Vocabulary, Wanted,
+    Ahead, Batch, Crew, Event, Executor, ExecutorError, FinishReason, Forecast, Limits, Logits,
+    Request, Row, SequenceId, Sought, Span, StepReport, SubmitError, Time, Vocabulary, Wanted,
     panic_message,
 };
 
@@ -33,6 +35,7 @@ pub struct Engine {
     answers: AnswerLength,
     next_id: u64,
     sampler: Sampler,
+    whole_rows: WholeRows,
     /// Endings that no step has told of yet.
     untold: Vec<Event>,
     batch: Batch,
@@ -61,6 +64,7 @@ impl Engine {
             answers: AnswerLength::new(),
             next_id: 0,
             sampler: Sampler::default(),
+            whole_rows: WholeRows::default(),
             untold: Vec::new(),
             batch: Batch::default(),
             report: StepReport::default(),
@@ -226,14 +230,16 @@ impl Engine {
             if !self.scheduler.copies().is_empty() {
                 executor.copy_blocks(self.scheduler.copies());
             }
+            let crew = executor.crew();
+            let crew = crew.as_deref().unwrap_or(&Alone);
             let logits = executor.execute(&self.batch);
             let end = now();
             match logits.and_then(|logits| check_logits(&self.batch, logits)) {
                 Ok(logits) => {
                     self.learn_time(end.saturating_sub(begin));
-                    self.sample_all(0..self.batch.spans.len(), end, logits, events);
+                    self.sample_all(0..self.batch.spans.len(), end, logits, crew, events);
                 }
-                Err(error) => self.run_parts(&mut now, executor, error, events),
+                Err(error) => self.run_parts(&mut now, executor, crew, error, events),
             }
         }
         let (report, scheduler) = (&mut self.report, &self.scheduler);
@@ -353,6 +359,7 @@ impl Engine {
         &mut self,
         now: &mut impl FnMut() -> Time,
         executor: &mut E,
+        crew: &dyn Crew,
         error: ExecutorError,
         events: &mut Vec<Event>,
     ) {
@@ -370,7 +377,7 @@ impl Engine {
                 self.report.num_reruns += 1;
                 let logits = executor.execute(&part);
                 match logits.and_then(|logits| check_logits(&part, logits)) {
-                    Ok(logits) => self.sample_all(half, now(), logits, events),
+                    Ok(logits) => self.sample_all(half, now(), logits, crew, events),
                     Err(error) => failed.push((half, error)),
                 }
             }
@@ -383,8 +390,10 @@ impl Engine {
         places: Range<usize>,
         now: Time,
         logits: &Logits,
+        crew: &dyn Crew,
         events: &mut Vec<Event>,
     ) {
+        self.sample_whole_rows(places.clone(), logits, crew);
         let mut first_row = 0;
         for place in places {
             let (id, span) = (self.report.scheduled[place].0, self.batch.spans[place]);
@@ -395,6 +404,26 @@ impl Engine {
             self.scheduler.keep_computed(id);
             self.sample_along(id, rows.map(|row| logits.row(row)), now, events);
         }
+    }
+
+    /// Of each sequence the first row, if it is whole: what is sampled from the
+    /// others depends on it.
+    fn sample_whole_rows(&mut self, places: Range<usize>, logits: &Logits, crew: &dyn Crew) {
+        self.whole_rows.clear();
+        let mut first_row = 0;
+        for place in places {
+            let (id, span) = (self.report.scheduled[place].0, self.batch.spans[place]);
+            if span.num_logits > 0 && matches!(logits.row(first_row), Row::Whole(_)) {
+                self.whole_rows.push(id, first_row);
+            }
+            first_row += span.num_logits;
+        }
+        let (scheduler, end_tokens) = (&self.scheduler, &self.end_tokens);
+        self.whole_rows.sample(
+            crew,
+            |row| logits.row(row).of_the_first(self.num_tokens),
+            |id| scheduler[id].choice(end_tokens),
+        );
     }
 
     /// Samples a token, and another one as long as it is what was guessed: the
@@ -505,12 +534,11 @@ impl Engine {
     ) -> Result<(Event, Option<FinishReason>), String> {
         let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
         let choice = sequence.choice(&self.end_tokens);
-        let row = match row {
-            Row::Whole(row) => Row::Whole(&row[..self.num_tokens]),
-            some @ Row::Some(_) => some,
-        };
-        let sampled = self.sampler.sample(row, &choice);
-        let sampled = sampled.map_err(|error| error.to_string())?;
+        let sampled = self.whole_rows.take(id).unwrap_or_else(|| {
+            let row = row.of_the_first(self.num_tokens);
+            let sampled = self.sampler.sample(row, &choice);
+            sampled.map_err(|error| error.to_string())
+        })?;
         let end = sequence.append(sampled.token, &*self.vocabulary, now);
         let event = Event::Token {
             id,

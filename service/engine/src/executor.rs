@@ -2,9 +2,10 @@
 
 use std::any::Any;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::block_pool::BlockId;
-use crate::{Draw, Logits};
+use crate::{Crew, Draw, Logits};
 
 /// One sequence's share of a step: `len` tokens at consecutive positions.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -180,6 +181,12 @@ pub trait Executor {
 
     /// Length of a whole row of logits.
     fn vocab_size(&self) -> usize;
+
+    /// Threads that have nothing to do between steps; `None`: there are none
+    /// but the caller's.
+    fn crew(&self) -> Option<Arc<dyn Crew>> {
+        None
+    }
 }
 
 /// What somebody said who panicked.

@@ -40,6 +40,7 @@
 #![warn(missing_docs)]
 
 mod block_pool;
+mod crew;
 mod drafting;
 mod engine;
 mod event;
@@ -64,11 +65,13 @@ mod step_cost;
 mod step_report;
 mod stop;
 mod vocabulary;
+mod whole_rows;
 
 #[cfg(test)]
 mod tests;
 
 pub use block_pool::BlockId;
+pub use crew::Crew;
 pub use engine::Engine;
 pub use event::{Event, FinishReason, Timings, TokenLogprob, Usage};
 pub use executor::{

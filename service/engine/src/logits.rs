@@ -45,6 +45,16 @@ pub enum Row<'a> {
     Some(&'a [TokenLogit]),
 }
 
+impl<'a> Row<'a> {
+    /// Without what pads the matrix.
+    pub(crate) fn of_the_first(self, num_tokens: usize) -> Row<'a> {
+        match self {
+            Row::Whole(logits) => Row::Whole(&logits[..num_tokens]),
+            Row::Some(_) => self,
+        }
+    }
+}
+
 impl Logits {
     /// Empties them and makes room for `num_whole` whole rows of `row_len`,
     /// which are to be written.

@@ -19,7 +19,7 @@ use std::{
 };
 
 use ternion_engine::{
-    Ahead, Batch, BlockCopy, Engine, Event, Executor, ExecutorError, FinishReason, Forecast,
+    Ahead, Batch, BlockCopy, Crew, Engine, Event, Executor, ExecutorError, FinishReason, Forecast,
     Limits, Logits, Request, SequenceId, Share, SubmitError, Time, Timings, Usage, Vocabulary,
     panic_message,
 };
@@ -571,6 +571,10 @@ impl<E: Executor> Executor for Contained<E> {
 
     fn vocab_size(&self) -> usize {
         self.0.vocab_size()
+    }
+
+    fn crew(&self) -> Option<Arc<dyn Crew>> {
+        self.0.crew()
     }
 }
 

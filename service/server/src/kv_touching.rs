@@ -33,7 +33,7 @@ impl KvTouching {
                 drop(is_first);
                 // Without a server there is nobody to do it for.
                 if told.recv().is_ok() {
-                    report(begun.and_then(|()| rest(&touch)), bytes);
+                    report(begun.and_then(|_| rest(&touch)), bytes);
                 }
             })
             .context("can't start a thread for the KV cache")?;
@@ -56,24 +56,20 @@ impl KvTouching {
     }
 }
 
-fn rest(touch: &KvTouch) -> io::Result<f64> {
+/// In seconds; `None` if the server has ended meanwhile.
+fn rest(touch: &KvTouch) -> io::Result<Option<f64>> {
     // Of this thread, on Linux. Where it can't be, it is as important as others.
     let _ = rustix::process::setpriority_process(None, NICENESS);
     let begin = Instant::now();
-    touch.rest()?;
-    Ok(begin.elapsed().as_secs_f64())
+    let is_done = touch.rest()?;
+    Ok(is_done.then(|| begin.elapsed().as_secs_f64()))
 }
 
-fn report(touched: io::Result<f64>, bytes: u64) {
-    use io::ErrorKind::{InvalidInput, Unsupported};
-
+fn report(touched: io::Result<Option<f64>>, bytes: u64) {
     match touched {
-        Ok(seconds) => tracing::info!(bytes, seconds, "the KV cache is resident"),
-        // What a system says that can't do it.
-        Err(error) if matches!(error.kind(), InvalidInput | Unsupported) => {
-            tracing::info!(%error, "the KV cache becomes resident as it is used");
-        }
-        Err(error) => tracing::warn!(%error, bytes, "the KV cache can't be made resident"),
+        Ok(Some(seconds)) => tracing::info!(bytes, seconds, "the KV cache is resident"),
+        Ok(None) => {}
+        Err(error) => tracing::info!(%error, "the KV cache becomes resident as it is used"),
     }
 }
 

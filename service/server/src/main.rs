@@ -31,6 +31,7 @@ mod energy;
 mod engine_loop;
 #[cfg(test)]
 mod fake_model;
+mod finish_reasons;
 mod frame_log;
 mod frames;
 mod generate;

@@ -22,6 +22,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::{
+    finish_reasons::{self, ABANDONED, FinishReasons},
     frames::{Ending, Outcome},
     metrics::{End, RequestMetrics},
     request::Checked,
@@ -47,7 +48,8 @@ struct Open {
 #[derive(Debug, Default)]
 struct Told {
     progress: Progress,
-    samples: u64,
+    samples: usize,
+    reasons: FinishReasons,
     /// Its end was told, and is in the metrics.
     over: bool,
 }
@@ -124,7 +126,7 @@ impl RequestSpan {
         let Checked {
             sampling, stopping, ..
         } = checked;
-        self.0.told().samples = checked.samples as u64;
+        self.0.told().samples = checked.samples;
         let span = &self.0.span;
         if checked.samples > 1 {
             span.set_attribute(semconv::REQUEST_CHOICE_COUNT, int(checked.samples));
@@ -176,6 +178,11 @@ impl RequestSpan {
         }
     }
 
+    /// One of its samples has ended.
+    pub(crate) fn sample_ended(&self, index: u32, outcome: &Outcome) {
+        self.0.told().reasons.add(index, outcome);
+    }
+
     /// All its samples have ended, and this is where its time went.
     pub(crate) fn took(&self, timings: &Timings) {
         self.0.told().progress.told(timings);
@@ -191,10 +198,7 @@ impl RequestSpan {
     /// How it ended.
     pub(crate) fn ended(&self, ending: &Ending) {
         let usage = &ending.usage;
-        let reason = match &ending.outcome {
-            Outcome::Failed(_) => "error",
-            Outcome::Finished(reason, _) => finish_reason_name(*reason),
-        };
+        let reason = finish_reasons::of(&ending.outcome);
         let mut told = self.0.told();
         // What the engine counts, should the task not have seen every token.
         told.progress.output_tokens = usage.completion_tokens.into();
@@ -252,17 +256,19 @@ impl Open {
             return;
         }
         let now = Instant::now();
+        let reasons = told.reasons.each(reason, told.samples);
         let progress = &told.progress;
         let phases = progress.phases(now);
         self.metrics.ended(&End {
-            reason,
+            reason: finish_reasons::worst(&reasons),
             code,
             after: self.age(now),
             output_tokens: progress.output_tokens,
-            samples: told.samples.max(1),
+            samples: told.samples.max(1) as u64,
             phases,
         });
-        let reasons = Array::String(vec![StringValue::from(reason)]);
+        let reasons = reasons.into_iter().map(StringValue::from);
+        let reasons = Array::String(reasons.collect());
         self.span
             .set_attribute(semconv::RESPONSE_FINISH_REASONS, Value::Array(reasons));
         self.span
@@ -310,21 +316,10 @@ impl Drop for Open {
             tracing::debug!("reader has gone");
             // Before the engine took it, it was no request that could end.
             match told.progress.submitted {
-                Some(_) => self.over(&mut told, "abandoned", Code::Cancelled),
+                Some(_) => self.over(&mut told, ABANDONED, Code::Cancelled),
                 None => self.code(Code::Cancelled),
             }
         }
         told.progress.draw(&self.span.context(), &self.clock);
-    }
-}
-
-fn finish_reason_name(reason: v1::FinishReason) -> &'static str {
-    match reason {
-        v1::FinishReason::Unspecified => "unspecified",
-        v1::FinishReason::Stop => "stop",
-        v1::FinishReason::Length => "length",
-        v1::FinishReason::Cancelled => "cancelled",
-        v1::FinishReason::DeadlineExceeded => "deadline_exceeded",
-        v1::FinishReason::Drained => "drained",
     }
 }

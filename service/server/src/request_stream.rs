@@ -258,6 +258,7 @@ impl RequestStream {
 
     fn finish(&mut self, index: u32, outcome: Outcome) {
         self.remaining -= 1;
+        self.span.sample_ended(index, &outcome);
         if let Outcome::Failed(_) = outcome {
             self.failed.get_or_insert(outcome.clone());
         }

@@ -43,7 +43,7 @@ impl<K: Kernel + Sync> Contender for Named<K> {
         match self.kernel.isa().to_bytes() {
             b"avx2" => "vpmaddubsw+vpaddw",
             b"avx-vnni" => "vpdpbusd ymm",
-            b"avx512-vnni" | b"avx512-vbmi2" => "vpdpbusd zmm",
+            b"avx512-vnni" | b"avx512-vbmi" => "vpdpbusd zmm",
             b"neon" => "smlal",
             b"neon-dotprod" | b"neon-i8mm" => "sdot",
             _ => "rust",

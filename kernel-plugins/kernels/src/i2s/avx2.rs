@@ -93,7 +93,7 @@ fn dot(tile: &Tile<'_>, token: &[[[u8; 4]; 4]], offset: i32) -> [i32; ROW_TILE] 
         for (steps, token) in halves.zip(token.chunks(CHUNK_STEPS / 2)) {
             let mut fourfold = [_mm256_setzero_si256(); STEP_VECTORS];
             for (step, words) in steps.iter().zip(token) {
-                ahead::once(step);
+                ahead::once(step, ahead::ONCE);
                 let x = words.map(|word| _mm256_set1_epi32(i32::from_ne_bytes(word)));
                 let (vectors, _) = step.as_chunks();
                 for v in 0..STEP_VECTORS {
@@ -146,7 +146,7 @@ fn multiply_many(product: &Product<'_>, out: &mut Output<'_>) {
 fn unpack(steps: &[Step], panel: &mut [Field]) {
     let low = _mm256_set1_epi8(0x03);
     for (step, fields) in steps.iter().zip(panel.as_chunks_mut::<4>().0) {
-        ahead::again(step);
+        ahead::again(step, ahead::AGAIN);
         for (v, vector) in step.as_chunks().0.iter().enumerate() {
             let f0 = load(vector);
             let f1 = _mm256_srli_epi16::<2>(f0);
@@ -191,7 +191,7 @@ fn packed_dots<const N: usize>(
     let mut sums = [[_mm256_setzero_si256(); 2]; N];
     for (step, words) in steps.iter().zip(words.as_chunks::<4>().0) {
         if half == 0 {
-            ahead::again(step);
+            ahead::again(step, ahead::AGAIN);
         }
         let (vectors, _) = step.as_chunks();
         let mut low = load(&vectors[2 * half]);

@@ -107,7 +107,7 @@ macro_rules! vnni {
             fn unpack(steps: &[Step], panel: &mut [Field]) {
                 let low = $broadcast8(0x03);
                 for (step, fields) in steps.iter().zip(panel.as_chunks_mut::<4>().0) {
-                    ahead::again(step);
+                    ahead::again(step, ahead::AGAIN);
                     for (v, vector) in step.as_chunks().0.iter().enumerate() {
                         let f0 = load(vector);
                         let f1 = $shift_codes::<2>(f0);
@@ -163,8 +163,8 @@ macro_rules! vnni {
                 let mut sums = [[[$zero(); S]; V]; N];
                 for (step, words) in steps.iter().zip(words) {
                     match N {
-                        1 => ahead::once(step),
-                        _ => ahead::again(step),
+                        1 => ahead::once(step, ahead::ONCE),
+                        _ => ahead::again(step, ahead::AGAIN),
                     }
                     let (vectors, _) = step.as_chunks();
                     let mut codes: [$vector; V] = array::from_fn(|v| load(&vectors[block * V + v]));

@@ -18,7 +18,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Bytes ahead of the read that are asked for. Which is best, if any, is for
 /// the CPU to say.
-const PREFETCHES: [Option<usize>; 4] = [None, Some(512), Some(1024), Some(4096)];
+const PREFETCHES: [Option<usize>; 4] = [None, Some(512), Some(4096), Some(12288)];
 
 /// Memory to read from, far larger than any cache, on small and on huge pages.
 pub struct ReadBandwidth {

@@ -22,6 +22,9 @@ pub(crate) const COLS_MULTIPLE: usize = 16;
 /// Tokens whose sums fit the registers of an AVX2 core beside two vectors of
 /// weights, which makes it the width of a group.
 pub(crate) const GROUP_TOKENS: usize = 6;
+/// Tokens of a group for a kernel that has twice as many registers, and for
+/// which unpacking again for each group costs much.
+pub(crate) const WIDE_GROUP_TOKENS: usize = 2 * GROUP_TOKENS;
 
 /// The sums take whole cache lines, so that the activations begin with one.
 const CACHE_LINE: usize = 64;
@@ -31,16 +34,26 @@ const CACHE_LINE: usize = 64;
 pub struct Activations {
     cols: usize,
     batch: usize,
+    group_tokens: usize,
 }
 
 impl Activations {
     /// None if there are none, if there are more than [`MAX_COLS`] columns, or
     /// if they would not fit into an address space.
     pub fn new(cols: usize, batch: usize) -> Option<Activations> {
+        Activations::in_groups(cols, batch, GROUP_TOKENS)
+    }
+
+    /// Likewise, in groups of up to so many tokens.
+    pub(crate) fn in_groups(cols: usize, batch: usize, group_tokens: usize) -> Option<Activations> {
         if cols == 0 || cols > MAX_COLS || batch == 0 {
             return None;
         }
-        let activations = Activations { cols, batch };
+        let activations = Activations {
+            cols,
+            batch,
+            group_tokens,
+        };
         // A bound above the true size, in terms that can't overflow before it.
         let token_bytes = activations.padded_cols() + 2 * CACHE_LINE;
         batch
@@ -95,8 +108,14 @@ impl Activations {
             3 => self.take_turns::<3>(tokens, group),
             4 => self.take_turns::<4>(tokens, group),
             5 => self.take_turns::<5>(tokens, group),
-            GROUP_TOKENS => self.take_turns::<GROUP_TOKENS>(tokens, group),
-            _ => unreachable!("a group has at most {GROUP_TOKENS} tokens"),
+            6 => self.take_turns::<6>(tokens, group),
+            7 => self.take_turns::<7>(tokens, group),
+            8 => self.take_turns::<8>(tokens, group),
+            9 => self.take_turns::<9>(tokens, group),
+            10 => self.take_turns::<10>(tokens, group),
+            11 => self.take_turns::<11>(tokens, group),
+            WIDE_GROUP_TOKENS => self.take_turns::<WIDE_GROUP_TOKENS>(tokens, group),
+            _ => unreachable!("a group has at most {WIDE_GROUP_TOKENS} tokens"),
         }
     }
 
@@ -130,7 +149,7 @@ impl Activations {
     }
 
     pub(crate) fn num_groups(self) -> usize {
-        self.batch.div_ceil(GROUP_TOKENS)
+        self.batch.div_ceil(self.group_tokens)
     }
 
     /// Groups differ by one token at most: a kernel's cost of a group has a

@@ -4,10 +4,10 @@
 //! the first weight its lowest digit. A code is the number's magnitude in four
 //! bits, and its sign in the fifth.
 
+/// Weights of a code.
+pub(super) const WEIGHTS: usize = 3;
 /// Codes that a register of 32 bits works on at a time.
 pub(super) const LANES: usize = 4;
-/// The bits of a code.
-pub(super) const MASK: u8 = 31;
 /// As many as five bits can tell apart; 27 are used.
 pub(super) const NUM_CODES: usize = 32;
 /// Codes of numbers that are not negative: the others are these and [`SIGN`].

@@ -3,17 +3,10 @@
 use core::ffi::CStr;
 
 #[cfg(target_arch = "x86_64")]
-use super::factors::Factors;
-use super::portable;
-use super::{ALIGNMENT, Activations, Instructions, Product, Triples, Variant};
-#[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::avx512;
+use super::{ALIGNMENT, Activations, Instructions, Product, Triples, Variant, portable};
 use crate::kernel::{Kernel, Weights};
 use crate::output::Output;
-
-/// Activations are the variant's own, as the trait says.
-#[cfg(target_arch = "x86_64")]
-pub(super) const MADE_FOR: &str = "factors are made for AVX-512";
 
 impl Kernel for Variant {
     const ALIGNMENT: usize = ALIGNMENT;
@@ -27,7 +20,7 @@ impl Kernel for Variant {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(_) => c"avx2",
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512(_) => c"avx512-vbmi2",
+            Instructions::Avx512(_) => c"avx512-vbmi",
         }
     }
 
@@ -44,18 +37,13 @@ impl Kernel for Variant {
     }
 
     fn activations(self, cols: usize, batch: usize) -> Option<Activations> {
-        let max_tables = match self.0 {
-            Instructions::Portable => portable::MAX_TABLES,
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2(_) => avx2::MAX_TABLES,
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512(_) if batch == 1 => {
-                return Factors::new(cols).map(Activations::Factors);
+            Instructions::Avx512(_) if batch <= avx512::FEW_TOKENS => {
+                Activations::in_groups(cols, batch, avx512::GROUP_TOKENS)
             }
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512(_) => avx512::MAX_TABLES,
-        };
-        Activations::new(cols, batch, max_tables)
+            _ => Activations::new(cols, batch),
+        }
     }
 
     fn prepared_bytes(activations: Activations) -> usize {
@@ -63,34 +51,7 @@ impl Kernel for Variant {
     }
 
     fn prepare(self, activations: Activations, x: &[i8], prepared: &mut [u8]) {
-        assert_eq!(
-            x.len(),
-            activations.batch() * activations.cols(),
-            "activations"
-        );
-        assert_eq!(
-            prepared.len(),
-            activations.prepared_bytes(),
-            "prepared bytes"
-        );
-        match (activations, self.0) {
-            (Activations::Panel(panel), _) => panel.prepare(x, prepared),
-            (Activations::Tables(tables), Instructions::Portable) => tables.fill(x, prepared),
-            #[cfg(target_arch = "x86_64")]
-            (Activations::Tables(tables), Instructions::Avx2(avx2)) => {
-                avx2.fill(tables, x, prepared);
-            }
-            #[cfg(target_arch = "x86_64")]
-            (Activations::Tables(tables), Instructions::Avx512(avx512)) => {
-                avx512.fill(tables, x, prepared);
-            }
-            #[cfg(target_arch = "x86_64")]
-            (Activations::Factors(factors), Instructions::Avx512(avx512)) => {
-                avx512.spread(factors, x, prepared);
-            }
-            #[cfg(target_arch = "x86_64")]
-            (Activations::Factors(_), _) => unreachable!("{MADE_FOR}"),
-        }
+        activations.prepare(x, prepared);
     }
 
     fn multiply(

@@ -1,37 +1,32 @@
-//! Table look-up over five bits for three weights.
+//! Table look-up of three weights in five bits.
 //!
-//! Weights are packed once ([`Layout`]) to 5/3 bits each. For few tokens their
-//! activations are prepared as tables, in which the code of three weights
-//! finds the exact sum of their products, or as what a kernel makes those
-//! tables of; for many, unpacking the weights once for all tokens is faster,
-//! and activations are prepared for that ([`Activations`]). A [`Variant`]
-//! multiplies the two. The variants read the same packed weights and return
-//! the same integers; they differ in the instructions they need, and in how
-//! many tokens are few.
+//! Weights are packed once ([`Layout`]) to 5/3 bits each, activations once for
+//! all matrices that read them ([`Activations`]), and a [`Variant`] multiplies
+//! the two: a shuffle of bytes finds the weights of a code in a table, and they
+//! are multiplied as any others. The variants read the same bytes and return
+//! the same integers; they differ in the instructions they need.
 
-mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod code;
-#[cfg(target_arch = "x86_64")]
-mod factors;
 mod kernel;
 mod layout;
 mod portable;
-mod tables;
 
 use core::ops::Range;
 use std::sync::OnceLock;
 
-pub use activations::Activations;
+use layout::{BLOCK_FIELDS, Block};
 pub use layout::{Layout, ROW_TILE, Triples};
 
 use crate::kernel::Kernel;
 use crate::layout::Tile;
 pub use crate::output::Output;
 use crate::output::Rows;
+pub use crate::panel::Activations;
+use crate::panel::{Field, Part, Tokens};
 
 /// Alignment in bytes at which packed and prepared buffers are fastest: a
 /// cache line, and the widest vector. No variant needs it to be right.
@@ -69,7 +64,7 @@ impl Variant {
         *BEST.get_or_init(|| *Variant::available().last().expect("one for any CPU"))
     }
 
-    /// What it needs of the CPU: `portable`, `avx2`, `avx512-vbmi2`.
+    /// What it needs of the CPU: `portable`, `avx2`, `avx512-vbmi`.
     pub fn name(self) -> &'static str {
         self.isa().to_str().expect("names are ASCII")
     }
@@ -96,12 +91,38 @@ impl<'a> Product<'a> {
         self.layout.weights(&self.rows, self.packed)
     }
 
-    /// The rows of a tile's strip, counted from the output's first.
-    fn rows_of(&self, tile: &Tile<'_>, strip: usize) -> Rows {
-        let first_row = strip * layout::STRIP_ROWS;
-        Rows {
-            first: tile.first_row - self.rows.start + first_row,
-            num: layout::STRIP_ROWS.min(tile.num_rows - first_row),
+    fn tokens(&self) -> Tokens<'a> {
+        Tokens::new(self.activations, self.prepared)
+    }
+
+    /// Sets the results of a tile to what sums are added to.
+    fn begin(&self, tile: &Tile<'_>, out: &mut Output<'_>) -> Rows {
+        let rows = Rows {
+            first: tile.first_row - self.rows.start,
+            num: tile.num_rows,
+        };
+        self.tokens().begin(rows, out);
+        rows
+    }
+
+    /// Unpacks a part of the weights to a panel. The last block may have more
+    /// columns than the activations.
+    #[inline(always)]
+    fn unpack(
+        &self,
+        part: &Part,
+        fields: &mut [Field],
+        mut unpack_block: impl FnMut(&Block, &mut [Field; BLOCK_FIELDS]),
+    ) {
+        let blocks = self.layout.blocks(self.packed, part);
+        for (block, fields) in blocks.iter().zip(fields.chunks_mut(BLOCK_FIELDS)) {
+            if let Ok(fields) = fields.try_into() {
+                unpack_block(block, fields);
+            } else {
+                let mut all = [Field::ZERO; BLOCK_FIELDS];
+                unpack_block(block, &mut all);
+                fields.copy_from_slice(&all[..fields.len()]);
+            }
         }
     }
 }

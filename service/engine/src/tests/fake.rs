@@ -2,10 +2,12 @@
 //! read back from the pages they were written to. A wrong block table, a wrong
 //! position or a page that belongs to two sequences changes what is generated.
 
+use std::sync::Arc;
+
 use crate::sampling::{Choice, Sampler};
 use crate::{
-    Batch, BlockCopy, BlockId, Draw, Executor, ExecutorError, Logits, Row, Sampling, Sought, Span,
-    TokenLogit, Vocabulary, Wanted,
+    Batch, BlockCopy, BlockId, Crew, Draw, Executor, ExecutorError, Logits, Row, Sampling, Sought,
+    Span, TokenLogit, Vocabulary, Wanted,
 };
 
 pub(super) const END: u32 = 0;
@@ -181,6 +183,19 @@ fn drawn_from(row: &[f32], draw: Draw) -> u32 {
     sampled.expect("a row of numbers").token
 }
 
+/// Three that take turns, from the last item to the first.
+struct Backwards;
+
+impl Crew for Backwards {
+    fn size(&self) -> usize {
+        3
+    }
+
+    fn each(&self, count: usize, work: &(dyn Fn(usize, usize) + Sync)) {
+        (0..count).rev().for_each(|item| work(item % 3, item));
+    }
+}
+
 impl Executor for FakeModel {
     fn copy_blocks(&mut self, copies: &[BlockCopy]) {
         for copy in copies {
@@ -261,5 +276,9 @@ impl Executor for FakeModel {
 
     fn vocab_size(&self) -> usize {
         ROW_LEN
+    }
+
+    fn crew(&self) -> Option<Arc<dyn Crew>> {
+        Some(Arc::new(Backwards))
     }
 }
