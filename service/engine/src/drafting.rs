@@ -1,123 +1,33 @@
 //! Guesses at the next tokens, to be verified several at a time.
 //!
 //! A step that decodes few tokens waits for memory, so that a few more in the
-//! same step cost little. Text that repeats itself says what they may be: the
-//! tokens that followed the last time its end occurred (prompt lookup decoding,
-//! Saxena, 2023). A draft is computed together with the token before it, and
-//! sampling goes on along it for as long as it chooses the very tokens that
-//! were guessed; so what is delivered is what would have been without it.
+//! same step cost little. A draft of what they may be is computed together with
+//! the token before it, and sampling goes on along it for as long as it chooses
+//! the very tokens that were guessed; so what is delivered is what would have
+//! been without it.
 //!
 //! Whether drafts pay is measured: how often guesses come true, sequence by
-//! sequence and also where none is computed, and what a token more adds to a
-//! step. Both only decide how fast tokens come, never which.
+//! sequence and also where none is computed, and what steps of so many tokens
+//! take. All of it only decides how fast tokens come, never which.
+
+mod acceptance;
+mod allowance;
+mod draft;
+mod step_times;
 
 use crate::Time;
+#[cfg(test)]
+use acceptance::Witness;
+pub(crate) use acceptance::{Acceptance, Support};
+pub(crate) use allowance::Allowance;
+pub(crate) use draft::Draft;
+use step_times::{MAX_STEP_TOKENS, StepTimes};
 
-/// Tokens at the end of a sequence that must have occurred before.
-const MIN_MATCH: usize = 2;
-/// As many are as good as more.
-const MAX_MATCH: usize = 16;
-
-/// Steps of more tokens than this are bound by arithmetic: there a guess costs
-/// what a token costs.
-const MAX_STEP_TOKENS: usize = 64;
 /// What a draft must gain to be worth its noise.
-const MIN_GAIN: f64 = 1.02;
-/// What a token more adds to a step of one, before it was ever measured.
-const USUAL_SLOPE: f64 = 0.3;
-/// How often guesses come true, likewise, by how many tokens before them occurred
-/// before: 2, 3, 4 to 7, 8 to 15, and more.
-const USUAL_ACCEPTANCE: [f64; 5] = [0.35, 0.45, 0.6, 0.75, 0.9];
-
-/// Tokens of a sequence that are guessed to come again: those from `source`
-/// to its end, and then from `source` on again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Draft {
-    source: usize,
-    period: usize,
-    /// Tokens that are the same before `source` and at the end.
-    matching: usize,
-    /// How many the step computes; with none the guess is only watched.
-    pub(crate) len: usize,
-}
-
-impl Draft {
-    /// What followed the longest and latest earlier occurrence of the
-    /// sequence's end. None of it is computed yet.
-    pub(crate) fn look_up(tokens: &[u32]) -> Option<Draft> {
-        let last = *tokens.last()?;
-        let mut best = (MIN_MATCH - 1, 0);
-        for source in (MIN_MATCH..tokens.len()).rev() {
-            // Nearly all places end here.
-            if tokens[source - 1] != last {
-                continue;
-            }
-            let pairs = tokens[..source].iter().rev().zip(tokens.iter().rev());
-            let matching = pairs.take(MAX_MATCH).take_while(|(a, b)| a == b).count();
-            if matching > best.0 {
-                best = (matching, source);
-            }
-            if matching == MAX_MATCH {
-                break;
-            }
-        }
-        let (matching, source) = best;
-        (matching >= MIN_MATCH).then_some(Draft {
-            source,
-            period: tokens.len() - source,
-            matching,
-            len: 0,
-        })
-    }
-
-    /// Tokens before the n-th guess that occurred before, if all guesses before
-    /// it came true.
-    pub(crate) fn matching_at(self, n: usize) -> usize {
-        self.matching + n
-    }
-
-    /// The n-th guess, given the sequence it was looked up in.
-    pub(crate) fn guess(self, n: usize, of: &[u32]) -> u32 {
-        of[self.source + n % self.period]
-    }
-}
-
-/// How often guesses have come true of late, by [`class`]. The longer the text
-/// before a guess has been the same, the surer it is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Acceptance([f64; USUAL_ACCEPTANCE.len()]);
-
-/// Which of the acceptances is that of a guess with so many tokens before it
-/// that occurred before.
-fn class(matching: usize) -> usize {
-    match matching {
-        ..=2 => 0,
-        3 => 1,
-        4..=7 => 2,
-        8..=15 => 3,
-        16.. => 4,
-    }
-}
-
-impl Acceptance {
-    fn learn(&mut self, matching: usize, came_true: bool, weight: f64) {
-        let acceptance = &mut self.0[class(matching)];
-        *acceptance += weight * (f64::from(u8::from(came_true)) - *acceptance);
-    }
-
-    /// How many of a draft's first guesses will come true before the first that
-    /// does not: of none, of one, and so on.
-    fn expected(self, draft: Draft) -> impl Iterator<Item = f64> {
-        let (mut all, mut sum, mut n) = (1.0, 0.0, 0);
-        std::iter::from_fn(move || {
-            let expected = sum;
-            all *= self.0[class(draft.matching_at(n))];
-            sum += all;
-            n += 1;
-            Some(expected)
-        })
-    }
-}
+const MIN_GAIN: f64 = 1.05;
+/// After so many steps with guesses one is run without, so that what steps take
+/// without them is known.
+const MAX_UNPROVEN: usize = 32;
 
 /// Whether drafts pay, and of what length.
 #[derive(Debug)]
@@ -125,15 +35,27 @@ pub(crate) struct Drafting {
     max_len: usize,
     /// Of all sequences: what a new one begins with.
     acceptance: Acceptance,
-    /// What a token more adds to a step, as a share of a step of one token.
-    slope: f64,
-    /// Seconds of a step of one token.
-    base: Option<f64>,
+    times: StepTimes,
+    /// Steps with guesses since one without.
+    unproven: usize,
+    /// Of the last step.
+    step: Step,
+}
+
+/// What the guesses of a step have made of it, in steps without.
+#[derive(Debug, Clone, Copy, Default)]
+struct Step {
+    /// What each adds.
+    added: f64,
+    /// What each that comes true saves: a token is one of as many as there are
+    /// sequences.
+    saved: f64,
 }
 
 /// What a step decodes so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Decoding {
+    sequences: usize,
     /// Tokens it computes.
     tokens: usize,
     /// Tokens that can be expected to come of it.
@@ -144,9 +66,15 @@ impl Decoding {
     /// One token for each of so many sequences.
     pub(crate) fn one_each(sequences: usize) -> Decoding {
         Decoding {
+            sequences,
             tokens: sequences,
             expected: sequences as f64,
         }
+    }
+
+    /// Whether guesses are not even watched.
+    pub(crate) fn is_full(self) -> bool {
+        self.tokens >= MAX_STEP_TOKENS
     }
 }
 
@@ -154,9 +82,10 @@ impl Drafting {
     pub(crate) fn new(max_len: usize) -> Drafting {
         Drafting {
             max_len,
-            acceptance: Acceptance(USUAL_ACCEPTANCE),
-            slope: USUAL_SLOPE,
-            base: None,
+            acceptance: Acceptance::usual(),
+            times: StepTimes::new(),
+            unproven: 0,
+            step: Step::default(),
         }
     }
 
@@ -170,186 +99,154 @@ impl Drafting {
     pub(crate) fn choose_len(
         &self,
         step: &mut Decoding,
-        draft: Draft,
-        acceptance: Acceptance,
+        supports: impl Iterator<Item = Support>,
+        acceptance: &Acceptance,
+        allowance: Allowance,
         max_len: usize,
     ) -> usize {
+        if self.unproven >= MAX_UNPROVEN {
+            return 0;
+        }
         let max_len = max_len
             .min(self.max_len)
             .min(MAX_STEP_TOKENS.saturating_sub(step.tokens));
-        let expected = acceptance.expected(draft).take(max_len + 1);
-        let rates = expected.enumerate().map(|(len, expected)| {
-            let expected = step.expected + expected;
-            let rate = expected / self.relative_time(step.tokens + len);
-            (rate, len, expected)
-        });
-        let none = step.expected / self.relative_time(step.tokens);
-        let best = rates.max_by(|a, b| a.0.total_cmp(&b.0));
-        match best {
-            Some((rate, len, expected)) if len > 0 && rate >= MIN_GAIN * none => {
-                step.tokens += len;
-                step.expected = expected;
-                len
+        let plain = self.times.relative(step.sequences);
+        let before = self.times.relative(step.tokens);
+        let (mut all, mut expected) = (1.0, step.expected);
+        let mut best = (MIN_GAIN * step.expected / before, 0, step.expected);
+        for (n, support) in supports.take(max_len).enumerate() {
+            let len = n + 1;
+            all *= acceptance.of(support);
+            expected += all;
+            let time = self.times.relative(step.tokens + len);
+            if expected / time > best.0 && allowance.covers((time - before) / plain) {
+                best = (expected / time, len, expected);
             }
-            _ => 0,
         }
+        step.tokens += best.1;
+        step.expected = best.2;
+        best.1
     }
 
-    /// A step's time in steps of one token.
-    fn relative_time(&self, tokens: usize) -> f64 {
-        1.0 + self.slope * (tokens as f64 - 1.0)
-    }
-
-    /// Takes note of whether a guess came true that so many tokens spoke for.
+    /// Takes note of whether a guess came true.
     pub(crate) fn learn_guess(
         &mut self,
         sequence: &mut Acceptance,
-        matching: usize,
+        support: Support,
         came_true: bool,
     ) {
-        sequence.learn(matching, came_true, 1.0 / 8.0);
-        self.acceptance.learn(matching, came_true, 1.0 / 64.0);
+        sequence.learn(support, came_true, 12.0);
+        self.acceptance.learn(support, came_true, 64.0);
     }
 
-    /// Takes note of how long a step took that did nothing but decode. Those
-    /// without drafts say what steps take, those with drafts what these add.
+    /// Settles the accounts of a sequence after a step.
+    pub(crate) fn settle(&self, allowance: &mut Allowance, drafted: usize, accepted: usize) {
+        let saved = accepted as f64 * self.step.saved;
+        allowance.settle(saved, drafted as f64 * self.step.added);
+    }
+
+    /// Takes note of how long a step took that did nothing but decode.
     pub(crate) fn learn_time(&mut self, sequences: usize, drafted: usize, took: Time) {
-        let (took, tokens) = (took.as_secs_f64(), sequences + drafted);
-        if sequences == 0 || took == 0.0 {
-            return;
-        }
-        match (drafted, self.base) {
-            (0, base) => {
-                let found = took / self.relative_time(tokens);
-                // One step that lost its core for a while says nothing.
-                self.base =
-                    Some(base.map_or(found, |base| toward(base, found.min(2.0 * base), 8.0)));
-                // What was found too dear once is tried again some time.
-                self.slope = toward(self.slope, USUAL_SLOPE, 256.0);
-            }
-            (_, Some(base)) => {
-                let found = (took / base - 1.0) / (tokens as f64 - 1.0);
-                self.slope = toward(self.slope, found.clamp(0.0, 2.0), 8.0);
-            }
-            (_, None) => {}
-        }
+        let times = self.times.learn(sequences, drafted, took.as_secs_f64());
+        self.unproven = match drafted {
+            0 => 0,
+            _ => self.unproven + 1,
+        };
+        self.step = Step {
+            added: (times - 1.0) / drafted.max(1) as f64,
+            saved: 1.0 / sequences as f64,
+        };
     }
-}
-
-fn toward(from: f64, to: f64, steps: f64) -> f64 {
-    from + (to - from) / steps
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn looked_up(tokens: &[u32], len: usize) -> Option<Vec<u32>> {
-        let draft = Draft::look_up(tokens)?;
-        Some((0..len).map(|n| draft.guess(n, tokens)).collect())
-    }
+    const SURE: Support = Support::Same(16, Witness::None);
 
-    #[test]
-    fn what_followed_last_time_follows_again() {
-        assert_eq!(looked_up(&[1, 2, 3, 4, 5, 1, 2], 3), Some(vec![3, 4, 5]));
-        // The later of two as long.
-        assert_eq!(looked_up(&[1, 2, 3, 1, 2, 4, 1, 2], 1), Some(vec![4]));
-        // The longer before the later.
-        let tokens = [7, 1, 2, 3, 9, 1, 2, 4, 7, 1, 2];
-        assert_eq!(looked_up(&tokens, 1), Some(vec![3]));
-    }
-
-    #[test]
-    fn repetition_is_guessed_to_go_on() {
-        assert_eq!(looked_up(&[8, 1, 2, 1, 2], 5), Some(vec![1, 2, 1, 2, 1]));
-        assert_eq!(looked_up(&[5, 5, 5], 4), Some(vec![5, 5, 5, 5]));
-    }
-
-    #[test]
-    fn without_an_earlier_occurrence_there_is_no_guess() {
-        assert_eq!(looked_up(&[], 3), None);
-        assert_eq!(looked_up(&[1, 1], 3), None);
-        assert_eq!(looked_up(&[1, 2, 3, 4, 2], 3), None, "one token is too few");
+    /// That much is paid for by guesses which came true.
+    fn rich() -> Allowance {
+        let mut allowance = Allowance::new();
+        allowance.settle(1000.0, 0.0);
+        allowance
     }
 
     /// A step of n tokens takes 1 + slope * (n - 1), a guess comes true with
     /// some probability.
-    fn length(slope: f64, acceptance: f64, sequences: usize) -> usize {
-        let drafting = Drafting {
-            slope,
+    fn drafting(slope: f64) -> Drafting {
+        Drafting {
+            times: StepTimes::linear(slope),
             ..Drafting::new(8)
-        };
+        }
+    }
+
+    fn length(slope: f64, acceptance: f64, sequences: usize, allowance: Allowance) -> usize {
         let mut step = Decoding::one_each(sequences);
-        let draft = Draft::look_up(&[1, 2, 1, 2]).expect("it repeats itself");
-        let acceptance = Acceptance([acceptance; USUAL_ACCEPTANCE.len()]);
-        drafting.choose_len(&mut step, draft, acceptance, 8)
+        let supports = std::iter::repeat(SURE);
+        let acceptance = Acceptance::all(acceptance);
+        drafting(slope).choose_len(&mut step, supports, &acceptance, allowance, 8)
     }
 
     #[test]
     fn the_length_is_the_one_that_pays_most() {
-        assert_eq!(length(0.0, 0.9, 1), 8, "guesses for nothing");
-        assert_eq!(length(1.0, 0.9, 1), 0, "guesses as dear as tokens");
-        assert_eq!(length(0.3, 0.05, 1), 0, "guesses that don't come true");
+        assert_eq!(length(0.0, 0.9, 1, rich()), 8, "guesses for nothing");
+        assert_eq!(length(1.0, 0.9, 1, rich()), 0, "guesses as dear as tokens");
+        assert_eq!(
+            length(0.3, 0.05, 1, rich()),
+            0,
+            "guesses that don't come true"
+        );
         // (1 + 0.5 + 0.25) / 1.4 = 1.25 is the best of 1.25 for one and two
         // within rounding, 1.875 / 1.6 for three.
-        assert!((1..=2).contains(&length(0.2, 0.5, 1)));
+        assert!((1..=2).contains(&length(0.2, 0.5, 1, rich())));
         // 64 tokens in all.
-        assert_eq!(length(0.0, 0.9, 60), 4);
-        assert_eq!(length(0.0, 0.9, 64), 0);
-        assert_eq!(length(0.0, 0.9, 1000), 0);
+        assert_eq!(length(0.0, 0.9, 60, rich()), 4);
+        assert_eq!(length(0.0, 0.9, 64, rich()), 0);
+        assert_eq!(length(0.0, 0.9, 1000, rich()), 0);
     }
 
     #[test]
-    fn the_longer_the_same_text_the_more_is_guessed() {
-        let drafting = Drafting {
-            slope: 0.2,
-            ..Drafting::new(16)
-        };
-        let len = |period: usize| {
-            let tokens: Vec<u32> = (0..2 * period).map(|i| (i % period) as u32).collect();
-            let draft = Draft::look_up(&tokens).expect("it repeats itself");
-            let mut step = Decoding::one_each(1);
-            drafting.choose_len(&mut step, draft, drafting.acceptance(), 16)
-        };
-        assert!(len(2) < len(8) && len(8) < len(16));
+    fn no_more_is_guessed_than_the_allowance_covers() {
+        let mut allowance = Allowance::new();
+        // One step's worth of a fifth of a step each.
+        assert_eq!(length(0.21, 0.99, 1, allowance), 4);
+        allowance.settle(0.0, 0.9);
+        assert_eq!(length(0.21, 0.99, 1, allowance), 0);
+        allowance.settle(3.0, 0.5);
+        assert_eq!(length(0.21, 0.99, 1, allowance), 8);
     }
 
     #[test]
     fn guesses_teach_those_with_as_much_before_them() {
         let mut drafting = Drafting::new(16);
         let mut sequence = drafting.acceptance();
+        let [short, next] = [2, 3].map(|same| Support::Same(same, Witness::Agrees));
+        let usual = sequence.of(next);
         for _ in 0..100 {
-            drafting.learn_guess(&mut sequence, 2, false);
-            drafting.learn_guess(&mut sequence, 20, true);
+            drafting.learn_guess(&mut sequence, short, false);
+            drafting.learn_guess(&mut sequence, SURE, true);
         }
-        let [short, next, .., long] = sequence.0;
-        assert!(
-            short < 0.01 && next == USUAL_ACCEPTANCE[1] && long > 0.99,
-            "{sequence:?}"
-        );
+        assert!(sequence.of(short) < 0.01 && sequence.of(SURE) > 0.99);
+        assert_eq!(sequence.of(next), usual);
+        let others = drafting.acceptance();
+        assert!(others.of(short) < 0.2, "{others:?}");
     }
 
     #[test]
-    fn times_teach_what_a_guess_costs() {
-        let mut drafting = Drafting::new(8);
-        let time = |tokens: f64| Time::from_secs_f64(0.01 * (1.0 + 0.9 * (tokens - 1.0)));
-        for _ in 0..40 {
-            drafting.learn_time(1, 0, time(1.0));
-            drafting.learn_time(1, 3, time(4.0));
-        }
-        assert!((drafting.slope - 0.9).abs() < 0.05, "{drafting:?}");
-        // And forgets it when none is computed for long.
-        for _ in 0..2000 {
-            drafting.learn_time(1, 0, time(1.0));
-        }
-        assert!((drafting.slope - USUAL_SLOPE).abs() < 0.01, "{drafting:?}");
-    }
-
-    #[test]
-    fn a_step_that_was_held_up_changes_little() {
-        let mut drafting = Drafting::new(8);
-        drafting.learn_time(1, 0, Time::from_millis(10));
-        drafting.learn_time(1, 0, Time::from_secs(5));
-        assert!(drafting.base.unwrap() < 0.012, "{drafting:?}");
+    fn steps_without_guesses_are_timed_now_and_then() {
+        let mut drafting = drafting(0.1);
+        let acceptance = Acceptance::all(0.9);
+        let mut lens = (0..100).map(|_| {
+            let mut step = Decoding::one_each(1);
+            let supports = std::iter::repeat(SURE);
+            let len = drafting.choose_len(&mut step, supports, &acceptance, rich(), 4);
+            let took = Time::from_secs_f64(0.1 + 0.01 * len as f64);
+            drafting.learn_time(1, len, took);
+            len
+        });
+        assert!(lens.by_ref().take(MAX_UNPROVEN).all(|len| len == 4));
+        assert_eq!(lens.next(), Some(0));
+        assert_eq!(lens.next(), Some(4));
     }
 }

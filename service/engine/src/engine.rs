@@ -284,7 +284,7 @@ impl Engine {
                 events.push(Event::Started { id, at: now });
             }
             let needed = (sequence.num_computed_tokens + len).div_ceil(self.limits.block_size);
-            let drafted = sequence.draft.map_or(0, |draft| draft.len);
+            let drafted = sequence.draft.len;
             let known = len - drafted;
             batch.spans.push(Span {
                 token_begin: batch.tokens.len(),
@@ -299,7 +299,7 @@ impl Engine {
                 wanted: Wanted::All,
             });
             batch.tokens.extend_from_slice(sequence.next_tokens(known));
-            batch.tokens.extend(sequence.drafted());
+            batch.tokens.extend(sequence.draft.computed());
             let blocks = sequence.blocks.blocks();
             batch.block_tables.extend(blocks.take(needed));
         }
@@ -327,7 +327,8 @@ impl Engine {
                 // Behind a guess that comes true it is one more of the tokens
                 // so far, which may be penalised.
                 if choice.penalises() {
-                    batch.named_tokens.extend(self.scheduler[id].drafted());
+                    let draft = &self.scheduler[id].draft;
+                    batch.named_tokens.extend(draft.computed());
                 }
                 span.wanted = Wanted::Some {
                     sought,
@@ -436,24 +437,17 @@ impl Engine {
     ) {
         let last = rows.len().saturating_sub(1);
         for (place, row) in rows.enumerate() {
-            let (draft, guess) = (self.scheduler[id].draft, self.scheduler[id].guess(place));
             let sampled = self.sample_with_others(id, row, now, events);
-            let Sampled::Token(token) = sampled else {
+            if !matches!(sampled, Sampled::GoesOn) {
                 return;
-            };
-            // Where nothing was computed for it, the first guess is watched.
-            let came_true = guess == Some(token);
-            if let Some(draft) = draft
-                && (place < last || last == 0)
-            {
-                let matching = draft.matching_at(place);
-                self.scheduler.learn_guess(id, matching, came_true);
+            }
+            // The guess behind those that were computed is watched.
+            let came_true = self.scheduler.learn_guess(id, place);
+            if place == last || !came_true {
+                self.scheduler.settle_guesses(id, place);
+                return;
             }
             let sequence = self.scheduler.get_mut(id).expect("it goes on");
-            if place == last || !came_true {
-                sequence.draft = None;
-                return;
-            }
             sequence.num_computed_tokens += 1;
             self.report.num_accepted += 1;
         }
@@ -513,10 +507,10 @@ impl Engine {
     ) -> Sampled {
         // What was half done when it panicked ends with the sequence.
         let chosen = catch_unwind(AssertUnwindSafe(|| self.choose(id, row, now)));
-        let (token, end) = match chosen.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
-            Ok((event, token, end)) => {
+        let end = match chosen.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
+            Ok((event, end)) => {
                 events.push(event);
-                (token, end)
+                end
             }
             Err(message) => {
                 self.finish(id, FinishReason::Failed { message }, now, events);
@@ -528,7 +522,7 @@ impl Engine {
             return Sampled::Ended;
         }
         self.scheduler.follow_credit(id);
-        Sampled::Token(token)
+        Sampled::GoesOn
     }
 
     /// Chooses a sequence's next token. Says whether, and why, it was the last.
@@ -537,7 +531,7 @@ impl Engine {
         id: SequenceId,
         row: Row<'_>,
         now: Time,
-    ) -> Result<(Event, u32, Option<FinishReason>), String> {
+    ) -> Result<(Event, Option<FinishReason>), String> {
         let sequence = self.scheduler.get_mut(id).expect("it was in the batch");
         let choice = sequence.choice(&self.end_tokens);
         let sampled = self.whole_rows.take(id).unwrap_or_else(|| {
@@ -556,7 +550,7 @@ impl Engine {
             logprob: sampled.logprob,
             top: sampled.top,
         };
-        Ok((event, sampled.token, end))
+        Ok((event, end))
     }
 
     /// Ends a sequence within a step.
@@ -649,8 +643,8 @@ impl Engine {
 
 /// What came of sampling.
 enum Sampled {
-    /// The sequence goes on with this token.
-    Token(u32),
+    /// The sequence goes on with that token.
+    GoesOn,
     /// That was its last.
     Ended,
     /// There was no sampling from it.

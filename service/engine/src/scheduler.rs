@@ -227,22 +227,27 @@ impl Scheduler {
         }
         let mut step = Decoding::one_each(report.scheduled.len());
         for (id, len) in &mut report.scheduled {
+            if step.is_full() {
+                return;
+            }
             let room = tokens.min(self.room_for_draft(*id));
             let sequence = self.sequences.get_mut(id).expect(RANKED);
-            let Some(mut draft) = sequence.look_up_draft() else {
-                continue;
-            };
-            let max_len = sequence.max_draft_len().min(room);
-            draft.len = self
-                .drafting
-                .choose_len(&mut step, draft, sequence.acceptance, max_len);
-            sequence.draft = Some(draft);
-            let num_tokens = sequence.num_tokens() + draft.len;
+            // One more than can be computed: it is watched.
+            sequence.look_up_draft(self.limits.max_draft_tokens + 1);
+            let drafted = self.drafting.choose_len(
+                &mut step,
+                sequence.draft.supports(),
+                &sequence.acceptance,
+                sequence.allowance,
+                sequence.max_draft_len().min(room),
+            );
+            sequence.draft.len = drafted;
+            let num_tokens = sequence.num_tokens() + drafted;
             let has_grown = self.pool.grow(&mut sequence.blocks, num_tokens);
             assert!(has_grown, "there is room for a draft");
-            *len += draft.len;
-            tokens -= draft.len;
-            report.num_drafted += draft.len;
+            *len += drafted;
+            tokens -= drafted;
+            report.num_drafted += drafted;
         }
     }
 
@@ -255,10 +260,25 @@ impl Scheduler {
         blocks * self.limits.block_size - sequence.num_tokens()
     }
 
-    pub(crate) fn learn_guess(&mut self, id: SequenceId, matching: usize, came_true: bool) {
+    /// Learns whether the n-th guess is the token that was sampled last, and
+    /// says so.
+    pub(crate) fn learn_guess(&mut self, id: SequenceId, n: usize) -> bool {
         let sequence = self.sequences.get_mut(&id).expect(RANKED);
+        let Some((support, came_true)) = sequence.compare_guess(n) else {
+            return false;
+        };
         self.drafting
-            .learn_guess(&mut sequence.acceptance, matching, came_true);
+            .learn_guess(&mut sequence.acceptance, support, came_true);
+        came_true
+    }
+
+    /// Settles what guesses have cost a sequence, after a step.
+    pub(crate) fn settle_guesses(&mut self, id: SequenceId, accepted: usize) {
+        let sequence = self.sequences.get_mut(&id).expect(RANKED);
+        let drafted = sequence.draft.len;
+        sequence.draft.clear();
+        self.drafting
+            .settle(&mut sequence.allowance, drafted, accepted);
     }
 
     /// Takes those off the order that lose their blocks.

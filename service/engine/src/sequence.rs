@@ -1,7 +1,7 @@
 //! One request on its way.
 
 use crate::block_pool::BlockTable;
-use crate::drafting::{Acceptance, Draft};
+use crate::drafting::{Acceptance, Allowance, Draft, Support};
 use crate::lifecycle::State;
 use crate::prefix_cache::{Chain, Key};
 use crate::ranking::Rank;
@@ -35,8 +35,10 @@ pub(crate) struct Sequence {
     pub(crate) num_preemptions: u32,
     /// How its guesses fare.
     pub(crate) acceptance: Acceptance,
+    /// What they may cost.
+    pub(crate) allowance: Allowance,
     /// What is guessed to follow in the step that runs.
-    pub(crate) draft: Option<Draft>,
+    pub(crate) draft: Draft,
     /// The prompt, then what was generated.
     tokens: Vec<u32>,
     pub(crate) num_prompt_tokens: usize,
@@ -83,7 +85,8 @@ impl Sequence {
             num_computed_tokens: 0,
             num_preemptions: 0,
             acceptance,
-            draft: None,
+            allowance: Allowance::new(),
+            draft: Draft::default(),
             num_prompt_tokens: request.prompt.len(),
             num_cached_tokens: 0,
             tokens: request.prompt,
@@ -192,20 +195,19 @@ impl Sequence {
         self.credit.min(to_come).saturating_sub(1)
     }
 
-    /// What may follow its last token.
-    pub(crate) fn look_up_draft(&self) -> Option<Draft> {
-        Draft::look_up(&self.tokens)
+    /// Guesses what may follow its last token, at most so much of it.
+    pub(crate) fn look_up_draft(&mut self, max_len: usize) {
+        self.draft.look_up(&self.tokens, &self.acceptance, max_len);
     }
 
-    /// The guesses that the step computes.
-    pub(crate) fn drafted(&self) -> impl Iterator<Item = u32> {
-        let guesses = move |draft: Draft| (0..draft.len).map(move |n| draft.guess(n, &self.tokens));
-        self.draft.into_iter().flat_map(guesses)
-    }
-
-    /// The n-th guess, if there are any.
-    pub(crate) fn guess(&self, n: usize) -> Option<u32> {
-        Some(self.draft?.guess(n, &self.tokens))
+    /// Compares its n-th guess, if there is one, with the token that was sampled
+    /// last.
+    pub(crate) fn compare_guess(&mut self, n: usize) -> Option<(Support, bool)> {
+        let compared = self.draft.compare(n, &self.tokens);
+        if compared.is_none() {
+            self.draft.abandon();
+        }
+        compared
     }
 
     pub(crate) fn num_generated(&self) -> usize {
