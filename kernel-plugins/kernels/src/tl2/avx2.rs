@@ -105,30 +105,31 @@ fn add_block(wide: &mut [__m256i; TILE_VECTORS], block: &Block, words: &[[u8; 4]
     let (words, _) = words.as_chunks::<WEIGHTS>();
     let low = _mm256_set1_epi8(0x03);
     let middle = _mm256_set1_epi8(0x0c);
-    for (h, half) in block.iter().enumerate() {
-        for vector in half {
-            ahead::once(vector, ahead::ONCE);
-        }
-        let mut sums = [_mm256_setzero_si256(); HALF_VECTORS];
-        let mut fourfold = [_mm256_setzero_si256(); HALF_VECTORS];
-        macro_rules! run {
-            ($($run:literal)*) => { $(
-                let x = words[$run].map(|word| _mm256_set1_epi32(i32::from_ne_bytes(word)));
+    for vector in block.as_flattened() {
+        ahead::once(vector, ahead::ONCE);
+    }
+    let mut sums = [[_mm256_setzero_si256(); HALF_VECTORS]; 2];
+    let mut fourfold = sums;
+    macro_rules! run {
+        ($($run:literal)*) => { $(
+            let x = words[$run].map(|word| _mm256_set1_epi32(i32::from_ne_bytes(word)));
+            for h in 0..2 {
                 for v in 0..HALF_VECTORS {
-                    let found = find::<$run, { 7 - $run }>(half, v);
+                    let found = find::<$run, { 7 - $run }>(&block[h], v);
                     let last = _mm256_srli_epi16::<4>(found);
-                    sums[v] = multiply_add(sums[v], _mm256_and_si256(found, low), x[0]);
-                    fourfold[v] = multiply_add(fourfold[v], _mm256_and_si256(found, middle), x[1]);
-                    sums[v] = multiply_add(sums[v], _mm256_and_si256(last, low), x[2]);
+                    let (sum, fourfold) = (&mut sums[h][v], &mut fourfold[h][v]);
+                    *sum = multiply_add(*sum, _mm256_and_si256(found, low), x[0]);
+                    *fourfold = multiply_add(*fourfold, _mm256_and_si256(found, middle), x[1]);
+                    *sum = multiply_add(*sum, _mm256_and_si256(last, low), x[2]);
                 }
-            )* };
-        }
-        run!(0 1 2 3 4 5 6 7);
-        for v in 0..HALF_VECTORS {
-            let sums = _mm256_add_epi16(sums[v], _mm256_srai_epi16::<2>(fourfold[v]));
-            let wide = &mut wide[HALF_VECTORS * h + v];
-            *wide = _mm256_add_epi32(*wide, widen(sums));
-        }
+            }
+        )* };
+    }
+    run!(0 1 2 3 4 5 6 7);
+    let (sums, fourfold) = (sums.as_flattened(), fourfold.as_flattened());
+    for v in 0..TILE_VECTORS {
+        let sums = _mm256_add_epi16(sums[v], _mm256_srai_epi16::<2>(fourfold[v]));
+        wide[v] = _mm256_add_epi32(wide[v], widen(sums));
     }
 }
 
