@@ -6,15 +6,14 @@
 //! nothing; four to eight bring one token from four fifths of the bandwidth to
 //! more than nine tenths, and four or eight tokens a fifth more speed.
 //!
-//! Each load asks for as many lines as it takes, and no more: with look-ups
-//! between the loads, five in a row cost a seventh of the speed, twenty a
-//! third. Weights are asked for beyond the end of the rows too, as a thread's
+//! Each load asks for as many lines as it takes, and no more: twenty in a row
+//! have cost a third of the speed. Weights are asked for beyond the end of the rows too, as a thread's
 //! next rows mostly follow. Stopping there costs one thread what it gained.
 
 use core::arch::x86_64::{_MM_HINT_NTA, _MM_HINT_T0, _mm_prefetch};
 
-/// How far i2s and the head ask, where weights are read once: with eight kilobytes two
-/// hundredths slower.
+/// How far i2s and the head ask, where weights are read once: with eight
+/// kilobytes two hundredths slower.
 pub(crate) const ONCE: usize = 6144;
 /// How far, where they are read again: four tokens lose three hundredths with
 /// six kilobytes.

@@ -7,10 +7,14 @@ use ternion_kernels::tl2::Variant;
 
 mod against_scalar;
 
+/// More than any variant calls few.
+const MANY_TOKENS: usize = 70;
+
 #[test]
 fn the_ends_of_the_ranges_do_not_overflow() {
-    let cols = [1, 3, 47, 48, 239, 240, 241, 255, 256, 480, 2560, 6912];
-    check_extremes(&Variant::available(), &cols, &[1, 2, 6, 9, 20]);
+    let cols = [1, 3, 95, 96, 97, 255, 256, 480, 2560, 6912];
+    let batches = [1, 2, 4, 6, 7, 12, 13, MANY_TOKENS];
+    check_extremes(&Variant::available(), &cols, &batches);
 }
 
 /// The longest that is supported is 2^23: the sum is still an `i32`, and all
@@ -30,7 +34,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn every_variant_matches_scalar(
-        (case, first_tile, gap) in cases::<Variant>(1..300usize, 1..700usize, 1..24usize)
+        (case, first_tile, gap) in cases::<Variant>(1..300usize, 1..700usize, prop_oneof![4 => 1..30usize, 1 => 30..=MANY_TOKENS])
     ) {
         case.check(&Variant::available(), first_tile, gap);
     }

@@ -3,10 +3,11 @@
 //! First one `i32` a token, minus the sum of its activations: with weights
 //! stored plus one, `sum (w + 1) x - sum x` is the product, so a kernel begins
 //! at this number. Then the activations, in groups of up to [`GROUP_TOKENS`]
-//! tokens: four columns of the first token, the same four of the second, and
-//! so on, so that a kernel that runs a group against a vector of weights walks
-//! through one stream. Groups are as few as can be and as even as can be: seven
-//! tokens are four and three. One token alone lies as it came.
+//! tokens, or as many as a kernel wants: four columns of the first token, the
+//! same four of the second, and so on, so that a kernel that runs a group
+//! against a vector of weights walks through one stream. Groups are as few as
+//! can be and as even as can be: seven tokens are four and three. One token
+//! alone lies as it came.
 //!
 //! Columns beyond the last, up to a multiple of [`COLS_MULTIPLE`], are zero.
 

@@ -1,20 +1,15 @@
 //! AVX-512: `vpermb` (VBMI) finds the three weights of 64 codes at a time, and
 //! `vpdpbusd` (VNNI) multiplies them, as [`panel::vnni`] says.
 //!
-//! **What a look-up finds** is a byte with all three weights of a code, each of
-//! two bits, as a weight plus one. Masks take them out of it where they stand,
-//! as 1, 4 and 16 times the weight, and each place has sums of its own: masks
-//! go to any port, where look-ups and shifts have half of them.
-//!
 //! **How a code becomes an index**: `vpermb` reads six bits. The lower four are
-//! a magnitude, the sign is the fifth or the sixth, wherever a shift by two
-//! brings two runs' signs at once, and what is in the other doesn't matter:
-//! the table for it has everything twice.
+//! a magnitude; the sign is the fifth or the sixth, wherever a shift by two
+//! brings two runs' signs at once, and what is in the other doesn't matter: the
+//! table for it has everything twice. A shift and a selection for 64 codes, and
+//! a look-up for 64 weights, are about what i2s takes to mask and shift as many.
 //!
-//! For the 768 weights of 64 bytes of magnitudes, with their share of signs,
-//! these are some thirty instructions beside the products, where i2s has as
-//! many for 5/6 of the weights; and as with i2s, weights are unpacked again for
-//! each group of up to six tokens, and to a panel for many.
+//! Weights are unpacked in registers, again for each group of tokens, and for
+//! many tokens once, to a panel. Look-ups share a port with `vpdpbusd`, where
+//! masks don't, so that groups are as large as registers allow.
 
 use core::arch::x86_64::{
     __m512i, _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_permutexvar_epi8, _mm512_set1_epi8,
