@@ -13,6 +13,7 @@ use crate::packed_matrix::PackedMatrix;
 use crate::plugin_file::PluginFile;
 use crate::prepared::Prepared;
 use crate::sha256::Sha256;
+use crate::weights_memory::WeightsMemory;
 
 /// Rows and columns a plugin may round a shape up by, when its buffer sizes
 /// are judged.
@@ -36,6 +37,7 @@ struct Plugin {
     /// library before the file that it was loaded from.
     _library: Option<Library>,
     file: Option<PluginFile>,
+    weights_memory: WeightsMemory,
 }
 
 /// Why a plugin's function wasn't called, or what it said.
@@ -97,6 +99,7 @@ impl Kernel {
             table,
             _library: Some(library),
             file: Some(file),
+            weights_memory: WeightsMemory::default(),
         }))
     }
 
@@ -114,7 +117,13 @@ impl Kernel {
             table,
             _library: None,
             file: None,
+            weights_memory: WeightsMemory::default(),
         })))
+    }
+
+    /// Where its matrices are packed.
+    pub(crate) fn weights_memory(&self) -> &WeightsMemory {
+        &self.0.weights_memory
     }
 
     /// The plugin's short name.

@@ -43,6 +43,7 @@ mod sha256;
 mod survey;
 #[cfg(unix)]
 mod trust;
+mod weights_memory;
 
 pub use arena::{Arena, Toucher};
 #[cfg(unix)]

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use memmap2::MmapMut;
-
 use crate::kernel::{Kernel, KernelError};
 use crate::mapped_bytes::MappedBytes;
+use crate::weights_memory::Share;
 
 /// Trits of a matrix that wait for packing at a time. Large enough that the
 /// calls don't count, small enough to stay in the cache between the reader and
@@ -26,7 +25,7 @@ pub struct PackedMatrix {
 #[derive(Debug)]
 enum Bytes {
     /// Untouched until it is packed into, then this process's alone.
-    Own(MmapMut),
+    Own(Share),
     /// Part of a file.
     Mapped(MappedBytes),
 }
@@ -74,16 +73,12 @@ impl Kernel {
 
     /// Zeros for a packed matrix, which take no memory before they are written
     /// to.
-    fn memory(&self, rows: usize, cols: usize) -> Result<MmapMut, KernelError> {
+    fn memory(&self, rows: usize, cols: usize) -> Result<Share, KernelError> {
         let bytes = self.packed_bytes(rows, cols)?;
         let what = "packed weights";
-        let memory =
-            MmapMut::map_anon(bytes).map_err(|_| KernelError::OutOfMemory { what, bytes })?;
-        // Five hundred times fewer faults, and fewer misses at every pass.
-        // Only whole huge pages become one, so nothing is wasted.
-        #[cfg(target_os = "linux")]
-        let _ = memory.advise(memmap2::Advice::HugePage);
-        Ok(memory)
+        self.weights_memory()
+            .share(bytes)
+            .map_err(|_| KernelError::OutOfMemory { what, bytes })
     }
 
     /// The rows are the caller's own arithmetic: `rows` lies in the matrix,
@@ -93,7 +88,7 @@ impl Kernel {
         (num_rows, cols): (usize, usize),
         rows: Range<usize>,
         trits: &[i8],
-        memory: &mut MmapMut,
+        memory: &mut Share,
     ) -> Result<(), KernelError> {
         self.check_rows(&rows, num_rows)?;
         assert_eq!(trits.len(), rows.len() * cols);
