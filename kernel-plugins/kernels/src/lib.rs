@@ -13,6 +13,7 @@ pub mod limits;
 pub mod memory_policy;
 mod output;
 mod panel;
+mod product;
 pub mod scalar;
 pub mod team;
 pub mod tl1;

@@ -4,16 +4,19 @@
 use std::alloc::System;
 use std::sync::Arc;
 
+use numbers::Numbers;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use ternion_compute::{
     CpuExecutor, KvConfig, KvPrecision, LoadedModel, Synthetic, architecture_of,
 };
 use ternion_engine::{
     Batch, BlockId, Engine, Executor, Limits, Request, Sampling, Share, Span, Stopping, Time,
-    Vocabulary, Wanted,
+    Wanted,
 };
 use ternion_kernels::team::Team;
 
+#[path = "../examples/numbers/mod.rs"]
+mod numbers;
 mod plugin;
 
 #[global_allocator]
@@ -155,22 +158,5 @@ fn request(first: u32) -> Request {
         num_public: 0,
         deadline: None,
         credit: usize::MAX,
-    }
-}
-
-/// Tokens without text.
-struct Numbers(usize);
-
-impl Vocabulary for Numbers {
-    fn token_bytes(&self, _: u32) -> &[u8] {
-        b""
-    }
-
-    fn size(&self) -> usize {
-        self.0
-    }
-
-    fn is_end(&self, _: u32) -> bool {
-        false
     }
 }

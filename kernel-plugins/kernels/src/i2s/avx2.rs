@@ -14,11 +14,11 @@ use core::arch::x86_64::{
     _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srai_epi16, _mm256_srli_epi16,
 };
 
-use super::activations::Group;
 use super::layout::{ROW_TILE, STEP_BYTES, STEP_FIELDS, Step, steps};
 use super::{Output, Product, Rows};
 use crate::ahead;
 use crate::layout::Tile;
+use crate::panel::Group;
 use crate::panel::avx2::{
     CHUNK_FIELDS, LANES, VECTOR, add_sums, load, multiply_add, store, store_bytes, widen,
 };

@@ -15,19 +15,17 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
-use core::ops::Range;
 use std::sync::OnceLock;
 
 pub use layout::{Layout, MAX_COLS, ROW_TILE, TwoBits};
 
 use crate::kernel::Kernel;
-use crate::layout::Tile;
 pub use crate::output::Output;
 use crate::output::Rows;
 pub use crate::panel::Activations;
+use crate::panel::Part;
 #[cfg(target_arch = "aarch64")]
 use crate::panel::neon::Neon;
-use crate::panel::{Part, Tokens, activations};
 
 /// Alignment in bytes at which packed and prepared buffers are fastest: a
 /// cache line, and the widest vector. No variant needs it to be right.
@@ -92,12 +90,7 @@ impl Variant {
     ///
     /// If the output's rows or tokens aren't the product's.
     pub fn multiply(self, product: &Product<'_>, out: Output<'_>) {
-        assert_eq!(out.rows(), product.rows.len(), "rows of the output");
-        assert_eq!(
-            out.batch(),
-            product.activations.batch(),
-            "tokens of the output"
-        );
+        product.check(&out);
         match self.0 {
             Instructions::Portable => portable::multiply(product, out),
             #[cfg(target_arch = "x86_64")]
@@ -113,80 +106,16 @@ impl Variant {
 }
 
 /// Some rows of a packed matrix times prepared activations.
-#[derive(Clone, Debug)]
-pub struct Product<'a> {
-    layout: Layout,
-    packed: &'a [u8],
-    activations: Activations,
-    prepared: &'a [u8],
-    rows: Range<usize>,
-}
+pub type Product<'a> = crate::product::Product<'a, TwoBits>;
 
 impl<'a> Product<'a> {
-    /// # Panics
-    ///
-    /// If a buffer is not of its layout's size, if matrix and activations have
-    /// different columns, or if the rows aren't whole tiles of the matrix.
-    pub fn new(
-        layout: Layout,
-        packed: &'a [u8],
-        activations: Activations,
-        prepared: &'a [u8],
-        rows: Range<usize>,
-    ) -> Product<'a> {
-        assert_eq!(packed.len(), layout.packed_bytes(), "packed bytes");
-        assert_eq!(
-            prepared.len(),
-            activations.prepared_bytes(),
-            "prepared bytes"
-        );
-        assert_eq!(activations.cols(), layout.cols(), "columns");
-        let are_tiles = layout.bytes_of(&rows).is_some();
-        assert!(are_tiles, "rows {rows:?} are not whole tiles");
-        Product {
-            layout,
-            packed,
-            activations,
-            prepared,
-            rows,
-        }
-    }
-
-    fn tiles(&self) -> impl Iterator<Item = Tile<'a>> + use<'a> {
-        self.layout.tiles(&self.rows, self.packed)
-    }
-
-    /// The packed weights of the rows.
-    #[cfg(target_arch = "x86_64")]
-    fn weights(&self) -> &'a [u8] {
-        self.layout.weights(&self.rows, self.packed)
-    }
-
-    fn tokens(&self) -> Tokens<'a> {
-        Tokens::new(self.activations, self.prepared)
-    }
-
     /// The steps that unpack to a part of a panel, whose fields are whole
     /// steps.
     fn steps(&self, part: &Part) -> &'a [layout::Step] {
         self.layout.steps(self.packed, part)
     }
 
-    fn groups(&self) -> impl Iterator<Item = activations::Group<'a>> + use<'a> {
-        self.tokens().groups()
-    }
-
     fn offset(&self, token: usize) -> i32 {
         self.activations.offset(self.prepared, token)
-    }
-
-    /// Sets the results of a tile to what sums are added to.
-    fn begin(&self, tile: &Tile<'_>, out: &mut Output<'_>) -> Rows {
-        let rows = Rows {
-            first: tile.first_row - self.rows.start,
-            num: tile.num_rows,
-        };
-        self.tokens().begin(rows, out);
-        rows
     }
 }

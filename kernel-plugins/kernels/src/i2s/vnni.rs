@@ -33,7 +33,7 @@ macro_rules! vnni {
                 $add, $and, $broadcast8, $multiply_add, $shift_codes, $shift_sums, $vector, $zero,
             };
 
-            use super::super::activations::{GROUP_TOKENS, Group};
+            use crate::panel::activations::{GROUP_TOKENS, Group};
             use super::super::layout::{STEP_BYTES, STEP_FIELDS, Step, steps};
             use super::super::{Output, Product, Rows};
             use super::JOINED_STEPS;

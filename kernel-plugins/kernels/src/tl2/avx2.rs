@@ -56,7 +56,7 @@ fn multiply(product: &Product<'_>, mut out: Output<'_>) {
 fn multiply_one(product: &Product<'_>, out: &mut Output<'_>) {
     for tile in product.tiles() {
         let rows = product.begin(&tile, out);
-        for group in product.tokens().groups() {
+        for group in product.groups() {
             let (words, _) = group.bytes.as_chunks();
             let sums = dot(blocks(tile.bytes), words);
             let out = out.of_token(0, rows.first, rows.num);

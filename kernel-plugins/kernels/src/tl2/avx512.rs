@@ -69,7 +69,7 @@ fn multiply_few(product: &Product<'_>, out: &mut Output<'_>) {
     for tile in product.tiles() {
         let rows = product.begin(&tile, out);
         let blocks = blocks(tile.bytes);
-        for group in product.tokens().groups() {
+        for group in product.groups() {
             match group.num_tokens {
                 1 => add_packed::<1, 3>(blocks, &group, rows, out),
                 2 => add_packed::<2, 3>(blocks, &group, rows, out),

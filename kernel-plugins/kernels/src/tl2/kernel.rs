@@ -66,24 +66,8 @@ impl Kernel for Variant {
             packed,
             rows,
         } = weights;
-        assert_eq!(packed.len(), layout.packed_bytes(), "packed bytes");
-        assert_eq!(
-            prepared.len(),
-            activations.prepared_bytes(),
-            "prepared bytes"
-        );
-        assert_eq!(activations.cols(), layout.cols(), "columns");
-        let are_tiles = layout.bytes_of(&rows).is_some();
-        assert!(are_tiles, "rows {rows:?} are not whole tiles");
-        assert_eq!(out.rows(), rows.len(), "rows of the output");
-        assert_eq!(out.batch(), activations.batch(), "tokens of the output");
-        let product = Product {
-            layout,
-            packed,
-            activations,
-            prepared,
-            rows,
-        };
+        let product = Product::new(layout, packed, activations, prepared, rows);
+        product.check(&out);
         match self.0 {
             Instructions::Portable => portable::multiply(&product, out),
             #[cfg(target_arch = "x86_64")]

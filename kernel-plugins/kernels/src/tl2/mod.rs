@@ -15,18 +15,15 @@ mod kernel;
 mod layout;
 mod portable;
 
-use core::ops::Range;
 use std::sync::OnceLock;
 
 use layout::{BLOCK_FIELDS, Block};
 pub use layout::{Layout, ROW_TILE, Triples};
 
 use crate::kernel::Kernel;
-use crate::layout::Tile;
 pub use crate::output::Output;
-use crate::output::Rows;
 pub use crate::panel::Activations;
-use crate::panel::{Field, Part, Tokens};
+use crate::panel::{Field, Part};
 
 /// Alignment in bytes at which packed and prepared buffers are fastest: a
 /// cache line, and the widest vector. No variant needs it to be right.
@@ -70,41 +67,9 @@ impl Variant {
     }
 }
 
-/// Some rows of a packed matrix times prepared activations.
-#[derive(Clone, Debug)]
-struct Product<'a> {
-    layout: Layout,
-    packed: &'a [u8],
-    activations: Activations,
-    prepared: &'a [u8],
-    rows: Range<usize>,
-}
+type Product<'a> = crate::product::Product<'a, Triples>;
 
-impl<'a> Product<'a> {
-    fn tiles(&self) -> impl Iterator<Item = Tile<'a>> + use<'a> {
-        self.layout.tiles(&self.rows, self.packed)
-    }
-
-    /// The packed weights of the rows.
-    #[cfg(target_arch = "x86_64")]
-    fn weights(&self) -> &'a [u8] {
-        self.layout.weights(&self.rows, self.packed)
-    }
-
-    fn tokens(&self) -> Tokens<'a> {
-        Tokens::new(self.activations, self.prepared)
-    }
-
-    /// Sets the results of a tile to what sums are added to.
-    fn begin(&self, tile: &Tile<'_>, out: &mut Output<'_>) -> Rows {
-        let rows = Rows {
-            first: tile.first_row - self.rows.start,
-            num: tile.num_rows,
-        };
-        self.tokens().begin(rows, out);
-        rows
-    }
-
+impl Product<'_> {
     /// Unpacks a part of the weights to a panel. The last block may have more
     /// columns than the activations.
     #[inline(always)]
