@@ -463,9 +463,11 @@ impl Shared {
         }
         // The flag is set before the epoch is read again, and the caller reads
         // the flag after it has written the epoch: one of the two sees the
-        // other. A stale unpark only costs a turn of the loop.
+        // other. By a swap, since qemu-user lets a load overtake a store even
+        // where both are sequentially consistent. A stale unpark only costs a
+        // turn of the loop.
         let asleep = &self.asleep[worker - 1];
-        asleep.store(true, Ordering::SeqCst);
+        asleep.swap(true, Ordering::SeqCst);
         loop {
             let epoch = self.call.epoch.load(Ordering::SeqCst);
             if epoch != seen {
