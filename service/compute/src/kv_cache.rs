@@ -13,6 +13,7 @@ use ternion_kernels::float::attention::{
 };
 use ternion_kernels::team::Team;
 
+use crate::kv_layout::{Layout, Page, Spread, position_bytes};
 use crate::kv_precision::KvPrecision;
 
 /// Size of a KV cache.
@@ -28,106 +29,13 @@ pub struct KvConfig {
 
 /// Keys and values of every layer, in pages of `block_size` tokens.
 ///
-/// `[layers][kv_heads][pages]`, and one head's part of a page is one piece:
-/// keys, values, and scales where there are some. Keys of up to sixteen
-/// positions form a tile, `[head_dim][positions]`, values are `[position]
-/// [head_dim]`, but of int8 `[head_dim / 2][positions][2]` and
-/// `[positions / 2][head_dim][2]`: see [`ternion_kernels::float::attention`].
-/// Heads come before pages so that each can be given to another worker to write.
+/// `[layers][kv_heads]`, and of each the pages as [`Layout`] has them: heads come
+/// before pages so that each can be given to another worker to write.
 pub(crate) struct KvCache {
     memory: Arena,
-    layout: Layout,
-}
-
-#[derive(Clone, Copy)]
-struct Layout {
-    num_blocks: usize,
-    block_size: usize,
-    precision: KvPrecision,
     kv_heads: usize,
-    dim: usize,
-}
-
-/// Elements of a cell's type that one position takes, keys and values: whole
-/// words, so that scales are aligned.
-fn position_cells(dim: usize) -> usize {
-    (dim + value_len(dim)).next_multiple_of(4)
-}
-
-fn position_bytes(precision: KvPrecision, dim: usize) -> usize {
-    position_cells(dim) * precision.cell_bytes() + precision.scale_bytes()
-}
-
-impl Layout {
-    /// Bytes of one head's part of a page.
-    fn page_bytes(self) -> usize {
-        self.block_size * position_bytes(self.precision, self.dim)
-    }
-
-    /// Bytes of one head in all pages.
-    fn head_bytes(self) -> usize {
-        self.num_blocks * self.page_bytes()
-    }
-
-    /// Bytes of a layer.
-    fn layer_bytes(self) -> usize {
-        self.kv_heads * self.head_bytes()
-    }
-
-    /// Positions of a tile of keys. Pages that are not whole tiles of the
-    /// kernel are one tile of their own size, and gathered before use.
-    fn tile(self) -> usize {
-        if self.block_size.is_multiple_of(TILE) {
-            TILE
-        } else {
-            self.block_size
-        }
-    }
-
-    /// Keys and values of a page's cells, as ranges of them.
-    fn parts<T>(self) -> (Range<usize>, Range<usize>) {
-        let keys = self.block_size * self.dim;
-        let values = self.block_size * value_len(self.dim);
-        let cell = size_of::<T>();
-        (0..keys * cell, keys * cell..(keys + values) * cell)
-    }
-
-    /// Where the key of a slot is.
-    fn key<T: Cell>(self, slot: usize) -> Spread {
-        let tile = self.tile();
-        Spread {
-            begin: slot / tile * tile * self.dim + slot % tile * T::TOGETHER,
-            together: T::TOGETHER,
-            stride: T::TOGETHER * tile,
-        }
-    }
-
-    /// Where the value of a slot is. Pages that are gathered before use have
-    /// values one by one, as their positions may be odd.
-    fn value<T: Cell>(self, slot: usize) -> Spread {
-        let positions = if self.tile() == TILE { T::TOGETHER } else { 1 };
-        Spread {
-            begin: slot / positions * positions * value_len(self.dim) + slot % positions,
-            together: 1,
-            stride: positions,
-        }
-    }
-
-    /// Where the scales of a page are: those of the keys, then of the values.
-    fn scales(self) -> Range<usize> {
-        let end = self.page_bytes();
-        end - self.block_size * self.precision.scale_bytes()..end
-    }
-}
-
-/// Where the elements of a key or value are.
-#[derive(Clone, Copy)]
-struct Spread {
-    begin: usize,
-    /// Neighbours.
-    together: usize,
-    /// From one group of neighbours to the next.
-    stride: usize,
+    /// Of one head.
+    layout: Layout,
 }
 
 /// What a key or value is kept as.
@@ -180,14 +88,19 @@ impl Cell for i8 {
 const PART: usize = 64;
 
 /// Writes one head's key and value of one token.
-fn write<T: Cell>(layout: Layout, page: &mut [u8], slot: usize, key: &[f32], value: &[f32]) {
-    let (keys, values) = layout.parts::<T>();
+fn write<T: Cell>(
+    layout: Layout,
+    (head, page): (&mut [u8], Page),
+    slot: usize,
+    key: &[f32],
+    value: &[f32],
+) {
     let (key_scale, value_scale) = (T::scale(key), T::scale(value));
-    let keys: &mut [T] = bytemuck::cast_slice_mut(&mut page[keys]);
-    keep(key, key_scale, layout.key::<T>(slot), keys);
-    let values: &mut [T] = bytemuck::cast_slice_mut(&mut page[values]);
-    keep(value, value_scale, layout.value::<T>(slot), values);
-    let scales: &mut [f32] = bytemuck::cast_slice_mut(&mut page[layout.scales()]);
+    let keys: &mut [T] = bytemuck::cast_slice_mut(&mut head[page.keys]);
+    keep(key, key_scale, layout.key(slot, T::TOGETHER), keys);
+    let values: &mut [T] = bytemuck::cast_slice_mut(&mut head[page.values]);
+    keep(value, value_scale, layout.value(slot, T::TOGETHER), values);
+    let scales: &mut [f32] = bytemuck::cast_slice_mut(&mut head[page.scales]);
     if !scales.is_empty() {
         scales[slot] = key_scale;
         scales[layout.block_size + slot] = value_scale;
@@ -252,22 +165,21 @@ impl KvCache {
         kv_heads: usize,
         dim: usize,
     ) -> io::Result<KvCache> {
-        let layout = Layout {
-            num_blocks: config.num_blocks,
-            block_size: config.block_size,
-            precision: config.precision,
-            kv_heads,
-            dim,
-        };
-        let bytes = layers.checked_mul(layout.layer_bytes());
+        let layout = Layout::new(config, dim);
+        let heads = layers.checked_mul(kv_heads);
+        let bytes = heads.and_then(|heads| heads.checked_mul(layout.bytes()));
         let memory = Arena::reserve(bytes.ok_or(io::ErrorKind::OutOfMemory)?)?;
-        Ok(KvCache { memory, layout })
+        Ok(KvCache {
+            memory,
+            kv_heads,
+            layout,
+        })
     }
 
     /// What touches the memory, and the bytes of one head in all pages, of which
     /// it consists: the first pages are at the beginning of each.
     pub(crate) fn toucher(&self) -> (Toucher, usize) {
-        (self.memory.toucher(), self.layout.head_bytes())
+        (self.memory.toucher(), self.layout.bytes())
     }
 
     /// Bytes that a token takes in all layers.
@@ -289,7 +201,7 @@ impl KvCache {
         entry: impl Fn(usize) -> Entry<'a> + Sync,
     ) {
         let layout = self.layout;
-        let bytes = layout.layer_bytes();
+        let bytes = self.kv_heads * layout.bytes();
         let layer = &mut self.memory[layer * bytes..][..bytes];
         let head = |head: usize, pages: &mut [u8]| {
             for token in 0..num_tokens {
@@ -298,18 +210,18 @@ impl KvCache {
         };
         // Also of one token: a cache line for each element of a key is most of
         // the time, and those who write a head's are likely to read them next.
-        team.rows(layer, layout.head_bytes(), |_, index, pages| {
-            head(index, pages)
-        });
+        team.rows(layer, layout.bytes(), |_, index, pages| head(index, pages));
     }
 
     /// Copies pages of all layers, one after the other.
     pub(crate) fn copy(&mut self, copies: &[BlockCopy]) {
-        let page_bytes = self.layout.page_bytes();
-        for head in self.memory.chunks_exact_mut(self.layout.head_bytes()) {
+        let layout = self.layout;
+        for head in self.memory.chunks_exact_mut(layout.bytes()) {
             for copy in copies {
-                let [from, to] = [copy.from, copy.to].map(|page| page.0 as usize * page_bytes);
-                head.copy_within(from..from + page_bytes, to);
+                let (from, to) = (layout.page(copy.from), layout.page(copy.to));
+                head.copy_within(from.keys, to.keys.start);
+                head.copy_within(from.values, to.values.start);
+                head.copy_within(from.scales, to.scales.start);
             }
         }
     }
@@ -318,7 +230,7 @@ impl KvCache {
     pub(crate) fn make_up(&mut self, team: &Team, layers: usize) {
         let layout = self.layout;
         let table: Vec<_> = (0..layout.num_blocks as u32).map(BlockId).collect();
-        let width = layout.kv_heads * layout.dim;
+        let width = self.kv_heads * layout.dim;
         // Different from token to token, and of the size that norms leave.
         let noise: Vec<f32> = (0..2 * width + NOISE_TOKENS)
             .map(|i| (i as u32).wrapping_mul(2_654_435_761) as i32 as f32 / (1_u32 << 31) as f32)
@@ -343,9 +255,9 @@ impl KvCache {
 
     /// All pages of the head in view.
     fn pages_of(&self, view: View<'_>) -> &[u8] {
-        let layout = self.layout;
-        let first = view.layer * layout.layer_bytes() + view.kv_head * layout.head_bytes();
-        &self.memory[first..][..layout.head_bytes()]
+        let bytes = self.layout.bytes();
+        let head = view.layer * self.kv_heads + view.kv_head;
+        &self.memory[head * bytes..][..bytes]
     }
 
     /// Calls `f` with the tiles of the positions in view, and with the first of
@@ -415,9 +327,8 @@ fn no_tiles<'a, T, const N: usize>() -> [Tile<'a, T>; N] {
 
 impl Layout {
     fn write(self, entry: Entry<'_>, head: usize, pages: &mut [u8]) {
-        let block = entry.table[entry.position / self.block_size].0 as usize;
-        let page = &mut pages[block * self.page_bytes()..][..self.page_bytes()];
-        let slot = entry.position % self.block_size;
+        let (page, slot) = self.page_of(entry.table, entry.position);
+        let page = (pages, page);
         let part = head * self.dim..(head + 1) * self.dim;
         let (key, value) = (&entry.key[part.clone()], &entry.value[part]);
         match self.precision {
@@ -427,13 +338,6 @@ impl Layout {
         }
     }
 
-    /// The page of one head that holds a position, and the slot there.
-    fn page<'a>(self, pages: &'a [u8], table: &[BlockId], position: usize) -> (&'a [u8], usize) {
-        let block = table[position / self.block_size].0 as usize;
-        let page = &pages[block * self.page_bytes()..][..self.page_bytes()];
-        (page, position % self.block_size)
-    }
-
     /// Copies what is in view to a page of its own, and tells its layout.
     fn gather<'a, T: Cell>(
         self,
@@ -441,16 +345,12 @@ impl Layout {
         view: View<'_>,
         gathered: &'a mut Gathered,
     ) -> (Layout, &'a [u8]) {
-        let to = Layout {
-            num_blocks: 1,
-            block_size: SEGMENT,
-            ..self
-        };
-        gathered.0.resize(to.page_bytes() / size_of::<u32>(), 0);
+        let to = self.of_segment();
+        gathered.0.resize(to.bytes() / size_of::<u32>(), 0);
         let gathered = bytemuck::cast_slice_mut(&mut gathered.0);
         for slot in 0..view.len {
-            let (page, from) = self.page(pages, view.table, view.segment * SEGMENT + slot);
-            copy::<T>((self, page, from), (to, gathered, slot));
+            let (page, from) = self.page_of(view.table, view.segment * SEGMENT + slot);
+            copy::<T>((self, pages, page, from), (to, gathered, slot));
         }
         (to, gathered)
     }
@@ -465,25 +365,24 @@ impl Layout {
         tiles: &'b mut [Tile<'a, T>],
     ) -> &'b [Tile<'a, T>] {
         let tiles = &mut tiles[..len.div_ceil(TILE)];
+        let (mut page, mut slot) = self.page_of(table, first);
         for (index, tile) in tiles.iter_mut().enumerate() {
-            *tile = self.tile_at(pages, table, first + index * TILE);
+            if slot == self.block_size {
+                (page, slot) = self.page_of(table, first + index * TILE);
+            }
+            *tile = self.tile_at(pages, &page, slot);
+            slot += TILE;
         }
         tiles
     }
 
-    /// The tile from `position` on, which begins one in its page.
-    fn tile_at<'a, T: Cell>(
-        self,
-        pages: &'a [u8],
-        table: &[BlockId],
-        position: usize,
-    ) -> Tile<'a, T> {
-        let (page, slot) = self.page(pages, table, position);
-        let (keys, values) = self.parts::<T>();
-        let (keys, values) = (&page[keys], &page[values]);
-        let (keys, values): (&[T], &[T]) =
-            (bytemuck::cast_slice(keys), bytemuck::cast_slice(values));
-        let scales: &[f32] = bytemuck::cast_slice(&page[self.scales()]);
+    /// The tile from `slot` on of a page.
+    #[inline]
+    fn tile_at<'a, T: Cell>(self, pages: &'a [u8], page: &Page, slot: usize) -> Tile<'a, T> {
+        let part = |range: &Range<usize>| &pages[range.clone()];
+        let keys: &[T] = bytemuck::cast_slice(part(&page.keys));
+        let values: &[T] = bytemuck::cast_slice(part(&page.values));
+        let scales: &[f32] = bytemuck::cast_slice(part(&page.scales));
         let len = value_len(self.dim);
         Tile {
             keys: &keys[slot * self.dim..][..TILE * self.dim],
@@ -495,33 +394,38 @@ impl Layout {
 
 /// Copies the key and value of one position and head to another page.
 fn copy<T: Cell>(
-    (from, source, from_slot): (Layout, &[u8], usize),
+    (from, source, page, from_slot): (Layout, &[u8], Page, usize),
     (to, target, to_slot): (Layout, &mut [u8], usize),
 ) {
     let dim = from.dim;
-    let (source_keys, source_values) = from.parts::<T>();
-    let (target_keys, target_values) = to.parts::<T>();
+    let to_page = to.page(BlockId(0));
 
     let groups = |spread: Spread| {
         let all = (spread.begin..).step_by(spread.stride);
         all.take(dim / spread.together)
     };
-    let source_keys: &[T] = bytemuck::cast_slice(&source[source_keys]);
-    let target_keys: &mut [T] = bytemuck::cast_slice_mut(&mut target[target_keys]);
-    let (key, to_key) = (from.key::<T>(from_slot), to.key::<T>(to_slot));
+    let source_keys: &[T] = bytemuck::cast_slice(&source[page.keys]);
+    let target_keys: &mut [T] = bytemuck::cast_slice_mut(&mut target[to_page.keys]);
+    let (key, to_key) = (
+        from.key(from_slot, T::TOGETHER),
+        to.key(to_slot, T::TOGETHER),
+    );
     for (from, to) in groups(key).zip(groups(to_key)) {
         target_keys[to..][..T::TOGETHER].copy_from_slice(&source_keys[from..][..T::TOGETHER]);
     }
 
-    let source_values: &[T] = bytemuck::cast_slice(&source[source_values]);
-    let target_values: &mut [T] = bytemuck::cast_slice_mut(&mut target[target_values]);
-    let (value, to_value) = (from.value::<T>(from_slot), to.value::<T>(to_slot));
+    let source_values: &[T] = bytemuck::cast_slice(&source[page.values]);
+    let target_values: &mut [T] = bytemuck::cast_slice_mut(&mut target[to_page.values]);
+    let (value, to_value) = (
+        from.value(from_slot, T::TOGETHER),
+        to.value(to_slot, T::TOGETHER),
+    );
     for (from, to) in groups(value).zip(groups(to_value)) {
         target_values[to] = source_values[from];
     }
 
-    let source_scales: &[f32] = bytemuck::cast_slice(&source[from.scales()]);
-    let target_scales: &mut [f32] = bytemuck::cast_slice_mut(&mut target[to.scales()]);
+    let source_scales: &[f32] = bytemuck::cast_slice(&source[page.scales]);
+    let target_scales: &mut [f32] = bytemuck::cast_slice_mut(&mut target[to_page.scales]);
     if !source_scales.is_empty() {
         target_scales[to_slot] = source_scales[from_slot];
         target_scales[to.block_size + to_slot] = source_scales[from.block_size + from_slot];

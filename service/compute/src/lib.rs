@@ -22,6 +22,7 @@ mod forward;
 mod head;
 mod head_cache;
 mod kv_cache;
+mod kv_layout;
 mod kv_pool;
 mod kv_precision;
 mod linear;

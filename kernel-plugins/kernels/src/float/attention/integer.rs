@@ -8,8 +8,8 @@
 use super::aligned::Aligned;
 use super::lanes::Lanes;
 use super::segment::{
-    FEW_ROWS, SMALL_BLOCK, exponentials, fetch, fetch_all, rows_of_block, vectors_of_line,
-    with_rows,
+    FEW_ROWS, SMALL_BLOCK, exponentials, fetch, fetch_all, fetch_in_order, rows_of_block,
+    vectors_of_line, with_rows,
 };
 use super::{Partial, SEGMENT, SEGMENT_TILES, Segment, TILE, Tile, value_len};
 
@@ -260,9 +260,7 @@ fn dots<L: Lanes, const C: usize, const R: usize>(
         let mut others = sums;
         let (pairs, rest) = queries.as_chunks::<2>();
         for (i, [first, second]) in pairs.iter().enumerate() {
-            for ahead in &ahead {
-                fetch(l, ahead, 2 * i);
-            }
+            fetch_in_order(l, &ahead, 2 * C * i, 2 * C);
             step(l, 2 * i, &keys, first, &mut sums);
             step(l, 2 * i + 1, &keys, second, &mut others);
         }
@@ -276,11 +274,7 @@ fn dots<L: Lanes, const C: usize, const R: usize>(
         }
     } else {
         for (i, queries) in queries.iter().enumerate() {
-            if i.is_multiple_of(vectors_of_line::<Pairs>()) {
-                for ahead in &ahead {
-                    fetch(l, ahead, i);
-                }
-            }
+            fetch_in_order(l, &ahead, C * i, C);
             step(l, i, &keys, queries, &mut sums);
         }
     }
@@ -421,7 +415,7 @@ fn weigh_columns<'a, L: Lanes, const R: usize, const C: usize>(
         let ahead = ahead(index);
         for pair in 0..TILE / 2 {
             for c in (0..C).step_by(vectors_of_line::<Pairs>()) {
-                fetch(l, ahead, pair * num_vectors + column + c);
+                fetch(l, ahead, column * TILE / 2 + pair * C + c);
             }
             let values = &values[pair * num_vectors + column..];
             let values: &[Pairs; C] = values.first_chunk().expect("C vectors are left");

@@ -21,6 +21,10 @@ pub(super) const FEW_ROWS: usize = 8;
 /// Rows of a register tile where there are few, or few are left.
 pub(super) const SMALL_BLOCK: usize = 4;
 
+/// Additions that depend on those before and are done side by side, so that
+/// none has to wait for the last: half of a key's elements is one.
+pub(super) const CHAINS: usize = 8;
+
 /// Tiles that are converted at a time: with keys of 128 elements 16 KiB, half
 /// of the smallest first-level cache.
 pub(super) const CONVERTED_TILES: usize = 2;
@@ -283,20 +287,15 @@ fn dots<L: Lanes, K: Cell, T: Cell, const C: usize, const R: usize>(
     let high_keys = keys.map(|keys| &keys[half..][..half]);
     let mut low = [[l.splat(0.0); C]; R];
     let mut high = low;
-    if L::WIDE && R <= SMALL_BLOCK {
-        // Both chains at once: one alone waits for its own additions.
+    if L::WIDE && R * C < CHAINS {
         for i in 0..half {
-            for ahead in &ahead {
-                fetch(l, ahead, i * vectors_of_line::<Vector<T>>());
-            }
+            fetch_in_order(l, &ahead, 2 * C * i, 2 * C);
             step(l, i, &low_keys, &low_queries[i], &mut low);
             step(l, i, &high_keys, &high_queries[i], &mut high);
         }
     } else {
         for (i, queries) in low_queries.iter().enumerate() {
-            for ahead in &ahead {
-                fetch(l, ahead, i * vectors_of_line::<Vector<T>>());
-            }
+            fetch_in_order(l, &ahead, 2 * C * i, 2 * C);
             step(l, i, &low_keys, queries, &mut low);
         }
         for (i, queries) in high_queries.iter().enumerate() {
@@ -309,6 +308,28 @@ fn dots<L: Lanes, K: Cell, T: Cell, const C: usize, const R: usize>(
         }
     }
     low
+}
+
+/// Fetches the lines where some vectors are, of some tiles one after the other.
+///
+/// The order is the point: lines of two tiles by turns, or of a tile's halves,
+/// come a tenth slower from memory where it is all that two cores can take.
+#[inline(always)]
+pub(super) fn fetch_in_order<L: Lanes, V, const C: usize>(
+    l: L,
+    ahead: &[&[V]; C],
+    first: usize,
+    count: usize,
+) {
+    let len = ahead[0].len();
+    for n in (0..count).step_by(vectors_of_line::<V>()) {
+        let vector = first + n;
+        if C == 1 || vector < len {
+            fetch(l, ahead[0], vector);
+        } else {
+            fetch(l, ahead[1], vector - len);
+        }
+    }
 }
 
 /// Fetches all there is.
@@ -540,7 +561,7 @@ fn weigh_columns<L: Lanes, V: Cell, T: Cell, const R: usize, const C: usize>(
         let value: &[Vector<V>; C] = value[column..].first_chunk().expect("C vectors are left");
         for c in (0..C).step_by(vectors_of_line::<Vector<T>>()) {
             let ahead = ahead[position / TILE % CONVERTED_TILES];
-            fetch(l, ahead, position % TILE * vectors + column + c);
+            fetch(l, ahead, column * TILE + position % TILE * C + c);
         }
         let mut v = [l.splat(0.0); C];
         for c in 0..C {
