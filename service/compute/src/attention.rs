@@ -40,6 +40,10 @@ const ROWS_FOR_FREE: usize = 8;
 /// than one of these is split at segments.
 const PIECES: usize = 4;
 
+/// Bytes of a layer's keys and values, for each worker, that drive out what its
+/// cache holds.
+const LONG: usize = 256 << 10;
+
 /// Consecutive tokens of one sequence.
 struct Run {
     span: usize,
@@ -186,6 +190,13 @@ impl Plan {
                 }));
             }
         }
+    }
+
+    /// Whether a step reads so much of the cache in each layer that what workers
+    /// fetch before it has left theirs when it ends.
+    pub(crate) fn is_long(&self, cache: &KvCache, team: &Team) -> bool {
+        let segments = self.runs.iter().map(|run| run.segments).sum::<usize>();
+        self.heads.kv_heads * segments * cache.segment_bytes() > LONG * team.size()
     }
 
     /// Attention of every token of the batch in one layer. `qkv` is

@@ -177,16 +177,22 @@ impl CpuExecutor {
             n,
             s: &mut self.scratch,
         };
+        let long = self.plan.is_long(&self.cache, &self.team);
         step.place_tokens(batch);
         step.embed(batch)?;
 
         for (index, layer) in model.layers.iter().enumerate() {
             step.quantise(Input::Residual, layer.norm(Norm::Attention), &layer.qkv)?;
-            layer.o.expect(step.team);
+            if !long {
+                layer.o.expect(step.team);
+            }
             step.linear(&layer.qkv)?;
             step.rotate(&self.rope, a);
             step.store(&mut self.cache, batch, index, a);
             step.s.mixed.resize(n * a.q_rows(), 0.0);
+            if long {
+                layer.o.expect(step.team);
+            }
             self.plan.attend(
                 index,
                 &self.cache,

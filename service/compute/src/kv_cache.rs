@@ -260,6 +260,11 @@ impl KvCache {
         &self.memory[head * bytes..][..bytes]
     }
 
+    /// Bytes of a segment of one head.
+    pub(crate) fn segment_bytes(&self) -> usize {
+        self.layout.of_segment().bytes()
+    }
+
     /// Calls `f` with the tiles of the positions in view, and with the first of
     /// what is in view `next` where they need not be gathered.
     pub(crate) fn tiles<R>(
