@@ -773,7 +773,7 @@ mod tests {
             weight,
             ..Tenant::named(name)
         };
-        let tenants = [tenant("a", 1.0), tenant("b", 3.0)];
+        let tenants = [tenant("a", 3.0), tenant("b", 1.0)];
         let (fairness, reports) = by_tenant(&tenants, Slo::default(), &tally, 1.0);
         let shares = reports.iter().map(|tenant| {
             (
@@ -784,8 +784,10 @@ mod tests {
             )
         });
         let shares: Vec<_> = shares.collect();
-        assert_eq!(shares, [("a", 2, 0.25, 0.25), ("b", 3, 0.75, 0.75)]);
-        assert_eq!(fairness.jain_index, Some(1.0));
+        assert_eq!(shares, [("a", 2, 0.75, 0.25), ("b", 3, 0.25, 0.75)]);
+        // 6 for a weight of 3, and 18 for 1: (2 + 18)^2 / (2 * (4 + 324)).
+        let index = fairness.jain_index.expect("there is service");
+        assert!((index - 400.0 / 656.0).abs() < 1e-9, "{index}");
     }
 
     #[test]
