@@ -153,7 +153,8 @@ mod tests {
         positions.publish(|all| {
             all.insert(ID, passed);
         });
-        let queued = waiting.moved().await;
+        let moved = tokio::time::timeout(Duration::from_secs(60), waiting.moved());
+        let queued = moved.await.expect("it has moved");
         assert_eq!((queued.ahead, queued.wait_seconds), (5, Some(1.5)));
     }
 

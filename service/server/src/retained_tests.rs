@@ -479,6 +479,37 @@ async fn a_session_that_reads_on_cancels_by_its_own_id() {
     thread.stop();
 }
 
+#[tokio::test]
+async fn a_session_is_told_that_another_reads_on() {
+    let (served, thread) = served();
+    let frames = start(&served, resumable(LONG)).await.expect("starts");
+    stuck(&served, &frames).await;
+    let caller = caller(&crate::fake_model::call(&served, ())).expect("anyone");
+    let found = served.retained.begin(caller.tenant(), "", &resume(None));
+    let Ok(Begin::Attach { line, last, .. }) = found else {
+        panic!("it is kept");
+    };
+    // Too little room for all of it, so that it can't be through before that.
+    let (out, mut responses) = mpsc::channel(4);
+    let reader = Reader::of_session("mine", &out);
+    drop(out);
+    line.attach(reader, last, None).await.expect("it runs");
+    let frames = start(&served, resume(None)).await.expect("it runs");
+    let mut told = None;
+    while let Some(response) = responses.recv().await {
+        let response = response.expect("a session has no status");
+        assert_eq!(response.request_id, "mine");
+        told = response.frame;
+    }
+    let Some(v1::session_response::Frame::Failed(failed)) = told else {
+        panic!("ends with {told:?}");
+    };
+    let status = failed.status.expect("why");
+    assert_eq!(status.code, Code::Aborted as i32);
+    assert_eq!(tokens(&read_from(0, frames).await.0), counted(LONG));
+    thread.stop();
+}
+
 #[test]
 fn what_differs_under_a_key_is_named_field_by_field() {
     use v1::generate_request::Input;
