@@ -239,7 +239,9 @@ async fn a_client_that_goes_is_missed_though_there_is_nothing_to_tell_it() {
                 }),
                 ..GenerateRequest::default()
             };
-            if let Err(late) = direct.generate(resume).await {
+            let resumed = direct.generate(resume);
+            let resumed = tokio::time::timeout(Duration::from_secs(60), resumed).await;
+            if let Err(late) = resumed.expect("it is kept or not") {
                 break late;
             }
         };
