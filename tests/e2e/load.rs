@@ -219,12 +219,15 @@ fn a_sweep_finds_the_capacity_and_multiplies_it() {
         assert_eq!(number(&run["requests"]["complete"]), 20);
     }
     let peak = number(&report["peak"]["run"]) as usize;
+    let share = report["last_share_of_peak"].as_f64().expect("a part");
     let goodput = |run: &Value| {
         run["goodput"]["requests_per_second"]
             .as_f64()
             .expect("a rate")
     };
     assert!(runs.iter().all(|run| goodput(run) <= goodput(&runs[peak])));
+    let of_peak = goodput(&runs[2]) / goodput(&runs[peak]);
+    assert!((share - of_peak).abs() < 1e-9, "{share} of {of_peak}");
 
     let page = std::fs::read_to_string(page).expect("it was written");
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
@@ -238,19 +241,19 @@ fn a_sweep_finds_the_capacity_and_multiplies_it() {
 #[test]
 fn a_missed_service_level_has_an_exit_code_of_its_own() {
     let server = Server::start(&[]);
-    let level = |seconds| {
-        let arguments = [
-            "--rate",
-            "100",
+    let level = |seconds, pace: &[&str]| {
+        let level = [
             "--requests",
             "5",
-            "--fail-on-slo",
+            // All of them.
+            "--fail-on-slo=1",
             "--slo-ttft",
             seconds,
         ];
+        let arguments = [pace, &level].concat();
         load(server.endpoint(), &[&SHORT[..], &arguments].concat())
     };
-    let missed = level("0.000001");
+    let missed = level("0.000001", &["--rate", "100"]);
     assert_eq!(missed.code, Some(6), "{missed:?}");
     assert!(
         missed.stderr.contains("0.0 % of the requests"),
@@ -260,8 +263,11 @@ fn a_missed_service_level_has_an_exit_code_of_its_own() {
         missed.stdout.contains("goodput    0.00 requests/s"),
         "{missed:?}"
     );
-    let met = level("3600").succeeded();
+    let met = level("3600", &["--rate", "100"]).succeeded();
     assert!(met.stdout.contains("100.0 % of all"), "{met:?}");
+    // A capacity is what gets through, however late.
+    let missed = level("0.000001", &["--concurrency", "2", "--rate", "1x"]);
+    assert_eq!(missed.code, Some(6), "{missed:?}");
 }
 
 #[test]

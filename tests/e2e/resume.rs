@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 use ternion_client::proto::{FinishReason, GenerateRequest, Resume};
@@ -180,6 +181,72 @@ async fn nobody_is_waited_for_longer_than_the_grace() {
     };
     let late = direct.generate(resume).await.expect_err("its time is over");
     assert!(matches!(late, Error::NotFound { .. }), "{late:?}");
+}
+
+/// Of one token, under a name.
+fn named(id: &str) -> Generate {
+    let mut request = greedy(&PROMPT, 1).resumable();
+    request.request.request_id = id.to_owned();
+    request
+}
+
+#[tokio::test]
+async fn a_reader_that_has_all_there_is_is_not_too_slow() {
+    let kernel = StallingKernel::build();
+    let server = kernel.serve(&["--read-timeout", "100ms"]);
+    let client = server.client().await;
+    kernel.stall();
+    let mut events = client.generate(named("one")).await.expect("it is up");
+    let queued = events.next().await.expect("it goes on");
+    assert!(matches!(queued, Ok(Event::Queued(_))), "{queued:?}");
+    // Nothing more is said, for longer than a reader has.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    kernel.release();
+    let mut got = Answer::default();
+    while let Some(event) = events.next().await {
+        got.add(event.expect("it was always read"));
+    }
+    assert_eq!(got.finished().reason(), FinishReason::Length);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_is_missed_though_there_is_nothing_to_tell_it() {
+    for by_session in [false, true] {
+        let kernel = StallingKernel::build();
+        let server = kernel.serve(&["--resume-grace", "100ms"]);
+        let direct = server.client().await;
+        let client = server.client().await;
+        kernel.stall();
+        if by_session {
+            let mut session = client.session().await.expect("it is up");
+            let started = session.start("one", named("one")).await;
+            started.expect("it is open");
+            session.next().await.expect("it goes on").expect("it waits");
+        } else {
+            let mut events = client.generate(named("one")).await.expect("it is up");
+            events.next().await.expect("it goes on").expect("it waits");
+        }
+        drop(client);
+        let mut tries = 0..60;
+        let late = loop {
+            // A try that comes within the grace begins another.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(tries.next().is_some(), "it is kept for ever");
+            let resume = GenerateRequest {
+                resume: Some(Resume {
+                    request_id: "one".to_owned(),
+                    last_seq: Some(0),
+                }),
+                ..GenerateRequest::default()
+            };
+            let resumed = direct.generate(resume);
+            let resumed = tokio::time::timeout(Duration::from_secs(60), resumed).await;
+            if let Err(late) = resumed.expect("it is kept or not") {
+                break late;
+            }
+        };
+        assert!(matches!(late, Error::NotFound { .. }), "{late:?}");
+    }
 }
 
 #[tokio::test]

@@ -65,9 +65,11 @@ fn samples_are_let_in_together_and_count_one_by_one() {
     admitted.used(120, s(1));
     drop(admitted);
     assert_eq!(acme.usage().running, 0);
+    let usage = acme.usage();
     assert_eq!(
-        (acme.usage().input_tokens, acme.usage().output_tokens),
-        (50, 120)
+        (usage.admitted, usage.input_tokens, usage.output_tokens),
+        (1, 50, 120),
+        "three samples are one request"
     );
 
     // What it has not used is there again, and a minute has three requests left.
@@ -83,6 +85,24 @@ fn samples_are_let_in_together_and_count_one_by_one() {
     let later = acme.policy.enter_samples(&acme.caller, 3, s(60)).unwrap();
     let default = later.admit(550, AtMost(1000), s(60)).unwrap();
     assert_eq!(default.max_output_tokens(), 50 / 3);
+}
+
+#[test]
+fn more_samples_than_the_smaller_of_two_limits_never_get_in() {
+    let admit = |limits: &str, samples| {
+        let acme = Acme::new(limits);
+        acme.policy.enter_samples(&acme.caller, samples, s(0))
+    };
+    for limits in [
+        "requests_per_minute = 4\nconcurrent_requests = 7",
+        "requests_per_minute = 7\nconcurrent_requests = 4",
+        "requests_per_minute = 4",
+        "concurrent_requests = 4",
+    ] {
+        admit(limits, 4).unwrap();
+        let refusal = admit(limits, 5).unwrap_err();
+        assert_eq!(refusal.cause(), &Cause::TooManySamples { got: 5, limit: 4 });
+    }
 }
 
 #[test]

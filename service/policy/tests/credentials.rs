@@ -232,6 +232,26 @@ fn a_key_that_changes_hands_does_not_take_its_holder_along() {
 }
 
 #[test]
+fn a_certificate_that_changes_hands_does_not_take_its_holder_along() {
+    let policy = two();
+    let caller = find(&policy, None, &["acme.example"]).unwrap();
+    let caller = caller.allowed(Role::Inference).unwrap();
+    let tenant = |name: &str, san: &str| {
+        format!("[[tenants]]\nname = {name:?}\ncertificates = [{{ san = {san:?} }}]\n")
+    };
+    let text = tenant("acme", "other.example") + &tenant("globex", "acme.example");
+    policy.reload(Tenants::parse(&text).unwrap(), s(1));
+    let refusal = policy.enter(&caller, s(1)).unwrap_err();
+    assert_eq!(refusal.cause(), &Cause::Revoked);
+    assert_eq!(refusal.tenant().as_str(), "acme");
+    assert_is(
+        find(&policy, None, &["acme.example"]),
+        "globex",
+        "acme.example",
+    );
+}
+
+#[test]
 fn a_reload_takes_certificates_roles_and_tenants_away() {
     let policy = two();
     let caller = |san| {
@@ -360,6 +380,21 @@ fn a_tenant_keeps_its_number_and_takes_its_new_weight() {
     policy.reload(with("", ""), s(0));
     assert_eq!(share("acme").0, acme.0);
     assert!(![acme.0, other.0].contains(&share("other").0));
+}
+
+#[test]
+fn many_tenants_have_as_many_numbers() {
+    const COUNT: usize = 1000;
+    let files = (0..COUNT).map(|n| acme::file(&format!("t{n}"), &format!("tn_{n}"), ""));
+    let policy = Policy::new(Tenants::parse(&files.collect::<String>()).unwrap());
+    let number = |n| {
+        let caller = with_key(&policy, &format!("tn_{n}"));
+        let caller = caller.allowed(Role::Inference).unwrap();
+        policy.enter(&caller, s(0)).unwrap().tenant_number()
+    };
+    let numbers: std::collections::BTreeSet<u32> = (0..COUNT).map(number).collect();
+    assert_eq!(numbers.len(), COUNT);
+    assert!(numbers.last() < Some(&65536));
 }
 
 #[test]

@@ -53,6 +53,20 @@ fn much_may_be_left_out() {
 }
 
 #[test]
+fn those_with_certificates_are_known_by_name() {
+    let san = |san: &str| format!("certificates = [{{ san = '{san}' }}]");
+    let text = format!(
+        "ACME\n{}\n[[tenants]]\nname = 'globex'\nkeys = [{{ id = 'one', hash = 'OTHER' }}]\n\
+         [[tenants]]\nname = 'initech'\n{}",
+        san("a.example"),
+        san("b.example")
+    );
+    let tenants = Tenants::parse(&filled(&text)).unwrap();
+    let with: Vec<&str> = tenants.with_certificates().collect();
+    assert_eq!(with, ["acme", "initech"]);
+}
+
+#[test]
 fn a_hash_is_that_of_sha256sum() {
     // printf %s tn_AAAA… | sha256sum
     let key = format!("tn_{}", "A".repeat(43));
@@ -284,6 +298,11 @@ fn names_are_short_and_plain() {
     let message =
         format!("tenants[0].name: must be 1 to 64 of a-z, 0-9 and -, not \"{longest}…\" (line 2)");
     assert_mistakes(&tenant(&"a".repeat(65)), &[&message]);
+    // Characters are counted, not their bytes.
+    let wide = "é".repeat(64);
+    let message =
+        format!("tenants[0].name: must be 1 to 64 of a-z, 0-9 and -, not \"{wide}\" (line 2)");
+    assert_mistakes(&tenant(&wide), &[&message]);
     assert_mistakes(
         &tenant("anonymous"),
         &["tenants[0].name: anonymous is what callers are without tenants (line 2)"],

@@ -151,6 +151,27 @@ fn a_reader_without_room_parks_its_sequence_and_nobody_else() {
     assert_eq!(bench.pages_free(), 8);
 }
 
+#[tokio::test]
+async fn whoever_waits_for_an_event_and_makes_room_wakes_the_thread() {
+    let mut bench = Bench::new();
+    let mut reader = bench.submit(0, 9, 1).expect("accepted");
+    let mut tokens = Vec::new();
+    loop {
+        // It goes on until there is no room, and sees that there is none.
+        bench.turns(4);
+        let is_parked = bench.handle.load().parked == 1;
+        while bench.engine_loop.commands.try_recv().is_ok() {}
+        match reader.recv().await.expect("the thread goes on") {
+            Event::Started { .. } => assert!(is_parked),
+            Event::Token { token, .. } => tokens.push(token),
+            Event::Finished { .. } => break,
+        }
+        let woken = bench.engine_loop.commands.try_recv();
+        assert_eq!(matches!(woken, Ok(Command::Wake)), is_parked, "{tokens:?}");
+    }
+    assert_eq!(tokens, (1..10).collect::<Vec<u32>>());
+}
+
 #[test]
 fn the_ending_has_a_place_even_in_a_full_outbox() {
     let mut bench = Bench::new();

@@ -96,15 +96,21 @@ pub(super) async fn all_pages_free(served: &Served) {
     until(|| served.engine.load().kv_pages_free == 32).await;
 }
 
+/// Waits until no request is left, not even one that nobody reads.
+pub(super) async fn all_ended(served: &Served) {
+    let tenant = caller(&call(served, ())).expect("anyone").tenant().clone();
+    until(|| served.live.list(&tenant).is_empty()).await;
+}
+
 pub(super) async fn until(come: impl Fn() -> bool) {
     let polling = async {
         while !come() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), polling)
+    tokio::time::timeout(Duration::from_secs(120), polling)
         .await
-        .expect("it comes to that within ten seconds");
+        .expect("it comes to that within two minutes");
 }
 
 #[tokio::test]
@@ -159,30 +165,33 @@ async fn a_client_that_goes_away_gives_its_pages_back() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_for_too_long_fails_and_leaves_nothing_behind() {
-    let (served, thread) = served_with(RETENTION, Some(Duration::from_millis(50)));
-    let frames = start(&served, counting_from(GOES_ON, LONG))
-        .await
-        .expect("starts");
-    let tenant = caller(&call(&served, ())).expect("anyone").tenant().clone();
-    until(|| served.engine.load().steps > 0 && served.live.list(&tenant).is_empty()).await;
-    assert_eq!(served.engine.load().kv_pages_free, 32);
-    let again = start(&served, counting_from(GOES_ON, 3)).await;
-    let (others, status) = read(again.expect("the id is free")).await;
-    assert!(status.is_none(), "{status:?}");
-    assert_eq!(tokens(&others).len(), 3);
+    for resumable in [false, true] {
+        let (served, thread) = served_with(RETENTION, Some(Duration::from_millis(50)));
+        let request = v1::GenerateRequest {
+            resumable,
+            ..counting_from(GOES_ON, LONG)
+        };
+        let frames = start(&served, request).await.expect("starts");
+        all_ended(&served).await;
+        assert_eq!(served.engine.load().kv_pages_free, 32);
+        let again = start(&served, counting_from(GOES_ON, 3)).await;
+        let (others, status) = read(again.expect("the id is free")).await;
+        assert!(status.is_none(), "{status:?}");
+        assert_eq!(tokens(&others).len(), 3);
 
-    let (frames, status) = read(frames).await;
-    let count = tokens(&frames).len() as u32;
-    assert_eq!(
-        tokens(&frames),
-        (GOES_ON + 1..=GOES_ON + count).collect::<Vec<_>>()
-    );
-    let status = status.expect("it failed");
-    assert_eq!(status.code(), Code::ResourceExhausted);
-    let info = status.get_details_error_info().expect("a reason");
-    assert_eq!(info.reason, "READER_TOO_SLOW");
-    assert_eq!(info.metadata["request_id"], "one");
-    thread.stop();
+        let (frames, status) = read(frames).await;
+        let count = tokens(&frames).len() as u32;
+        assert_eq!(
+            tokens(&frames),
+            (GOES_ON + 1..=GOES_ON + count).collect::<Vec<_>>()
+        );
+        let status = status.expect("it failed");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let info = status.get_details_error_info().expect("a reason");
+        assert_eq!(info.reason, "READER_TOO_SLOW");
+        assert_eq!(info.metadata["request_id"], "one");
+        thread.stop();
+    }
 }
 
 #[tokio::test]
@@ -247,20 +256,29 @@ async fn a_client_that_does_not_read_can_still_cancel() {
 #[tokio::test]
 async fn a_deadline_ends_the_stream_with_usage_and_then_its_status() {
     let (served, thread) = served();
-    let mut call = call(&served, counting_from(GOES_ON, LONG));
-    call.metadata_mut()
-        .insert("grpc-timeout", "3S".parse().expect("metadata"));
-    let frames = generate(served.clone(), call)
-        .await
-        .expect("starts")
-        .into_inner();
-    stuck(&served, &frames).await;
+    let mut running = Vec::new();
+    for (id, resumable) in [("one", false), ("two", true)] {
+        let request = v1::GenerateRequest {
+            request_id: id.to_owned(),
+            resumable,
+            ..counting_from(GOES_ON, LONG)
+        };
+        let mut call = call(&served, request);
+        call.metadata_mut()
+            .insert("grpc-timeout", "3S".parse().expect("metadata"));
+        let frames = generate(served.clone(), call).await.expect("starts");
+        running.push(frames.into_inner());
+    }
+    // Nobody reads until it is past.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for frames in running {
+        let (frames, status) = read(frames).await;
+        let last = finished(&frames);
+        assert_eq!(last.reason(), v1::FinishReason::DeadlineExceeded);
+        assert_eq!(last.usage.expect("usage").prompt_tokens, 1);
+        assert_eq!(status.expect("a status").code(), Code::DeadlineExceeded);
+    }
     all_pages_free(&served).await;
-    let (frames, status) = read(frames).await;
-    let last = finished(&frames);
-    assert_eq!(last.reason(), v1::FinishReason::DeadlineExceeded);
-    assert_eq!(last.usage.expect("usage").prompt_tokens, 1);
-    assert_eq!(status.expect("a status").code(), Code::DeadlineExceeded);
     thread.stop();
 }
 

@@ -269,6 +269,57 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_has_its_part_again_once_its_requests_end() {
+        let queue = queue(5, usize::MAX, true);
+        for _ in 0..3 {
+            let places = std::iter::from_fn(|| queue.enter(0, 1).ok());
+            // With four it has four times the one that is left.
+            assert_eq!(places.take(5).collect::<Vec<Place>>().len(), 4);
+        }
+        assert_eq!(queue.taken(), Amount::default());
+    }
+
+    #[test]
+    fn prompts_may_fill_the_room_to_the_last_token() {
+        let one = queue(10, 100, false);
+        let [mut first, mut second] = [0; 2].map(|_| one.enter(0, 1).expect("room"));
+        first.take(40).expect("it is alone");
+        second.take(61).expect_err("one too many");
+        second.take(60).expect("a hundred may wait");
+
+        // Who has nothing yet is not greedy, even where nothing would be left.
+        let many = queue(10, 100, true);
+        let [mut first, mut second] = [0, 1].map(|tenant| many.enter(tenant, 1).expect("room"));
+        first.take(10).expect("it is alone");
+        second.take(90).expect("it is the first of its tenant");
+    }
+
+    #[test]
+    fn what_a_prompt_would_leave_decides_whether_it_is_too_much() {
+        let queue = queue(100, 1000, true);
+        let mut first = queue.enter(0, 1).expect("room");
+        first.take(200).expect("it is alone");
+        // It has four times the 50 that this would leave, and not of the 51.
+        let mut second = queue.enter(0, 1).expect("room");
+        second
+            .take(750)
+            .expect_err("a tenant's part is four fifths");
+        second.take(749).expect("that is less");
+    }
+
+    #[test]
+    fn a_prompt_that_is_computed_is_not_its_tenants_any_more() {
+        let queue = queue(100, 1000, true);
+        let mut other = queue.enter(1, 1).expect("room");
+        other.take(10).expect("it is alone");
+        let mut running = queue.enter(0, 1).expect("room");
+        running.take(800).expect("it is the first of its tenant");
+        running.started();
+        let mut next = queue.enter(0, 1).expect("room");
+        next.take(900).expect("nothing of its tenant waits");
+    }
+
+    #[test]
     fn the_only_tenant_may_have_all() {
         let queue = queue(100, usize::MAX, false);
         let places: Vec<Place> = std::iter::from_fn(|| queue.enter(0, 1).ok()).collect();

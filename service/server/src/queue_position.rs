@@ -140,4 +140,36 @@ mod tests {
         });
         assert_eq!(waiting.moved().await.ahead, 0);
     }
+
+    #[tokio::test]
+    async fn who_is_passed_by_others_is_told_as_well() {
+        let positions = Arc::new(Positions::default());
+        let mut waiting = Waiting::new(ID, 12, position(2), positions.clone());
+        waiting.ticks = every(Duration::from_millis(1));
+        let passed = Position {
+            ahead: 5,
+            wait: Some(Duration::from_millis(1500)),
+        };
+        positions.publish(|all| {
+            all.insert(ID, passed);
+        });
+        let moved = tokio::time::timeout(Duration::from_secs(60), waiting.moved());
+        let queued = moved.await.expect("it has moved");
+        assert_eq!((queued.ahead, queued.wait_seconds), (5, Some(1.5)));
+    }
+
+    #[test]
+    fn who_waits_no_more_has_no_position() {
+        let positions = Positions::default();
+        let other = SequenceId(8);
+        positions.publish(|all| {
+            all.insert(ID, position(1));
+            all.insert(other, position(2));
+        });
+        positions.publish(|all| {
+            all.insert(other, position(1));
+        });
+        assert_eq!(positions.of(ID), None);
+        assert_eq!(positions.of(other), Some(position(1)));
+    }
 }

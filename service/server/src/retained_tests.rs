@@ -7,7 +7,9 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::{
-    tests::{LONG, all_pages_free, counting_from, finished, start, stuck, tokens, until},
+    tests::{
+        LONG, all_ended, all_pages_free, counting_from, finished, start, stuck, tokens, until,
+    },
     *,
 };
 use crate::{
@@ -117,7 +119,6 @@ async fn without_a_reader_a_request_is_parked_and_ends_after_its_grace() {
     let (served, thread) = served_with(retention, None);
     let frames = start(&served, resumable(LONG)).await.expect("starts");
     read_some(frames, 3).await;
-    until(|| served.engine.load().parked == 1).await;
     all_pages_free(&served).await;
     let steps = served.engine.load().steps;
     assert!(steps < u64::from(LONG), "{steps} steps: it went on");
@@ -276,6 +277,8 @@ async fn refusals_name_what_is_wrong() {
     assert_eq!(field(status), "request_id");
     let status = start(&served, keyed(&"k".repeat(129), 1)).await;
     assert_eq!(field(status.expect_err("too long")), "idempotency_key");
+    let longest = start(&served, keyed(&"k".repeat(128), 1)).await;
+    read_from(0, longest.expect("as long as one may be")).await;
 
     let frames = start(&served, resumable(LONG)).await.expect("starts");
     let status = start(&served, resumable(LONG)).await.expect_err("in use");
@@ -301,6 +304,335 @@ async fn refusals_name_what_is_wrong() {
         .expect("it is kept");
     read_from(begin, frames).await;
     thread.stop();
+}
+
+/// Three samples of a token each: five frames at least behind the first two,
+/// of which the reader's channel holds four in all, and the request has ended.
+async fn ended_unread(served: &Arc<Served>) -> Frames {
+    let request = v1::GenerateRequest {
+        n: Some(3),
+        ..resumable(1)
+    };
+    let frames = start(served, request).await.expect("starts");
+    all_ended(served).await;
+    frames
+}
+
+/// Longer than whatever is not to happen takes, if it does.
+async fn a_while() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
+#[tokio::test]
+async fn nothing_is_cut_off_from_whoever_still_reads() {
+    let retention = Retention {
+        grace: Duration::from_millis(50),
+        ..RETENTION
+    };
+    for (retention, drains) in [
+        (retention, false),
+        (RETENTION, true),
+        (
+            Retention {
+                finished_bytes: 0,
+                ..RETENTION
+            },
+            false,
+        ),
+    ] {
+        let (served, thread) = served_with(retention, None);
+        let frames = ended_unread(&served).await;
+        if drains {
+            served.drain.advance(Phase::Draining);
+        }
+        a_while().await;
+        let (frames, status) = read_from(0, frames).await;
+        assert!(status.is_none(), "{status:?}");
+        assert_eq!(tokens(&frames), [GOES_ON + 1; 3]);
+        assert_eq!(finished(&frames).remaining, 0);
+        thread.stop();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_to_its_end_does_not_hold_up_a_drain() {
+    let (served, thread) = served();
+    let frames = ended_unread(&served).await;
+    let idle = tokio::time::timeout(Duration::from_millis(50), served.drain.idle());
+    idle.await.expect_err("its reader is on its way");
+    drop(frames);
+    let idle = tokio::time::timeout(RETENTION.grace / 2, served.drain.idle());
+    idle.await.expect("long before its grace is over");
+    thread.stop();
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_its_grace_and_no_longer() {
+    let retention = Retention {
+        grace: Duration::from_millis(100),
+        ..RETENTION
+    };
+    let (served, thread) = served_with(retention, None);
+    let frames = start(&served, keyed("k", 3)).await.expect("starts");
+    read_from(0, frames).await;
+    let mut tries = 0..600;
+    // The same key is that of another request then, which is generated.
+    while served.engine.load().computed_tokens == 3 && tries.next().is_some() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let frames = start(&served, keyed("k", 3)).await.expect("one or another");
+        assert_eq!(tokens(&read_from(0, frames).await.0), counted(3));
+    }
+    assert_eq!(served.engine.load().computed_tokens, 6);
+    thread.stop();
+}
+
+#[tokio::test]
+async fn whoever_has_to_make_room_is_gone_with_all_it_kept() {
+    let retention = Retention {
+        finished_bytes: 0,
+        ..RETENTION
+    };
+    let (served, thread) = served_with(retention, None);
+    let frames = start(&served, resumable(LONG)).await.expect("starts");
+    let caller = caller(&crate::fake_model::call(&served, ())).expect("anyone");
+    let found = served.retained.begin(caller.tenant(), "", &resume(None));
+    let line = match found {
+        Ok(Begin::Attach { line, .. }) => Arc::downgrade(&line),
+        other => panic!("{other:?}"),
+    };
+    read_from(0, frames).await;
+    until(|| line.strong_count() == 0).await;
+    let status = start(&served, resume(None)).await.expect_err("it is gone");
+    assert_eq!(status.code(), Code::NotFound);
+    thread.stop();
+}
+
+#[tokio::test]
+async fn without_a_reader_a_request_goes_on_as_far_as_there_is_room() {
+    let retention = Retention {
+        goes_on: true,
+        request_bytes: 600,
+        ..RETENTION
+    };
+    let (served, thread) = served_with(retention, None);
+    let frames = start(&served, resumable(LONG)).await.expect("starts");
+    read_some(frames, 3).await;
+    a_while().await;
+    until(|| served.engine.load().parked == 1).await;
+    let computed = served.engine.load().computed_tokens;
+    assert!(computed < u64::from(LONG), "{computed} tokens");
+    thread.stop();
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_is_not_computed_for() {
+    let (served, thread) = served();
+    let frames = start(&served, resumable(LONG)).await.expect("starts");
+    stuck(&served, &frames).await;
+    a_while().await;
+    until(|| served.engine.load().parked == 1).await;
+    let computed = served.engine.load().computed_tokens;
+    assert!(computed < u64::from(LONG), "{computed} tokens");
+    thread.stop();
+}
+
+#[tokio::test]
+async fn a_session_that_reads_on_cancels_by_its_own_id() {
+    let (served, thread) = served();
+    let frames = start(&served, resumable(LONG)).await.expect("starts");
+    stuck(&served, &frames).await;
+    let caller = caller(&crate::fake_model::call(&served, ())).expect("anyone");
+    let found = served.retained.begin(caller.tenant(), "", &resume(None));
+    let Ok(Begin::Attach { line, last, .. }) = found else {
+        panic!("it is kept");
+    };
+    let session = served.live.session(caller.tenant());
+    let claim = served.live.claim(&session, "mine".to_owned());
+    let claim = claim.expect("the id is free");
+    let (out, mut responses) = mpsc::channel(4);
+    let reader = Reader::of_session("mine", &out);
+    drop(out);
+    line.attach(reader, last, Some(claim))
+        .await
+        .expect("it runs");
+    read_from(0, frames).await.1.expect("it is another's");
+    // The one of the call that began it is no more.
+    served.live.cancel(&Scope::calls(caller.tenant()), "one");
+    let ids = |served: &Served| -> Vec<String> {
+        let live = served.live.list(caller.tenant());
+        live.into_iter().map(|live| live.id).collect()
+    };
+    assert_eq!(ids(&served), ["mine"]);
+    served.live.cancel(&session, "mine");
+    let mut seq = 0;
+    let mut last = None;
+    while let Some(response) = responses.recv().await {
+        let response = response.expect("a session has no status");
+        assert_eq!((response.request_id.as_str(), response.seq), ("mine", seq));
+        seq += 1;
+        last = response.frame;
+    }
+    let Some(v1::session_response::Frame::Finished(finished)) = last else {
+        panic!("ends with {last:?}");
+    };
+    assert_eq!(finished.reason(), v1::FinishReason::Cancelled);
+    thread.stop();
+}
+
+#[tokio::test]
+async fn a_session_is_told_that_another_reads_on() {
+    let (served, thread) = served();
+    let frames = start(&served, resumable(LONG)).await.expect("starts");
+    stuck(&served, &frames).await;
+    let caller = caller(&crate::fake_model::call(&served, ())).expect("anyone");
+    let found = served.retained.begin(caller.tenant(), "", &resume(None));
+    let Ok(Begin::Attach { line, last, .. }) = found else {
+        panic!("it is kept");
+    };
+    // Too little room for all of it, so that it can't be through before that.
+    let (out, mut responses) = mpsc::channel(4);
+    let reader = Reader::of_session("mine", &out);
+    drop(out);
+    line.attach(reader, last, None).await.expect("it runs");
+    let frames = start(&served, resume(None)).await.expect("it runs");
+    let mut told = None;
+    while let Some(response) = responses.recv().await {
+        let response = response.expect("a session has no status");
+        assert_eq!(response.request_id, "mine");
+        told = response.frame;
+    }
+    let Some(v1::session_response::Frame::Failed(failed)) = told else {
+        panic!("ends with {told:?}");
+    };
+    let status = failed.status.expect("why");
+    assert_eq!(status.code, Code::Aborted as i32);
+    assert_eq!(tokens(&read_from(0, frames).await.0), counted(LONG));
+    thread.stop();
+}
+
+#[test]
+fn what_differs_under_a_key_is_named_field_by_field() {
+    use v1::generate_request::Input;
+
+    let retained = Arc::new(RetainedRequests::new(RETENTION));
+    let [acme, _] = tenants();
+    let same = || v1::GenerateRequest {
+        n: Some(1),
+        ..keyed("key", 3)
+    };
+    let Ok(Begin::Retained(_kept)) = retained.begin(&acme, "one", &same()) else {
+        panic!("it is new");
+    };
+    type Change = fn(&mut v1::GenerateRequest);
+    let changes: [(&str, Change); 9] = [
+        ("model", |request| request.model = "demo".to_owned()),
+        ("input", |request| {
+            request.input = Some(Input::Text("x".to_owned()))
+        }),
+        ("sampling", |request| request.sampling = None),
+        ("stopping", |request| request.stopping = None),
+        ("parse_special", |request| {
+            request.parse_special = Some(true)
+        }),
+        ("add_bos", |request| request.add_bos = Some(true)),
+        ("priority", |request| request.priority = Some(1)),
+        ("logprobs", |request| request.logprobs = Some(1)),
+        ("n", |request| request.n = Some(2)),
+    ];
+    for (field, change) in changes {
+        let mut other = same();
+        change(&mut other);
+        let refusal = retained.begin(&acme, "two", &other).expect_err(field);
+        let status = Status::from(refusal);
+        let bad = status.get_details_bad_request().expect("fields");
+        let fields = bad.field_violations.iter().map(|v| v.field.as_str());
+        assert_eq!(fields.collect::<Vec<_>>(), [field]);
+    }
+    // How its frames are wanted is not what is asked for.
+    let other = v1::GenerateRequest {
+        request_id: "another".to_owned(),
+        resumable: true,
+        ..same()
+    };
+    let again = retained.begin(&acme, "another", &other);
+    assert!(matches!(again, Ok(Begin::Attach { .. })), "{again:?}");
+}
+
+#[test]
+fn an_id_of_a_request_that_ended_can_be_another_ones() {
+    let retained = Arc::new(RetainedRequests::new(RETENTION));
+    let [acme, _] = tenants();
+    let begin = |id: &str, key: &str| {
+        let request = v1::GenerateRequest {
+            idempotency_key: key.to_owned(),
+            resumable: true,
+            ..v1::GenerateRequest::default()
+        };
+        retained.begin(&acme, id, &request).expect("a good request")
+    };
+    let is_kept = || retained.begin(&acme, "", &resume(None)).is_ok();
+    let Begin::Retained(first) = begin("one", "key") else {
+        panic!("it is new");
+    };
+    first.finished(60);
+    let Begin::Retained(second) = begin("one", "") else {
+        panic!("the first has ended");
+    };
+    let line = first.line.clone();
+    let leave = std::pin::pin!(line.leave.notified());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(
+        leave.poll(&mut context).is_ready(),
+        "the first is told to go"
+    );
+    let Begin::Retained(_third) = begin("two", "key") else {
+        panic!("the key went with the first");
+    };
+    // What the first leaves behind is not its own any more.
+    drop(first);
+    assert!(is_kept());
+    assert!(matches!(begin("three", "key"), Begin::Attach { .. }));
+    drop(second);
+    assert!(!is_kept());
+}
+
+#[test]
+fn those_that_ended_have_all_the_room_there_is() {
+    let retained = Arc::new(RetainedRequests::new(Retention {
+        finished_bytes: 100,
+        ..RETENTION
+    }));
+    let [acme, _] = tenants();
+    let finish = |id: &str, bytes| {
+        let request = v1::GenerateRequest {
+            resumable: true,
+            ..v1::GenerateRequest::default()
+        };
+        let Ok(Begin::Retained(registration)) = retained.begin(&acme, id, &request) else {
+            panic!("it is new");
+        };
+        registration.finished(bytes);
+        registration
+    };
+    let is_kept = |id: &str| {
+        let resume = v1::GenerateRequest {
+            resume: Some(v1::Resume {
+                request_id: id.to_owned(),
+                last_seq: None,
+            }),
+            ..v1::GenerateRequest::default()
+        };
+        retained.begin(&acme, "", &resume).is_ok()
+    };
+    let _kept = [finish("a", 60), finish("b", 40)];
+    assert!(is_kept("a") && is_kept("b"), "a hundred may be");
+    let _one = finish("c", 1);
+    assert!(
+        !is_kept("a") && is_kept("b") && is_kept("c"),
+        "the oldest goes"
+    );
+    let _much = finish("d", 60);
+    assert!(!is_kept("b") && is_kept("c") && is_kept("d"));
 }
 
 #[test]

@@ -345,3 +345,74 @@ impl Load {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::tenants::ApiKey;
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        load: Load,
+    }
+
+    fn load(arguments: &[&str]) -> Load {
+        let line = ["load", "--rate", "1"].iter().chain(arguments);
+        Line::try_parse_from(line).expect("good arguments").load
+    }
+
+    /// Tells any caller of a model of 7 tokens, and gives what it was asked.
+    async fn told(listener: &TcpListener) -> Vec<String> {
+        let mut all = Vec::new();
+        for page in [
+            "{\"data\": [{\"id\": \"m\", \"meta\": {\"n_vocab\": 7}}]}",
+            "{\"default_generation_settings\": {\"n_ctx\": 8}}",
+        ] {
+            let (mut stream, _) = listener.accept().await.expect("a client comes");
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(stream.read_u8().await.expect("it can be read"));
+            }
+            all.push(String::from_utf8(asked).expect("a head is ASCII"));
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length:";
+            let answer = format!("{head} {}\r\n\r\n{page}", page.len());
+            let written = stream.write_all(answer.as_bytes()).await;
+            written.expect("it can be written");
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn what_was_said_of_another_server_counts_before_what_it_says() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let url = Url::parse(&format!("http://{address}")).expect("it is one");
+        let given = ["--vocab-size", "5", "--context-limit", "6"];
+        for (more, vocab_size, context_limit) in [(&given[..], 5, 6), (&[], 7, 8)] {
+            let load = load(&[&["--target", &url.to_string()], more].concat());
+            let mut tenant = Tenant::named("t");
+            let asked = tokio::join!(
+                peers(&url, Some("outer"), &load, std::slice::from_ref(&tenant)),
+                told(&listener)
+            );
+            let (Ok(loaded), heads) = asked else {
+                panic!("all is known");
+            };
+            assert_eq!(loaded.vocab_size, vocab_size);
+            assert_eq!(loaded.server.context_limit, Some(context_limit));
+            assert_eq!(loaded.server.model, "m");
+            assert!(heads.iter().all(|head| head.contains("Bearer outer")));
+
+            // A tenant's own key counts alone.
+            tenant.api_key = Some(ApiKey("inner".into()));
+            let tenants = [tenant];
+            let asked = tokio::join!(peers(&url, Some("outer"), &load, &tenants), told(&listener));
+            assert!(asked.1.iter().all(|head| head.contains("Bearer inner")));
+        }
+    }
+}

@@ -93,8 +93,9 @@ mod tests {
         };
         assert!(end(&finished).is_err());
         finished.usage = Some(Usage {
+            prompt_tokens: 7,
+            cached_tokens: 5,
             completion_tokens: 4,
-            ..Usage::default()
         });
         finished.timings = Some(Timings {
             queue_seconds: 0.5,
@@ -104,6 +105,7 @@ mod tests {
             panic!("it has ended");
         };
         assert_eq!(end.output_tokens, Count::Same(4));
+        assert_eq!((end.prompt_tokens, end.cached_tokens), (Some(7), 5));
         assert_eq!(end.queued, Some(Duration::from_millis(500)));
     }
 }

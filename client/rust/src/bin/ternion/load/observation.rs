@@ -173,7 +173,8 @@ impl Observation {
         while let Some(signal) = events.next().await {
             match signal {
                 Ok(Signal::Accepted { prompt_tokens }) => {
-                    self.accepted = Some(Instant::now());
+                    // One that waits is told again as it comes nearer.
+                    self.accepted.get_or_insert_with(Instant::now);
                     self.prompt_tokens = prompt_tokens.into();
                 }
                 Ok(Signal::Tokens(tokens)) => {
@@ -299,7 +300,12 @@ impl From<&Error> for Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use ternion_client::Event;
+    use ternion_client::proto::{Delta, Finished, Queued, Usage};
+    use tokio::sync::mpsc;
     use tonic::Status;
     use tonic_types::ErrorDetails;
 
@@ -364,6 +370,72 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_is_between_each_delta_and_the_next() {
+        let mut observation = observation(4);
+        let at = |ms| observation.due + Duration::from_millis(ms);
+        observation.deltas = vec![(at(40), 1), (at(70), 2), (at(130), 1)];
+        let gaps: Vec<u128> = observation.gaps().map(|gap| gap.as_millis()).collect();
+        assert_eq!(gaps, [30, 60]);
+    }
+
+    #[tokio::test]
+    async fn the_servers_first_word_is_when_it_accepted() {
+        let mut observation = observation(0);
+        let queued = |ahead| {
+            Event::Queued(Queued {
+                prompt_tokens: 7,
+                ahead,
+                ..Queued::default()
+            })
+        };
+        let delta = Event::Delta(Delta {
+            token_ids: vec![1, 2, 3],
+            ..Delta::default()
+        });
+        let finished = Event::Finished(Finished {
+            reason: FinishReason::Length.into(),
+            usage: Some(Usage {
+                prompt_tokens: 7,
+                cached_tokens: 5,
+                completion_tokens: 3,
+            }),
+            ..Finished::default()
+        });
+        let (events, received) = mpsc::channel(9);
+        for event in [queued(2), queued(1), delta, finished] {
+            events.send(Ok(event)).await.expect("there is room");
+        }
+        drop(events);
+        // As if the first had come already.
+        let first = observation.sent;
+        observation.accepted = Some(first);
+        observation.watch(EventSource::Session(received)).await;
+        assert_eq!(observation.accepted, Some(first));
+        assert_eq!(observation.outcome, Outcome::Finished(FinishReason::Length));
+        assert_eq!(
+            (
+                observation.prompt_tokens,
+                observation.cached_tokens,
+                observation.output_tokens
+            ),
+            (7, 5, 3)
+        );
+    }
+
+    #[tokio::test]
+    async fn it_is_seen_at_all() {
+        let mut observation = observation(0);
+        let (events, received) = mpsc::channel(9);
+        let queued = Event::Queued(Queued::default());
+        events.send(Ok(queued)).await.expect("there is room");
+        let error = Error::from(Status::resource_exhausted("full"));
+        events.send(Err(Arc::new(error))).await.expect("likewise");
+        observation.watch(EventSource::Session(received)).await;
+        assert!(observation.accepted >= Some(observation.sent));
+        assert!(matches!(observation.outcome, Outcome::Refused(_)));
+    }
+
+    #[test]
     fn one_token_has_no_time_per_further_token() {
         assert_eq!(observation(1).time_per_output_token(), None);
         assert_eq!(observation(0).time_per_output_token(), None);
@@ -383,6 +455,28 @@ mod tests {
         let proxy = problem(Status::unavailable("bad gateway"));
         assert_eq!(kind(proxy.outcome), "UNAVAILABLE without a reason");
         assert_eq!(kind(problem(Status::unknown("?")).outcome), "UNKNOWN");
+        for (status, expected) in [
+            (Status::internal("?"), "INTERNAL"),
+            (Status::data_loss("?"), "DATA_LOSS"),
+            (Status::cancelled("?"), "CANCELLED"),
+        ] {
+            assert_eq!(kind(problem(status).outcome), expected);
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_for_want_of_room_or_for_what_was_asked() {
+        for (status, expected) in [
+            (Status::resource_exhausted("?"), true),
+            (Status::invalid_argument("?"), false),
+            (Status::unauthenticated("?"), false),
+            (Status::deadline_exceeded("?"), false),
+        ] {
+            let Outcome::Refused(Refusal { busy, .. }) = problem(status.clone()).outcome else {
+                panic!("{status:?}");
+            };
+            assert_eq!(busy, expected, "{status:?}");
+        }
     }
 
     #[test]
@@ -410,6 +504,14 @@ mod tests {
             observation.after_problem(Some(&drained), unavailable()),
             Outcome::Finished(FinishReason::Drained)
         );
+        let late = end(FinishReason::DeadlineExceeded, Count::Same(4));
+        let past = problem(Status::deadline_exceeded("past"));
+        assert_eq!(
+            observation.after_problem(Some(&late), past),
+            Outcome::Finished(FinishReason::DeadlineExceeded)
+        );
+        let outcome = observation.after_problem(Some(&late), unavailable());
+        assert_eq!(kind(outcome), "error after Finished");
         let complete = end(FinishReason::Length, Count::Same(4));
         let outcome = observation.after_problem(Some(&complete), unavailable());
         assert_eq!(kind(outcome), "error after Finished");

@@ -595,6 +595,87 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn how_an_answer_ended_is_told_in_the_servers_own_words() {
+        for (path, ending, reason) in [
+            (
+                "/v1/completions",
+                "\"choices\":[{\"text\":\"a\",\"finish_reason\":\"length\"}]",
+                FinishReason::Length,
+            ),
+            (
+                "/v1/completions",
+                "\"choices\":[{\"text\":\"a\",\"finish_reason\":\"stop\"}]",
+                FinishReason::Stop,
+            ),
+            (
+                "/completion",
+                "\"content\":\"a\",\"stop\":true,\"stop_type\":\"limit\"",
+                FinishReason::Length,
+            ),
+            (
+                "/completion",
+                "\"content\":\"a\",\"stop\":true,\"stop_type\":\"eos\"",
+                FinishReason::Stop,
+            ),
+        ] {
+            let text = format!("{HEAD}data: {{{ending}}}\n\n");
+            let (observation, _) = answer(path, pieces(&[&text]), None).await;
+            assert_eq!(observation.outcome, Outcome::Finished(reason), "{ending}");
+            assert_eq!(observation.output_tokens, 1, "a count was not told");
+        }
+    }
+
+    #[tokio::test]
+    async fn usage_that_was_told_holds_if_later_events_are_without() {
+        let text = format!(
+            "{HEAD}data: {{\"choices\":[{{\"text\":\"a\",\"finish_reason\":\"stop\"}}],\"usage\":\
+             {{\"prompt_tokens\":4,\"completion_tokens\":3,\"prompt_tokens_details\":{{\"cached_tokens\":2}}}}}}\n\n\
+             data: {{\"choices\":[]}}\n\n"
+        );
+        let (observation, _) = answer("/v1/completions", pieces(&[&text]), None).await;
+        assert_eq!(observation.outcome, Outcome::Finished(FinishReason::Stop));
+        assert_eq!(
+            (
+                observation.prompt_tokens,
+                observation.cached_tokens,
+                observation.output_tokens
+            ),
+            (4, 2, 3)
+        );
+    }
+
+    #[test]
+    fn what_all_requests_have_in_common_is_asked_for() {
+        for dialect in [Dialect::OpenAi, Dialect::LlamaCpp] {
+            let request = Request {
+                input: Input::Text("x".into()),
+                max_tokens: 3,
+                seed: 9,
+                priority: None,
+                common: Common {
+                    model: "m".into(),
+                    temperature: Some(0.5),
+                    timeout: None,
+                },
+            };
+            let Ok(body) = dialect.body(request) else {
+                panic!("{dialect:?} knows text");
+            };
+            assert_eq!(body["model"], "m");
+            assert_eq!(body["temperature"], 0.5);
+            assert_eq!(body["prompt"], "x");
+            assert_eq!(body["ignore_eos"], true);
+        }
+    }
+
+    #[test]
+    fn a_key_is_not_shown() {
+        let url = Url::parse("http://h:1").expect("it is one");
+        let peer = Peer::new(url, Some("tn_secret")).expect("it can be made");
+        assert!(!format!("{peer:?}").contains("secret"));
+    }
+
+    #[tokio::test]
     async fn a_status_other_than_200_is_a_refusal_if_it_says_why() {
         let refusal = |code: &str, reason: &str, busy, retry_after| {
             Outcome::Refused(Refusal {
@@ -614,6 +695,11 @@ mod tests {
                 "503 Service Unavailable",
                 "busy",
                 refusal("HTTP 503", "", true, false),
+            ),
+            (
+                "504 Gateway Timeout",
+                "",
+                refusal("HTTP 504", "", true, false),
             ),
             ("400 Bad Request", "", refusal("HTTP 400", "", false, false)),
         ] {
@@ -640,6 +726,10 @@ mod tests {
                 "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n".into(),
                 "HTTP 5xx",
             ),
+            (
+                "HTTP/1.1 502 Oh\r\nContent-Length: 0\r\n\r\n".into(),
+                "HTTP 5xx",
+            ),
             (String::new(), "transport"),
         ] {
             let (observation, _) = answer("/v1/completions", pieces(&[&text]), None).await;
@@ -652,11 +742,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_has_no_longer_than_its_time() {
+        // Nothing comes, not even a status.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let url = Url::parse(&format!("http://{address}")).expect("it is one");
+        let peer = Peer::new(url, None).expect("it can be made");
+        let request = Request {
+            input: Input::TokenIds(vec![5]),
+            max_tokens: 3,
+            seed: 9,
+            priority: None,
+            common: Common {
+                timeout: Some(PAUSE / 2),
+                ..Common::default()
+            },
+        };
+        let problem = tokio::time::timeout(Duration::from_secs(60), peer.open(request));
+        let problem = problem.await.expect("its time is over long before that");
+        let problem = problem.err().expect("nobody answered");
+        let outcome = Outcome::Finished(FinishReason::DeadlineExceeded);
+        assert_eq!(problem.outcome, outcome);
         // Half a minute, if nobody goes before.
         let mut pieces = pieces(&[HEAD]);
         pieces.extend(std::iter::repeat_n(b": wait\n\n".to_vec(), 100));
         let (observation, _) = answer("/v1/completions", pieces, Some(PAUSE / 2)).await;
-        let outcome = Outcome::Finished(FinishReason::DeadlineExceeded);
         assert_eq!(observation.outcome, outcome);
     }
 
@@ -674,6 +783,7 @@ mod tests {
                     true => {
                         json!({"data": [{"id": "m", "meta": {"n_vocab": 7}, "max_model_len": 9}]})
                     }
+                    false if asked.windows(9).any(|part| part == b"localhost") => json!({}),
                     false => json!({"default_generation_settings": {"n_ctx": 8}}),
                 }
                 .to_string();
@@ -693,6 +803,10 @@ mod tests {
             context_limit: Some(8),
         };
         assert_eq!(peer.about().await, about);
+        // Others say how long the whole may be with the model.
+        let url = Url::parse(&format!("http://localhost:{}", address.port()));
+        let peer = Peer::new(url.expect("it is one"), None).expect("it can be made");
+        assert_eq!(peer.about().await.context_limit, Some(9));
         // Nobody there, nothing known.
         let url = Url::parse("http://127.0.0.1:1").expect("it is one");
         let peer = Peer::new(url, None).expect("it can be made");

@@ -288,6 +288,9 @@ mod tests {
     fn prompts_share_as_much_of_as_many_prefixes_as_asked() {
         let mut prompts = random_prompts(0.5, 3, 1);
         let prompts: Vec<Vec<u32>> = (0..100).map(|i| ids(prompts.next(i % 2, None))).collect();
+        // Of 5000 tokens, the first and the last of the 500 that there are.
+        let tokens = || prompts.iter().flatten();
+        assert_eq!((tokens().min(), tokens().max()), (Some(&0), Some(&499)));
         // Every prompt has 20 tokens of a prefix at least.
         let mut beginnings: Vec<&[u32]> = prompts.iter().map(|ids| &ids[..20]).collect();
         beginnings.sort_unstable();
@@ -297,6 +300,36 @@ mod tests {
         ends.sort_unstable();
         ends.dedup();
         assert_eq!(ends.len(), 100);
+    }
+
+    #[test]
+    fn a_tenants_requests_differ_in_their_seeds() {
+        let mut prompts = random_prompts(0.0, 1, 1);
+        let seeds = [0, 1, 0, 0, 1].map(|tenant| prompts.next(tenant, None).seed);
+        assert_eq!(seeds, [0, 0, 1, 2, 1]);
+    }
+
+    #[test]
+    fn a_server_is_asked_for_all_that_was_planned() {
+        let generate = Generate::from(Request {
+            input: Input::TokenIds(vec![5, 6]),
+            max_tokens: 3,
+            seed: 9,
+            priority: Some(-2),
+            common: Common {
+                model: "m".into(),
+                temperature: Some(0.5),
+                timeout: Some(Duration::from_secs(4)),
+            },
+        });
+        let asked = generate.request;
+        let sampling = asked.sampling.expect("it is set");
+        let stopping = asked.stopping.expect("it is set");
+        assert_eq!((asked.model.as_str(), asked.priority), ("m", Some(-2)));
+        assert_eq!((sampling.temperature, sampling.seed), (Some(0.5), Some(9)));
+        assert_eq!(stopping.max_tokens, Some(3));
+        assert_eq!(stopping.ignore_eos, Some(true), "neither more nor less");
+        assert_eq!(generate.timeout, Some(Duration::from_secs(4)));
     }
 
     #[test]

@@ -152,3 +152,81 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ternion_client::proto::FinishReason;
+
+    use super::super::arrivals::{Arrivals, Process, Rate};
+    use super::super::lengths::{Length, Lengths};
+    use super::super::peer::{Peer, Url};
+    use super::super::progress;
+    use super::super::prompts::{Common, Prefixes, Prompts, Source};
+    use super::super::schedule::Pace;
+    use super::super::target::Way;
+    use super::super::tenants::{Draw, Tenant};
+    use super::*;
+
+    /// All at once but for milliseconds, and long before any has ended.
+    const PACE: Rate = Rate::Constant(1000.0);
+
+    /// Sends requests to a server that never answers, with so long for each.
+    async fn unanswered(pace: Pace, tenants: &[Tenant], requests: u64, most: usize) -> Tally {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let way = |_| {
+            let url = Url::parse(&format!("http://{address}")).expect("it is one");
+            Way::Peer(Box::new(Peer::new(url, None).expect("it can be made")))
+        };
+        let lengths = Lengths {
+            prompt: Length::Fixed(2),
+            output: Length::Fixed(2),
+            scale: 1.0,
+            context: None,
+        };
+        let common = Common {
+            timeout: Some(Duration::from_millis(500)),
+            ..Common::default()
+        };
+        let source = Source::random(lengths, 9, Prefixes::new(0.0, 1, 0));
+        let schedule = Schedule {
+            pace,
+            prompts: Prompts::new(source, common, tenants, 0),
+            left: Some(requests),
+            end: None,
+        };
+        let plan = Plan {
+            tenants: tenants.len(),
+            warm_up: Duration::ZERO,
+            max_in_flight: most,
+            slo: Slo::default(),
+        };
+        let target = Target::new(tenants.iter().map(way).collect());
+        let progress = Progress::new(progress::Length::Unknown, "", false);
+        let signals = &mut Signals::install();
+        let tally = run(&plan, schedule, &target, progress, signals).await;
+        tally.expect("nobody interrupts")
+    }
+
+    #[tokio::test]
+    async fn no_more_than_so_many_are_unanswered_and_the_rest_is_told() {
+        let tenants = [Tenant::named("all")];
+        let arrivals = Arrivals::new(Process::Constant, PACE, 0);
+        let pace = Pace::Open(arrivals, Draw::new(&tenants, 0));
+        let tally = unanswered(pace, &tenants, 5, 2).await;
+        assert_eq!(tally.peak_in_flight, 2);
+        assert_eq!((tally.all.sent, tally.all.not_sent), (2, 3));
+        assert_eq!(tally.last_due, Duration::from_millis(5));
+        assert_eq!(tally.all.num_finished(FinishReason::DeadlineExceeded), 2);
+    }
+
+    #[tokio::test]
+    async fn in_a_closed_loop_each_is_followed_by_the_next_of_its_tenant() {
+        let tenants = ["a", "b"].map(Tenant::named);
+        let pace = Pace::Closed { slots: vec![1, 2] };
+        let tally = unanswered(pace, &tenants, 6, 9).await;
+        assert_eq!(tally.peak_in_flight, 3);
+        assert_eq!((tally.all.sent, tally.all.not_sent), (6, 0));
+    }
+}

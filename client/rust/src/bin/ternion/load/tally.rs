@@ -352,6 +352,163 @@ mod tests {
         }
     }
 
+    fn ended(tally: &Tally, reason: FinishReason) -> Observation {
+        Observation {
+            outcome: Outcome::Finished(reason),
+            ..finished(tally, 1000)
+        }
+    }
+
+    fn refused(tally: &Tally, code: &str, busy: bool) -> Observation {
+        Observation {
+            deltas: Vec::new(),
+            output_tokens: 0,
+            outcome: Outcome::Refused(Refusal {
+                code: code.into(),
+                reason: String::new(),
+                busy,
+                retry_after: busy,
+            }),
+            ..finished(tally, 1000)
+        }
+    }
+
+    fn failed(tally: &Tally) -> Observation {
+        Observation {
+            outcome: Outcome::Failed(Unexplained::new("transport", "cut")),
+            ..finished(tally, 1000)
+        }
+    }
+
+    /// Rounded, as a histogram knows three digits.
+    fn millis(latency: &Latency) -> (u64, f64) {
+        let longest = latency.max().as_secs_f64() * 1e3;
+        (latency.count(), longest.round())
+    }
+
+    #[test]
+    fn each_time_is_from_its_begin_to_its_end() {
+        let mut tally = tally(Slo::default());
+        tally.add(&Observation {
+            queued: Some(Duration::from_millis(8)),
+            ..finished(&tally, 1000)
+        });
+        let times = &tally.all.times;
+        assert_eq!(millis(&times.ttft), (1, 200.0));
+        assert_eq!(millis(&times.itl), (4, 100.0));
+        assert_eq!(millis(&times.tpot), (1, 100.0));
+        assert_eq!(millis(&times.e2e), (1, 600.0));
+        assert_eq!(millis(&times.accept), (1, 10.0), "from when it was sent");
+        assert_eq!(millis(&times.queue), (1, 8.0));
+        assert_eq!(millis(&times.lag), (1, 1.0));
+        assert_eq!(millis(&times.refusal), (0, 0.0));
+
+        let mut uneven = finished(&tally, 1000);
+        uneven.deltas.remove(2);
+        tally.add(&uneven);
+        assert_eq!(millis(&tally.all.times.largest_gap), (2, 200.0));
+        tally.add(&refused(&tally, "X", true));
+        let refusal = millis(&tally.all.times.refusal);
+        assert_eq!(refusal, (1, 599.0), "from when it was sent");
+    }
+
+    #[test]
+    fn only_what_is_complete_is_good() {
+        let mut tally = tally(Slo::default());
+        let reasons = [
+            FinishReason::Length,
+            FinishReason::Stop,
+            FinishReason::Drained,
+            FinishReason::DeadlineExceeded,
+        ];
+        for reason in reasons {
+            tally.add(&ended(&tally, reason));
+        }
+        tally.add(&failed(&tally));
+        let all = &tally.all;
+        assert_eq!((all.sent, all.num_complete(), all.good), (5, 2, 2));
+        assert_eq!((all.output_tokens, all.good_output_tokens), (25, 10));
+        assert_eq!((all.prompt_tokens, all.cached_tokens), (35, 15));
+        assert_eq!(
+            (all.num_finished(FinishReason::Drained), all.num_failed()),
+            (1, 1)
+        );
+        assert_eq!((all.times.e2e.count(), all.times.tpot.count()), (2, 2));
+        assert_eq!(all.times.ttft.count(), 5);
+        assert_eq!(all.goodput_share(), 0.4);
+    }
+
+    #[test]
+    fn what_was_not_sent_is_no_goodput_and_not_of_the_warm_up() {
+        let mut tally = tally(Slo::default());
+        let at = |ms| tally.start + Duration::from_millis(ms);
+        let (before, after) = (at(999), at(1000));
+        tally.add_not_sent(0, before);
+        tally.add_not_sent(0, after);
+        tally.add(&finished(&tally, 1000));
+        let not_sent = |figures: &Figures| figures.not_sent;
+        assert_eq!(not_sent(&tally.all), 1);
+        assert_eq!(
+            tally.tenants.iter().map(not_sent).collect::<Vec<_>>(),
+            [1, 0]
+        );
+        assert_eq!(tally.all.goodput_share(), 0.5);
+        assert_eq!(tally.tenants[1].goodput_share(), 1.0);
+    }
+
+    #[test]
+    fn the_time_of_the_warm_up_is_not_that_of_the_run() {
+        let mut tally = Tally::new(Slo::default(), Duration::from_secs(3600), 1);
+        tally.end();
+        assert_eq!(tally.elapsed, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_verdict_is_what_the_server_owes_and_then_whether_anything_got_through() {
+        type Observe = fn(&Tally) -> Observation;
+        let verdict = |observe: &[Observe]| {
+            let mut tally = tally(Slo::default());
+            for observe in observe {
+                tally.add(&observe(&tally));
+            }
+            tally.verdict()
+        };
+        let full: Observe = |tally| refused(tally, "FULL", true);
+        let bad: Observe = |tally| refused(tally, "BAD", false);
+        let drained = |tally: &Tally| ended(tally, FinishReason::Drained);
+        assert!(verdict(&[]).is_ok());
+        assert!(verdict(&[full, drained]).is_ok(), "one was served");
+        for (observe, busy) in [(&[full][..], true), (&[bad], false), (&[full, bad], false)] {
+            let Err(Failure::AllRefused { busy: told }) = verdict(observe) else {
+                panic!("all were refused");
+            };
+            assert_eq!(told, busy);
+        }
+        let Err(Failure::Unexplained(1)) = verdict(&[full, drained, failed]) else {
+            panic!("one was not explained");
+        };
+    }
+
+    #[test]
+    fn refusals_are_told_by_what_was_said() {
+        let mut tally = tally(Slo::default());
+        for (code, busy) in [("FULL", true), ("FULL", true), ("BAD", false)] {
+            tally.add(&refused(&tally, code, busy));
+        }
+        let told = tally.all.refused.iter().map(|((code, _), refused)| {
+            let Refused {
+                count,
+                with_retry_after,
+                busy,
+            } = *refused;
+            (code.as_str(), count, with_retry_after, busy)
+        });
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [("BAD", 1, 0, 0), ("FULL", 2, 2, 2)]
+        );
+    }
+
     #[test]
     fn the_warm_up_is_seen_and_not_measured() {
         let mut tally = tally(Slo::default());

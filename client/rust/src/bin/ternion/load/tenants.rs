@@ -154,6 +154,7 @@ mod tests {
     fn everyone_has_a_slot() {
         assert_eq!(Tenant::slots(&tenants(&[1.0, 10.0]), 22), [2, 20]);
         assert_eq!(Tenant::slots(&tenants(&[1.0, 100.0]), 8), [1, 8]);
+        assert_eq!(Tenant::slots(&tenants(&[1.0; 3]), 10), [3, 3, 3]);
     }
 
     #[test]

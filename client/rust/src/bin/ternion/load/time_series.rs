@@ -105,9 +105,52 @@ impl TimeSeries {
 
 #[cfg(test)]
 mod tests {
+    use super::super::observation::{Failure, Refusal};
     use super::*;
     use std::time::Instant;
     use ternion_client::proto::FinishReason;
+
+    #[test]
+    fn an_ending_is_complete_refused_an_error_or_none_of_them() {
+        let start = Instant::now();
+        let mut series = TimeSeries::default();
+        let refusal = Refusal {
+            code: "FULL".into(),
+            reason: String::new(),
+            busy: true,
+            retry_after: false,
+        };
+        for outcome in [
+            Outcome::Finished(FinishReason::Length),
+            Outcome::Finished(FinishReason::Stop),
+            Outcome::Finished(FinishReason::Stop),
+            Outcome::Finished(FinishReason::Drained),
+            Outcome::Refused(refusal),
+            Outcome::Failed(Failure::new("transport", "cut")),
+            Outcome::Failed(Failure::new("transport", "cut")),
+        ] {
+            let observation = Observation {
+                tenant: 0,
+                due: start,
+                sent: start,
+                accepted: None,
+                ended: start,
+                deltas: Vec::new(),
+                prompt_tokens: 7,
+                cached_tokens: 0,
+                output_tokens: 0,
+                queued: None,
+                outcome,
+            };
+            series.add(&observation, |time| time - start);
+        }
+        let [second] = series.seconds() else {
+            panic!("all within one second");
+        };
+        let told = (second.due, second.complete, second.refused, second.errors);
+        assert_eq!(told, (7, 3, 1, 2));
+        assert_eq!(second.prompt_tokens, 0, "of no prompt a token came");
+    }
 
     #[test]
     fn each_thing_is_counted_in_its_second() {
