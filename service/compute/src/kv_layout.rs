@@ -44,7 +44,6 @@ pub(crate) fn position_bytes(precision: KvPrecision, dim: usize) -> usize {
 }
 
 /// Where the parts of a page are, in bytes.
-#[derive(Clone)]
 pub(crate) struct Page {
     pub(crate) keys: Range<usize>,
     pub(crate) values: Range<usize>,

@@ -15,9 +15,10 @@ use core::arch::x86_64::{
 };
 
 use super::layout::{ROW_TILE, STEP_BYTES, STEP_FIELDS, Step, steps};
-use super::{Output, Product, Rows};
+use super::{Output, Product};
 use crate::ahead;
 use crate::layout::Tile;
+use crate::output::Rows;
 use crate::panel::Group;
 use crate::panel::avx2::{
     CHUNK_FIELDS, LANES, VECTOR, add_sums, load, multiply_add, store, store_bytes, widen,

@@ -21,7 +21,6 @@ pub use layout::{Layout, MAX_COLS, ROW_TILE, TwoBits};
 
 use crate::kernel::Kernel;
 pub use crate::output::Output;
-use crate::output::Rows;
 pub use crate::panel::Activations;
 use crate::panel::Part;
 #[cfg(target_arch = "aarch64")]

@@ -35,7 +35,8 @@ macro_rules! vnni {
 
             use crate::panel::activations::{GROUP_TOKENS, Group};
             use super::super::layout::{STEP_BYTES, STEP_FIELDS, Step, steps};
-            use super::super::{Output, Product, Rows};
+            use super::super::{Output, Product};
+            use crate::output::Rows;
             use super::JOINED_STEPS;
             use crate::ahead;
             use crate::panel::vnni::$module::{LANES, VECTOR, add_sums, broadcast, load, store_bytes};

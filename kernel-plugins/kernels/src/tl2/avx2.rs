@@ -16,7 +16,7 @@ use core::arch::x86_64::{
 };
 
 use super::Product;
-use super::code::{NUM_MAGNITUDES, PANEL_CODES, WEIGHTS};
+use super::code::{PANEL_CODES, SIGN, WEIGHTS};
 use super::layout::{BLOCK_FIELDS, Block, Half, MAGNITUDES, ROW_TILE, blocks};
 use crate::ahead;
 use crate::output::Output;
@@ -177,6 +177,9 @@ fn unpack_block(block: &Block, fields: &mut [Field; BLOCK_FIELDS]) {
         run!(0 1 2 3 4 5 6 7);
     }
 }
+
+/// Codes of numbers that are not negative.
+const NUM_MAGNITUDES: usize = SIGN as usize;
 
 /// All weights of every magnitude.
 static PACKED: [u8; NUM_MAGNITUDES] = {

@@ -10,8 +10,6 @@ pub(super) const WEIGHTS: usize = 3;
 pub(super) const LANES: usize = 4;
 /// As many as five bits can tell apart; 27 are used.
 pub(super) const NUM_CODES: usize = 32;
-/// Codes of numbers that are not negative: the others are these and [`SIGN`].
-pub(super) const NUM_MAGNITUDES: usize = 16;
 /// The bit of a code that says that its number is negative.
 pub(super) const SIGN: u8 = 16;
 
