@@ -153,7 +153,15 @@ pub(super) fn attend<L: Lanes>(
         while row < rows {
             let block = rows_of_block::<L>(rows, row);
             let scores = &mut scores[row * SEGMENT_TILES..];
-            with_rows!(L, block, R => score_pair::<L, R>(l, segment, index, row, rounded, scores));
+            if row == 0 {
+                with_rows!(L, block, R => {
+                    score_pair::<L, R, true>(l, segment, index, row, rounded, scores);
+                });
+            } else {
+                with_rows!(L, block, R => {
+                    score_pair::<L, R, false>(l, segment, index, row, rounded, scores);
+                });
+            }
             row += block;
         }
     }
@@ -187,9 +195,10 @@ fn keys_of<'a>(tiles: &[Tile<'a, i8>], index: usize) -> &'a [Pairs] {
     tiles.get(index).map_or(&[], |tile| vectors(tile.keys))
 }
 
-/// Scores of `R` rows over the tile `index` and, if there is one, the next.
+/// Scores of `R` rows over the tile `index` and, if there is one, the next. With
+/// `FETCH` later tiles are fetched, for all rows.
 #[inline(always)]
-fn score_pair<L: Lanes, const R: usize>(
+fn score_pair<L: Lanes, const R: usize, const FETCH: bool>(
     l: L,
     segment: &Segment<'_, i8>,
     index: usize,
@@ -200,10 +209,9 @@ fn score_pair<L: Lanes, const R: usize>(
     let (tiles, dim) = (segment.tiles, segment.dim);
     let queries = &rounded.queries[row * dim / 2..(row + R) * dim / 2];
     let queries = queries.as_chunks::<R>().0;
-    // For all rows.
-    let ahead = |index| match row {
-        0 => vectors(segment.ahead_of_keys(index, TILES_AHEAD)),
-        _ => &[],
+    let ahead = |index| match FETCH {
+        true => vectors(segment.ahead_of_keys(index, TILES_AHEAD)),
+        false => &[],
     };
     let steps = &rounded.steps[row..row + R];
     if L::WIDE && index + 1 < tiles.len() {
@@ -349,12 +357,12 @@ fn values<L: Lanes>(l: L, segment: &Segment<'_, i8>, few: bool, rounded: &mut Ro
             let len = value_len(segment.dim);
             let sums = &mut rounded.sums[row * len..(row + block) * len];
             let sums = sums.as_chunks_mut().0;
-            // For all rows.
-            let ahead = |index| match row {
-                0 => vectors(segment.ahead_of_values(first + index, TILES_AHEAD)),
-                _ => &[],
-            };
-            with_rows!(L, block, R => weigh::<L, R>(l, some, ahead, len / TILE, weights, sums));
+            if row == 0 {
+                let ahead = |index| vectors(segment.ahead_of_values(first + index, TILES_AHEAD));
+                with_rows!(L, block, R => weigh::<L, R>(l, some, ahead, len / TILE, weights, sums));
+            } else {
+                with_rows!(L, block, R => weigh::<L, R>(l, some, |_| &[], len / TILE, weights, sums));
+            }
             row += block;
         }
     }

@@ -4,8 +4,8 @@
 //! converted as they are read, for up to four rows at once. Many rows, as in a
 //! prompt, are bound by multiplying: two tiles are converted to floats once and
 //! stay in the first-level cache while all rows pass over them. Both do the same
-//! operations for a row in the same order. While a tile is converted, or the first
-//! rows pass over it, a later one is fetched from memory, for all rows.
+//! operations for a row in the same order. While the first rows pass over a tile,
+//! a later one is fetched from memory, for all rows.
 
 use super::cell::Cell;
 use super::lanes::Lanes;
@@ -143,17 +143,30 @@ fn fetch_first<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>) {
     }
 }
 
-/// What is fetched while the keys of two tiles are read, by the first rows that
-/// read them.
+/// What the rows from `row` on fetch while they read the keys of two tiles.
 #[inline(always)]
-fn ahead_of_keys<'a, T>(segment: &Segment<'a, T>, index: usize) -> [&'a [Vector<T>]; 2] {
-    [index, index + 1].map(|index| segment.ahead_of_keys(index, TILES_AHEAD).as_chunks().0)
+fn ahead_of_keys<'a, T>(
+    segment: &Segment<'a, T>,
+    row: usize,
+    index: usize,
+) -> [&'a [Vector<T>]; 2] {
+    [index, index + 1].map(|index| match row {
+        0 => segment.ahead_of_keys(index, TILES_AHEAD).as_chunks().0,
+        _ => &[],
+    })
 }
 
 /// Likewise of values.
 #[inline(always)]
-fn ahead_of_values<'a, T>(segment: &Segment<'a, T>, index: usize) -> &'a [Vector<T>] {
-    segment.ahead_of_values(index, TILES_AHEAD).as_chunks().0
+fn ahead_of_values<'a, T>(
+    segment: &Segment<'a, T>,
+    row: usize,
+    index: usize,
+) -> [&'a [Vector<T>]; 2] {
+    [index, index + 1].map(|index| match row {
+        0 => segment.ahead_of_values(index, TILES_AHEAD).as_chunks().0,
+        _ => &[],
+    })
 }
 
 #[inline(always)]
@@ -167,10 +180,7 @@ fn scores_of_few<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &mu
             let block = rows_of_block::<L>(rows, row);
             let queries = &scratch.queries[row * dim..(row + block) * dim];
             let scores = &mut scratch.scores.as_chunks_mut().0[row * SEGMENT_TILES..];
-            let ahead = match row {
-                0 => ahead_of_keys(segment, index),
-                _ => [&[][..]; 2],
-            };
+            let ahead = ahead_of_keys(segment, row, index);
             with_rows!(L, block, R => {
                 score_pair::<L, T, T, R>(l, keys, ahead, queries, segment, index, scores);
             });
@@ -194,11 +204,9 @@ fn scores_of_many<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &m
     fetch_first(l, segment);
     for (index, tiles) in segment.tiles.chunks(CONVERTED_TILES).enumerate() {
         let index = CONVERTED_TILES * index;
-        let ahead = ahead_of_keys(segment, index);
         let converted = scratch.converted.as_chunks_mut().0;
-        let into = converted.chunks_exact_mut(dim);
-        for ((tile, ahead), converted) in tiles.iter().zip(ahead).zip(into) {
-            convert(l, tile.keys.as_chunks().0, ahead, converted);
+        for (tile, converted) in tiles.iter().zip(converted.chunks_exact_mut(dim)) {
+            convert(l, tile.keys.as_chunks().0, converted);
         }
         let (first, second) = converted.split_at(dim);
         let second = if tiles.len() == 2 {
@@ -211,8 +219,9 @@ fn scores_of_many<L: Lanes, T: Cell>(l: L, segment: &Segment<'_, T>, scratch: &m
             let block = rows_of_block::<L>(rows, row);
             let queries = &scratch.queries[row * dim..(row + block) * dim];
             let scores = &mut scratch.scores.as_chunks_mut().0[row * SEGMENT_TILES..];
+            let ahead = ahead_of_keys(segment, row, index);
             with_rows!(L, block, R => score_pair::<L, f32, T, R>(
-                l, [first, second], [&[]; 2], queries, segment, index, scores,
+                l, [first, second], ahead, queries, segment, index, scores,
             ));
             row += block;
         }
@@ -286,7 +295,13 @@ fn dots<L: Lanes, K: Cell, T: Cell, const C: usize, const R: usize>(
         }
     } else {
         for (i, queries) in low_queries.iter().enumerate() {
-            fetch_in_order(l, &ahead, 2 * C * i, 2 * C);
+            if R > SMALL_BLOCK {
+                for ahead in &ahead {
+                    fetch(l, ahead, i * vectors_of_line::<Vector<T>>());
+                }
+            } else {
+                fetch_in_order(l, &ahead, 2 * C * i, 2 * C);
+            }
             step(l, i, &low_keys, queries, &mut low);
         }
         for (i, queries) in high_queries.iter().enumerate() {
@@ -415,13 +430,10 @@ fn values_of_few<L: Lanes, T: Cell>(
         let mut row = 0;
         while row < rows {
             let block = rows_of_block::<L>(rows, row);
-            let ahead = match row {
-                0 => ahead_of_values(segment, index),
-                _ => &[],
-            };
+            let [ahead, _] = ahead_of_values(segment, row, index);
             let scores = scratch.scores();
             with_rows!(L, block, R => add_values::<L, T, T, R>(
-                l, values, ahead, segment, scores, row, index, 1, out,
+                l, values, [ahead, &[]], segment, scores, row, index, 1, out,
             ));
             row += block;
         }
@@ -440,18 +452,17 @@ fn values_of_many<L: Lanes, T: Cell>(
         let index = CONVERTED_TILES * index;
         let converted = scratch.converted.as_chunks_mut().0;
         let len = tiles[0].values.len() / TILE;
-        let converted = converted.chunks_exact_mut(len);
-        for (n, (tile, converted)) in tiles.iter().zip(converted).enumerate() {
-            let ahead = ahead_of_values(segment, index + n);
-            convert(l, tile.values.as_chunks().0, ahead, converted);
+        for (tile, converted) in tiles.iter().zip(converted.chunks_exact_mut(len)) {
+            convert(l, tile.values.as_chunks().0, converted);
         }
         let values = &scratch.converted.as_chunks().0[..tiles.len() * len];
         let mut row = 0;
         while row < rows {
             let block = rows_of_block::<L>(rows, row);
+            let ahead = ahead_of_values(segment, row, index);
             let scores = scratch.scores();
             with_rows!(L, block, R => add_values::<L, f32, T, R>(
-                l, values, &[], segment, scores, row, index, tiles.len(), out,
+                l, values, ahead, segment, scores, row, index, tiles.len(), out,
             ));
             row += block;
         }
@@ -466,7 +477,7 @@ fn values_of_many<L: Lanes, T: Cell>(
 fn add_values<L: Lanes, V: Cell, T: Cell, const R: usize>(
     l: L,
     values: &[Vector<V>],
-    ahead: &[Vector<T>],
+    ahead: [&[Vector<T>]; CONVERTED_TILES],
     segment: &Segment<'_, T>,
     scores: &[f32],
     row: usize,
@@ -493,7 +504,14 @@ fn add_values<L: Lanes, V: Cell, T: Cell, const R: usize>(
         if !rest.is_empty() {
             let values = &values[rest.start * vectors..rest.end * vectors];
             let sums = &mut sums[r * vectors..][..vectors];
-            weigh::<L, V, T, 1>(l, values, &[], vectors, [&weights[r][rest]], sums);
+            weigh::<L, V, T, 1>(
+                l,
+                values,
+                [&[]; CONVERTED_TILES],
+                vectors,
+                [&weights[r][rest]],
+                sums,
+            );
         }
     }
 }
@@ -504,7 +522,7 @@ fn add_values<L: Lanes, V: Cell, T: Cell, const R: usize>(
 fn weigh<L: Lanes, V: Cell, T: Cell, const R: usize>(
     l: L,
     values: &[Vector<V>],
-    ahead: &[Vector<T>],
+    ahead: [&[Vector<T>]; CONVERTED_TILES],
     vectors: usize,
     weights: [&[f32]; R],
     sums: &mut [Vector],
@@ -533,7 +551,7 @@ fn weigh<L: Lanes, V: Cell, T: Cell, const R: usize>(
 fn weigh_columns<L: Lanes, V: Cell, T: Cell, const R: usize, const C: usize>(
     l: L,
     values: &[Vector<V>],
-    ahead: &[Vector<T>],
+    ahead: [&[Vector<T>]; CONVERTED_TILES],
     vectors: usize,
     weights: [&[f32]; R],
     column: usize,
@@ -548,7 +566,15 @@ fn weigh_columns<L: Lanes, V: Cell, T: Cell, const R: usize, const C: usize>(
     for (position, value) in values.chunks_exact(vectors).enumerate() {
         let value: &[Vector<V>; C] = value[column..].first_chunk().expect("C vectors are left");
         for c in (0..C).step_by(vectors_of_line::<Vector<T>>()) {
-            fetch(l, ahead, column * TILE + position * C + c);
+            let ahead = ahead[position / TILE % CONVERTED_TILES];
+            // Where there are many rows the other order costs a third of the speed:
+            // there are no registers left for it.
+            let vector = if R > SMALL_BLOCK {
+                position % TILE * vectors + column + c
+            } else {
+                column * TILE + position % TILE * C + c
+            };
+            fetch(l, ahead, vector);
         }
         let mut v = [l.splat(0.0); C];
         for c in 0..C {
@@ -569,11 +595,8 @@ fn weigh_columns<L: Lanes, V: Cell, T: Cell, const R: usize, const C: usize>(
 }
 
 #[inline(always)]
-fn convert<L: Lanes, T: Cell>(l: L, from: &[Vector<T>], ahead: &[Vector<T>], to: &mut [Vector]) {
-    for (index, (from, to)) in from.iter().zip(to).enumerate() {
-        if index.is_multiple_of(vectors_of_line::<Vector<T>>()) {
-            fetch(l, ahead, index);
-        }
+fn convert<L: Lanes, T: Cell>(l: L, from: &[Vector<T>], to: &mut [Vector]) {
+    for (from, to) in from.iter().zip(to) {
         l.store(T::load(l, from), to);
     }
 }
