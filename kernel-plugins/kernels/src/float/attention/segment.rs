@@ -295,13 +295,7 @@ fn dots<L: Lanes, K: Cell, T: Cell, const C: usize, const R: usize>(
         }
     } else {
         for (i, queries) in low_queries.iter().enumerate() {
-            if R > SMALL_BLOCK {
-                for ahead in &ahead {
-                    fetch(l, ahead, i * vectors_of_line::<Vector<T>>());
-                }
-            } else {
-                fetch_in_order(l, &ahead, 2 * C * i, 2 * C);
-            }
+            fetch_in_order(l, &ahead, 2 * C * i, 2 * C);
             step(l, i, &low_keys, queries, &mut low);
         }
         for (i, queries) in high_queries.iter().enumerate() {
